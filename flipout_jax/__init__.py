@@ -1,0 +1,28 @@
+"""Neural-network pruning for JAX, as one optax call."""
+
+from . import schedules as schedules
+from ._allocation import Allocation as Allocation
+from ._allocation import global_ as global_
+from ._allocation import uniform as uniform
+from ._flipout import flipout as flipout
+from ._masks import check as check
+from ._masks import get_masks as get_masks
+from ._masks import sparsity as sparsity
+from ._noise import GradientNoiseState as GradientNoiseState
+from ._noise import gradient_noise as gradient_noise
+from ._prunable import by_path as by_path
+from ._prunable import kernels as kernels
+from ._prunable import path_string as path_string
+from ._prune import PruneState as PruneState
+from ._prune import prune as prune
+from ._saliency import FlipsState as FlipsState
+from ._saliency import RandomState as RandomState
+from ._saliency import Saliency as Saliency
+from ._saliency import flips as flips
+from ._saliency import magnitude as magnitude
+from ._saliency import random as random
+from ._summary import Row as Row
+from ._summary import Summary as Summary
+from ._summary import summary as summary
+
+__version__ = "0.1.0"

@@ -1,0 +1,62 @@
+"""Checks of static arguments: each error names the argument, echoes the value and says what would be right."""
+
+import math
+import numbers
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+
+def integer(name: str, value: Any, at_least: int) -> int:
+    """The value as an int, or a `ValueError` unless it is an integer of at least `at_least`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or number < at_least:
+        raise ValueError(f"`{name}` must be an integer of at least {at_least}, got {value!r}.")
+    return number
+
+
+def above_zero(name: str, value: Any) -> None:
+    """Raises unless the value is a finite number above 0."""
+    number = _number(name, value, "a finite number above 0")
+    if number is not None and not (number > 0 and math.isfinite(number)):
+        raise ValueError(f"`{name}` must be a finite number above 0, got {value!r}.")
+
+
+def not_negative(name: str, value: Any) -> None:
+    """Raises unless the value is a finite number of at least 0."""
+    number = _number(name, value, "a finite number of at least 0")
+    if number is not None and not (number >= 0 and math.isfinite(number)):
+        raise ValueError(f"`{name}` must be a finite number of at least 0, got {value!r}.")
+
+
+def _number(name: str, value: Any, wanted: str) -> float | None:
+    """The value as a float; None for a traced one, whose value nobody knows yet."""
+    if isinstance(value, Tracer):
+        return None
+    if isinstance(value, bool) or not (isinstance(value, numbers.Real) or getattr(value, "shape", None) == ()):
+        raise ValueError(f"`{name}` must be {wanted}, got {value!r}.")
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`{name}` must be {wanted}, got {value!r}.") from error
+
+
+def key(name: str, value: Any) -> jax.Array:
+    """The value as a typed PRNG key, or a `ValueError` unless it is one key, typed or raw."""
+    wanted = f"`{name}` must be one PRNG key, such as jax.random.key(0)"
+    if not isinstance(value, jax.Array):
+        raise ValueError(f"{wanted}, got {value!r}.")
+    if not jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        try:
+            value = jax.random.wrap_key_data(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{wanted}, got an array of {value.dtype}{list(value.shape)}.") from error
+    if value.shape != ():
+        raise ValueError(f"{wanted}, got an array of keys of shape {value.shape}.")
+    return value

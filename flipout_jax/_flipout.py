@@ -1,0 +1,81 @@
+"""FlipOut: gradient noise, sign flips, and global pruning on a schedule."""
+
+from typing import Any
+
+import jax
+import optax
+
+from . import _errors
+from ._noise import gradient_noise
+from ._prunable import kernels
+from ._prune import prune
+from ._saliency import flips
+from ._target import Schedule
+
+
+def flipout(
+    inner: optax.GradientTransformation,
+    sparsity: Schedule,
+    *,
+    key: jax.Array,
+    power: float = 2.0,
+    noise_scale: float = 1.0,
+    prunable: Any = kernels,
+) -> optax.GradientTransformationExtraArgs:
+    r"""FlipOut: prunes the weights that keep crossing zero, while they train.
+
+    $$ s_j = \frac{|w_j|^p}{f_j + 1} $$
+
+    where $f_j$ counts the steps in which the sign of $w_j$ changed and $p$ = `power`. On pruning steps the lowest
+    scores of all prunable weights go. Each update does, in this order: mask the gradients; add noise of standard
+    deviation `noise_scale * ||masked g|| / sqrt(size)` to every parameter's gradient; mask again; `inner.update`;
+    count the flips of live weights; on a pruning step score, prune, and clear.
+
+    It is `prune` with the saliency `flips(power)` around `gradient_noise(key, noise_scale)` and `inner`.
+
+    Args:
+      inner: any optax optimiser. The paper's is SGD with momentum and weight decay.
+      sparsity: target sparsity by step: one of `schedules`, or any traceable function from the number of updates
+        done to a float in [0, 1).
+      key: a PRNG key for the noise; its implementation is the one that draws.
+      power: exponent of the magnitude, above 0.
+      noise_scale: noise in root mean squares of each tensor's gradient, at least 0; 0 draws nothing.
+      prunable: which parameters: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
+
+    Returns:
+      An optimiser whose state is a `PruneState`, with `masks` and `flips` in it.
+
+    Raises:
+      ValueError: at once for a wrong static argument; at `init` when `prunable` selects nothing; at `update` without
+        `params`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax, flipout_jax as fj
+      >>> optimizer = fj.flipout(
+      ...     optax.sgd(0.1, momentum=0.9),
+      ...     sparsity=fj.schedules.geometric(0.75, begin=10, end=20, prunings=2),
+      ...     key=jax.random.key(0),
+      ... )
+      >>> params = {"dense": {"kernel": jax.random.normal(jax.random.key(1), (8, 8))}}
+      >>> opt_state = optimizer.init(params)
+      >>> @jax.jit
+      ... def step(params, opt_state):
+      ...     grads = jax.grad(lambda p: jnp.sum(jnp.tanh(p["dense"]["kernel"]) ** 2))(params)
+      ...     updates, opt_state = optimizer.update(grads, opt_state, params)
+      ...     return optax.apply_updates(params, updates), opt_state
+      >>> for _ in range(20):
+      ...     params, opt_state = step(params, opt_state)
+      >>> fj.sparsity(params)
+      0.75
+
+    Differs from the reference code: the magnitude is taken before the power, and a pruning is part of the update that
+    precedes it. The noise is that of the code, whose norm is divided by the root of the tensor's whole size.
+
+    References:
+      Apostol, Stol and Forré, [FlipOut](https://arxiv.org/abs/2009.02594), 2020.
+    """
+    key = _errors.key("key", key)
+    _errors.not_negative("noise_scale", noise_scale)
+    if not (isinstance(noise_scale, int | float) and noise_scale == 0):
+        inner = optax.chain(gradient_noise(key, noise_scale), inner)
+    return prune(inner, sparsity, saliency=flips(power), prunable=prunable)

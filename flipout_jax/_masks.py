@@ -1,0 +1,128 @@
+"""Looking at masks: find them, measure sparsity, check that masked weights are zero."""
+
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+from ._prunable import kernels, path_string, select
+from ._prune import PruneState, is_prunable
+
+PyTree = Any
+
+
+def get_masks(opt_state: PyTree) -> PyTree:
+    """The masks in an optimiser state, however deep: in `optax.chain`, `optax.MultiSteps`, `nnx.Optimizer`, ...
+
+    Args:
+      opt_state: an optimiser state, or anything that holds one.
+
+    Returns:
+      The masks: bool arrays of the parameters' shapes where prunable, the scalar True elsewhere.
+
+    Raises:
+      ValueError: if there is no `PruneState`, or more than one.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, flipout_jax as fj
+      >>> optimizer = fj.prune(optax.adam(1e-3), fj.schedules.one_shot(0.5, step=10))
+      >>> fj.get_masks(optimizer.init({"kernel": jnp.ones((1, 2))}))
+      {'kernel': Array([[ True,  True]], dtype=bool)}
+    """
+    return find_state(opt_state).masks
+
+
+def find_state(opt_state: PyTree) -> PruneState:
+    """The one `PruneState` in an optimiser state, with plain arrays in place of NNX variables."""
+    found = [x for x in jax.tree.leaves(opt_state, is_leaf=_is_prune_state) if _is_prune_state(x)]
+    if len(found) != 1:
+        raise ValueError(
+            f"`opt_state` must hold one PruneState, as prune and flipout make it, got {len(found)} in "
+            f"{type(opt_state).__name__}."
+        )
+    # A tree can only hold NNX variables when somebody has imported NNX.
+    nnx = sys.modules.get("flax.nnx")
+    return nnx.pure(found[0]) if nnx else found[0]
+
+
+def _is_prune_state(node: Any) -> bool:
+    return isinstance(node, PruneState)
+
+
+def sparsity(params: PyTree, prunable: Any = kernels) -> float | jax.Array:
+    """The fraction of exact zeros among the prunable weights.
+
+    It looks at the weights and knows no masks: a live weight that happens to be 0 counts as well.
+
+    Args:
+      params: the parameters.
+      prunable: which parameters: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
+
+    Returns:
+      The fraction, in [0, 1]: a Python float, or a float32 scalar inside a traced function.
+
+    Raises:
+      ValueError: if `prunable` selects nothing.
+
+    Example:
+      >>> import jax.numpy as jnp, flipout_jax as fj
+      >>> fj.sparsity({"kernel": jnp.array([[0.0, 1.0, 2.0, 3.0]])})
+      0.25
+    """
+    leaves = [leaf for chosen, leaf in zip(select(prunable, params), jax.tree.leaves(params), strict=True) if chosen]
+    total = sum(leaf.size for leaf in leaves)
+    zeros = [jnp.sum(leaf == 0, dtype=jnp.uint32) for leaf in leaves]
+    if any(isinstance(count, Tracer) for count in zeros):
+        return sum((count.astype(jnp.float32) / total for count in zeros), start=jnp.zeros(()))
+    return sum(int(count) for count in zeros) / total if total else 0.0
+
+
+def check(params: PyTree, opt_state: PyTree) -> None:
+    """Raises unless every masked weight is exactly 0.
+
+    Call it after training, or when in doubt: a transformation after `prune`, an average of parameters, or a
+    checkpoint restored by halves breaks the zeros without a word.
+
+    Args:
+      params: the parameters.
+      opt_state: the optimiser state that goes with them.
+
+    Raises:
+      ValueError: naming the first parameter that is not zero where it is masked; or if `opt_state` holds no masks,
+        or masks of other parameters.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, flipout_jax as fj
+      >>> params = {"kernel": jnp.ones((1, 2))}
+      >>> opt_state = fj.prune(optax.sgd(0.1), fj.schedules.one_shot(0.5, step=1)).init(params)
+      >>> fj.check(params, opt_state)
+    """
+    for path, leaf, mask in paired(params, get_masks(opt_state)):
+        if not is_prunable(mask, leaf):
+            continue
+        wrong = ~mask & (leaf != 0)
+        count = int(jnp.sum(wrong, dtype=jnp.uint32))
+        if count:
+            raise ValueError(
+                f"`params` must be zero where masked, got {count} of {int(jnp.sum(~mask))} masked weights of {path!r} "
+                f"that are not, such as {leaf[wrong][0]!s}. Make prune the last transformation, and take these "
+                "parameters from the same step as the optimiser state."
+            )
+
+
+def paired(params: PyTree, *trees: PyTree) -> list[tuple]:
+    """(path, leaf, leaf of each tree) for each parameter, or a `ValueError` unless they match."""
+    leaves = jax.tree.leaves_with_path(params)
+    others = [jax.tree.leaves(tree) for tree in trees]
+    for other in others:
+        shapes = [x.shape for x in other]
+        if len(shapes) != len(leaves) or any(
+            shape not in ((), leaf.shape) for shape, (_, leaf) in zip(shapes, leaves, strict=True)
+        ):
+            raise ValueError(
+                f"`params` must be the parameters that `opt_state` was made for, of the shapes {shapes}, got "
+                f"{[leaf.shape for _, leaf in leaves]}. For an NNX model, give nnx.state(model, nnx.Param)."
+            )
+    return [(path_string(path), leaf, *rest) for (path, leaf), *rest in zip(leaves, *others, strict=True)]

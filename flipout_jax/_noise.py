@@ -1,0 +1,86 @@
+"""Gradient noise: what makes the sign of a redundant weight flip."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from . import _errors
+
+
+class GradientNoiseState(NamedTuple):
+    """State of `gradient_noise`.
+
+    Attributes:
+      noise_key: the key of the next step's noise, a scalar typed key.
+    """
+
+    noise_key: jax.Array
+
+
+def gradient_noise(key: jax.Array, scale: float = 1.0) -> optax.GradientTransformationExtraArgs:
+    r"""Adds Gaussian noise to every gradient, as large as the gradient itself.
+
+    $$ g_l \leftarrow g_l + \lambda \, \frac{\lVert g_l \rVert_2}{\sqrt{n_l}} \, \varepsilon, \qquad
+       \varepsilon \sim \mathcal{N}(0, I) $$
+
+    with $\lambda$ = `scale` and $n_l$ the number of weights of tensor $l$, pruned ones included. It is drawn anew
+    each step for each tensor, biases and normalisation included, before weight decay.
+
+    Inside `prune` the gradients come masked, and masked weights get no noise. The norm is then that of the live
+    gradients, so the noise of a tensor fades with the square root of its density, as in the reference code.
+
+    A tensor whose norm is not finite gets no noise, so that one bad element does not spread to its neighbours.
+
+    Args:
+      key: a PRNG key; its implementation is the one that draws, such as `jax.random.key(0, impl="rbg")`, which is
+        fast on accelerators.
+      scale: standard deviation of the noise, in root mean squares of the tensor's gradient; at least 0.
+
+    Returns:
+      An optax transformation, to be chained before the optimiser. Its update takes `masks` as an extra argument.
+
+    Raises:
+      ValueError: if `key` is not one PRNG key or `scale` is negative.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax, flipout_jax as fj
+      >>> optimizer = optax.chain(fj.gradient_noise(jax.random.key(0), scale=0.5), optax.sgd(0.1))
+      >>> params = {"w": jnp.ones(1000)}
+      >>> updates, _ = optimizer.update({"w": jnp.ones(1000)}, optimizer.init(params), params)
+      >>> bool(0.045 < updates["w"].std() < 0.055)
+      True
+
+    References:
+      Apostol, Stol and Forré, [FlipOut](https://arxiv.org/abs/2009.02594), 2020.
+    """
+    key = _errors.key("key", key)
+    _errors.not_negative("scale", scale)
+
+    def init(params):
+        del params
+        # A copy, so that donating the state does not delete the caller's key.
+        return GradientNoiseState(key.copy())
+
+    def update(updates, state, params=None, *, masks: Any = None, **extra_args):
+        del params, extra_args
+        next_key, step_key = jax.random.split(state.noise_key)
+        leaves, treedef = jax.tree.flatten(updates)
+        keys = jax.random.split(step_key, len(leaves)) if leaves else ()
+        masked = jax.tree.leaves(masks) if masks is not None else [True] * len(leaves)
+        noisy = [_add(k, leaf, mask, scale) for k, leaf, mask in zip(keys, leaves, masked, strict=True)]
+        return treedef.unflatten(noisy), GradientNoiseState(next_key)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _add(key: jax.Array, gradient: jax.Array, mask: Any, scale: Any) -> jax.Array:
+    if not jnp.issubdtype(gradient.dtype, jnp.inexact) or gradient.size == 0:
+        return gradient
+    # At least float32: the sum of squares of a half-precision gradient overflows or vanishes.
+    wide = jnp.abs(gradient).astype(jnp.promote_types(jnp.finfo(gradient.dtype).dtype, jnp.float32))
+    std = scale * jnp.sqrt(jnp.sum(jnp.square(wide))) / math.sqrt(gradient.size)
+    std = jnp.where(jnp.isfinite(std) & jnp.asarray(mask), std, 0).astype(wide.dtype)
+    return gradient + (std * jax.random.normal(key, gradient.shape, gradient.dtype)).astype(gradient.dtype)

@@ -1,0 +1,162 @@
+"""Which parameters at all: predicates on the key path and the leaf."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import DictKey, GetAttrKey, SequenceKey
+
+KeyPath = tuple[Any, ...]
+Predicate = Callable[[KeyPath, Any], bool]
+
+# Flax (Linen, NNX) says kernel; Haiku says w, and w_i and w_h in recurrent cells; Equinox says weight, and weight_ih
+# and weight_hh in recurrent cells.
+_UNAMBIGUOUS = {"kernel"}
+_AMBIGUOUS = {"w", "w_i", "w_h", "weight", "weight_ih", "weight_hh"}
+_NOT_A_KERNEL = re.compile(r"embed|norm|^(wte|wpe|[blgr]n)\d*$", re.IGNORECASE)
+
+
+def path_string(path: KeyPath) -> str:
+    """A key path as text, its keys joined by `/`; the `.value` of an NNX variable is left out.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, flipout_jax as fj
+      >>> [(path, _)] = jax.tree.leaves_with_path({"layers": [{"kernel": jnp.ones((2, 2))}]})
+      >>> fj.path_string(path)
+      'layers/0/kernel'
+    """
+    return "/".join(_names(path))
+
+
+def kernels(path: KeyPath, leaf: Any) -> bool:
+    """Whether a leaf is the kernel of a dense or convolution layer. The default of `prunable`.
+
+    A kernel is a floating-point array of at least two axes, named as in Flax (`kernel`), Haiku (`w`, `w_i`, `w_h`)
+    or Equinox (`weight`, `weight_ih`, `weight_hh`). Biases, normalisations and embeddings are not kernels. Equinox
+    calls their arrays `weight` too, so there the name of the layer decides: one that holds `embed` or `norm`, or is
+    `wte`, `wpe` or one of `bn`, `ln`, `gn`, `rn` with or without a number, is left out.
+
+    Args:
+      path: the key path of the leaf.
+      leaf: the leaf, or anything with its shape and dtype.
+
+    Returns:
+      Whether to prune it.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, flipout_jax as fj
+      >>> params = {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
+      >>> jax.tree_util.tree_map_with_path(fj.kernels, params)
+      {'dense': {'bias': False, 'kernel': True}}
+    """
+    if not (jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.ndim >= 2):
+        return False
+    *layers, name = [name for name in _names(path) if not name.isdigit()] or [""]
+    if name in _AMBIGUOUS:
+        # Haiku nests modules in one name, such as `block/~/linear`.
+        layer = layers[-1].split("/")[-1] if layers else ""
+        return not _NOT_A_KERNEL.search(layer)
+    return name in _UNAMBIGUOUS
+
+
+def by_path(pattern: str) -> Predicate:
+    """Prunes the floating-point leaves whose path matches a regular expression.
+
+    Args:
+      pattern: looked for, with `re.search`, in the path as `path_string` gives it, such as `layers/0/kernel`.
+
+    Returns:
+      A predicate for `prunable`. A pattern that matches no parameter raises a `ValueError` at `init`.
+
+    Raises:
+      ValueError: if `pattern` is not a valid regular expression.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, flipout_jax as fj
+      >>> params = {"first": {"kernel": jnp.ones((2, 3))}, "last": {"kernel": jnp.ones((3, 2))}}
+      >>> jax.tree_util.tree_map_with_path(fj.by_path("^first/.*kernel"), params)
+      {'first': {'kernel': True}, 'last': {'kernel': False}}
+    """
+    try:
+        compiled = re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise ValueError(f"`pattern` must be a regular expression, got {pattern!r}: {error}.") from error
+
+    def matches(path: KeyPath, leaf: Any) -> bool:
+        return bool(jnp.issubdtype(leaf.dtype, jnp.floating) and compiled.search(path_string(path)))
+
+    matches.__qualname__ = f"by_path({pattern!r})"
+    return matches
+
+
+def select(prunable: Any, params: Any) -> list[bool]:
+    """Which leaves of `params` to prune, in tree order.
+
+    Args:
+      prunable: a predicate on (key path, leaf), or a tree of Python booleans with the structure of `params`.
+      params: the parameters.
+
+    Returns:
+      A boolean a leaf. Scalars are never pruned.
+
+    Raises:
+      ValueError: if nothing is selected, a selected leaf is not floating-point, or the tree does not match.
+    """
+    leaves = jax.tree.leaves_with_path(params)
+    if not leaves:
+        return []
+    if callable(prunable):
+        chosen = [bool(prunable(path, leaf)) for path, leaf in leaves]
+        name = getattr(prunable, "__qualname__", repr(prunable))
+    else:
+        chosen, name = _booleans(prunable, params), "the boolean tree"
+    chosen = [is_chosen and leaf.ndim > 0 for is_chosen, (_, leaf) in zip(chosen, leaves, strict=True)]
+    if not any(chosen):
+        some = ", ".join(path_string(path) or "(the root)" for path, _ in leaves[:8])
+        more = f", ... ({len(leaves)} in all)" if len(leaves) > 8 else ""
+        raise ValueError(
+            f"`prunable` must select at least one parameter, got {name}, which selects none of: {some}{more}. "
+            "Give by_path(regex), a predicate on (key path, leaf), or a tree of booleans."
+        )
+    for is_chosen, (path, leaf) in zip(chosen, leaves, strict=True):
+        if is_chosen and not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(
+                f"`prunable` must select floating-point arrays, got {path_string(path)!r} of {leaf.dtype}."
+            )
+        if is_chosen and leaf.size >= 2**32:
+            raise ValueError(
+                f"`prunable` must select arrays of fewer than 2**32 elements, got {path_string(path)!r} of "
+                f"{leaf.size}; store it as several arrays."
+            )
+    return chosen
+
+
+def _booleans(prunable: Any, params: Any) -> list[bool]:
+    values, treedef = jax.tree.flatten(prunable)
+    if treedef != jax.tree.structure(params):
+        raise ValueError(
+            f"`prunable` must be a predicate or a tree of booleans with the structure of the parameters, got "
+            f"{treedef} for {jax.tree.structure(params)}."
+        )
+    for value in values:
+        if not isinstance(value, bool):
+            raise ValueError(f"`prunable` must be a tree of Python booleans, got the leaf {value!r}.")
+    return values
+
+
+def _names(path: KeyPath) -> list[str]:
+    if len(path) > 1 and isinstance(path[-1], GetAttrKey) and path[-1].name == "value":
+        path = path[:-1]
+    return [_name(key) for key in path]
+
+
+def _name(key: Any) -> str:
+    if isinstance(key, DictKey):
+        return str(key.key)
+    if isinstance(key, GetAttrKey):
+        return key.name
+    if isinstance(key, SequenceKey):
+        return str(key.idx)
+    return str(getattr(key, "key", key))

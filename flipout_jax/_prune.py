@@ -1,0 +1,209 @@
+"""Pruning while training, as a wrapper around any optax optimiser."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+
+from . import _target
+from ._allocation import Allocation, global_
+from ._prunable import kernels, path_string, select
+from ._saliency import Saliency, magnitude
+from ._selection import keep_highest
+
+PyTree = Any
+
+
+class PruneState(NamedTuple):
+    """State of `prune` and `flipout`.
+
+    Attributes:
+      count: number of updates done; int32 scalar, stops at 2**31 - 1.
+      masks: True where a weight is live; mirrors the parameters leaf for leaf: bool of the leaf's shape where it is
+        prunable, the scalar True where it is not.
+      saliency_state: state of the saliency, such as `FlipsState`.
+      inner_state: state of the wrapped optimiser.
+    """
+
+    count: Array
+    masks: PyTree
+    saliency_state: PyTree
+    inner_state: PyTree
+
+
+def prune(
+    inner: optax.GradientTransformation,
+    sparsity: _target.Schedule,
+    *,
+    saliency: Saliency = magnitude(),
+    allocation: Allocation = global_(),
+    prunable: Any = kernels,
+    initial_masks: PyTree | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Wraps an optimiser so that it prunes while it trains.
+
+    $$ u_j = \begin{cases} \text{inner's update} & \text{if } m_j \\ -w_j & \text{otherwise} \end{cases} $$
+
+    so that after `optax.apply_updates` every pruned weight is exactly 0. The n-th update (n = 1, 2, ...) prunes at
+    its end, on the new weights, when `sparsity(n) > sparsity(n - 1)`: of N prunable weights exactly
+    `ceil((1 - s) * N)` with the highest scores stay. Equal scores rank by position, the lower position in flattened
+    tree order first; NaN ranks lowest. A pruned weight never returns.
+
+    Gradients are masked before `inner` sees them, and `inner` gets the masks as the extra argument `masks`. All other
+    extra arguments are passed on. A weight that the same update makes NaN or infinite is ranked by its value before,
+    so one bad gradient does not decide what goes.
+
+    It must be the outermost transformation. What changes the updates afterwards (a later link of `optax.chain`) or
+    keeps its own parameters (`schedule_free_eval_params`, an average of parameters) breaks the exact zeros.
+    `optax.MultiSteps` and `optax.apply_if_finite` may wrap it.
+
+    Args:
+      inner: any optax optimiser.
+      sparsity: target sparsity by step: one of `schedules`, or any traceable function from the number of updates
+        done, an int32 scalar, to a float in [0, 1).
+      saliency: what goes: `magnitude()`, `flips()`, `random(key)`, or a `Saliency` of your own.
+      allocation: from which layers: `global_()` or `uniform()`.
+      prunable: which parameters: a predicate on (key path, leaf), such as `kernels` or `by_path(regex)`, or a tree of
+        booleans with the structure of the parameters. Scalars are never pruned.
+      initial_masks: masks to start from, as `PruneState.masks` holds them; all weights live if None.
+
+    Returns:
+      An optimiser whose state is a `PruneState`.
+
+    Raises:
+      ValueError: at once for a wrong static argument; at `init` when `prunable` selects nothing or `initial_masks`
+        does not match; at `update` without `params`.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, flipout_jax as fj
+      >>> optimizer = fj.prune(optax.sgd(0.1), fj.schedules.one_shot(0.5, step=1))
+      >>> params = {"dense": {"kernel": jnp.array([[1.0, -2.0], [0.5, 3.0]])}}
+      >>> opt_state = optimizer.init(params)
+      >>> grads = {"dense": {"kernel": jnp.zeros((2, 2))}}
+      >>> updates, opt_state = optimizer.update(grads, opt_state, params)
+      >>> optax.apply_updates(params, updates)["dense"]["kernel"].tolist()
+      [[0.0, -2.0], [0.0, 3.0]]
+    """
+    if not (callable(getattr(inner, "init", None)) and callable(getattr(inner, "update", None))):
+        raise ValueError(f"`inner` must be an optax GradientTransformation, such as optax.sgd(0.1), got {inner!r}.")
+    inner = optax.with_extra_args_support(inner)
+    schedule = _target.check_schedule(sparsity)
+    if not isinstance(saliency, Saliency):
+        raise ValueError(f"`saliency` must be a Saliency, such as flipout_jax.magnitude(), got {saliency!r}.")
+    if not isinstance(allocation, Allocation):
+        raise ValueError(f"`allocation` must be an Allocation, such as flipout_jax.global_(), got {allocation!r}.")
+
+    def init(params):
+        chosen = select(prunable, params)
+        if initial_masks is None:
+            leaves = [
+                jnp.ones(leaf.shape if is_chosen else (), bool)
+                for is_chosen, leaf in zip(chosen, jax.tree.leaves(params), strict=True)
+            ]
+            masks = jax.tree.unflatten(jax.tree.structure(params), leaves)
+        else:
+            masks = _check_masks(initial_masks, params, chosen)
+        return PruneState(
+            count=jnp.zeros((), jnp.int32),
+            masks=masks,
+            saliency_state=saliency.init(_prunable_only(params, masks)),
+            inner_state=inner.init(params),
+        )
+
+    def update(updates, state, params=None, **extra_args):
+        if params is None:
+            raise ValueError(
+                "`params` must be given: call optimizer.update(grads, opt_state, params), got params=None."
+            )
+        masks = state.masks
+        grads = jax.tree.map(lambda mask, g: jnp.where(mask, g, jnp.zeros_like(g)), masks, updates)
+        updates, inner_state = inner.update(grads, state.inner_state, params, masks=masks, **extra_args)
+        updates = _clear(masks, updates, params)
+
+        old = _prunable_only(params, masks)
+        new = _prunable_only(optax.apply_updates(params, updates), masks)
+        saliency_state = saliency.update(state.saliency_state, old, new, masks)
+
+        count = jnp.asarray(optax.safe_increment(state.count))
+        finite = jax.tree.map(lambda before, after: jnp.where(jnp.isfinite(after), after, before), old, new)
+
+        def prune_now(masks):
+            scores = saliency.score(*lax.stop_gradient((saliency_state, finite)))
+            return _prune_masks(scores, masks, schedule, allocation, count)
+
+        masks = _if_due(_target.due(schedule, count) & (count > state.count), prune_now, masks)
+        return _clear(masks, updates, params), PruneState(count, masks, saliency_state, inner_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def is_prunable(mask: Array, leaf: Any) -> bool:
+    """Whether a leaf is prunable, told by the shape of its mask."""
+    return mask.shape == leaf.shape and leaf.ndim > 0
+
+
+def _prunable_only(params: PyTree, masks: PyTree) -> PyTree:
+    """The parameters as a `Saliency` sees them: a scalar zero for each leaf that is not prunable."""
+    return jax.tree.map(lambda m, w: w if is_prunable(m, w) else jnp.zeros((), jnp.float32), masks, params)
+
+
+def _clear(masks: PyTree, updates: PyTree, params: PyTree) -> PyTree:
+    """The updates where the masks are True, and `-params` elsewhere."""
+
+    def one(mask, update, param):
+        if not is_prunable(mask, param):
+            return update
+        # Wide enough that `param + update` is exactly 0, also when the updates have less precision.
+        dtype = jnp.promote_types(update.dtype, param.dtype)
+        return jnp.where(mask, update.astype(dtype), -param.astype(dtype))
+
+    return jax.tree.map(one, masks, updates, params)
+
+
+def _if_due(due: Array, prune_now, masks: PyTree) -> PyTree:
+    """`prune_now(masks)` if it is due, else `masks`.
+
+    A loop of at most one turn and not a `lax.cond`: the masks are carried in place where a cond would copy them
+    every step, and under `vmap`, where a cond becomes a select of both branches, idle steps still score nothing.
+    """
+    turn = lambda carry: (jnp.zeros_like(carry[0]), prune_now(carry[1]))  # noqa: E731
+    return lax.while_loop(lambda carry: carry[0], turn, (due, masks))[1]
+
+
+def _prune_masks(scores: PyTree, masks: PyTree, schedule, allocation: Allocation, step: Array) -> PyTree:
+    """The masks after a pruning, each scope of the allocation brought to its target."""
+    leaves, treedef = jax.tree.flatten(masks)
+    score_leaves = treedef.flatten_up_to(scores)
+    prunable = [i for i, mask in enumerate(leaves) if mask.ndim > 0]
+    for scope in allocation.scopes([leaves[i].size for i in prunable]):
+        members = [prunable[i] for i in scope]
+        keep = _target.kept(schedule, step, sum(leaves[i].size for i in members))
+        kept = keep_highest([score_leaves[i] for i in members], [leaves[i] for i in members], keep)
+        for i, mask in zip(members, kept, strict=True):
+            leaves[i] = mask
+    return treedef.unflatten(leaves)
+
+
+def _check_masks(masks: PyTree, params: PyTree, chosen: list[bool]) -> PyTree:
+    """Copies of the masks, so that donating the state does not delete the caller's, or a `ValueError`."""
+    if jax.tree.structure(masks) != jax.tree.structure(params):
+        raise ValueError(
+            f"`initial_masks` must have the structure of the parameters, {jax.tree.structure(params)}, got "
+            f"{jax.tree.structure(masks)}."
+        )
+    checked = []
+    for is_chosen, (path, leaf), mask in zip(
+        chosen, jax.tree.leaves_with_path(params), jax.tree.leaves(masks), strict=True
+    ):
+        mask = jnp.array(mask, copy=True)
+        shape = leaf.shape if is_chosen else ()
+        if mask.dtype != jnp.bool_ or mask.shape != shape:
+            what = "prunable" if is_chosen else "not prunable"
+            raise ValueError(
+                f"`initial_masks` must hold bool{list(shape)} for {path_string(path)!r}, which is {what}, got "
+                f"{mask.dtype}{list(mask.shape)}."
+            )
+        checked.append(mask)
+    return jax.tree.unflatten(jax.tree.structure(params), checked)

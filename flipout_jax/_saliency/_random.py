@@ -1,0 +1,55 @@
+"""Saliency by chance."""
+
+from typing import NamedTuple
+
+import jax
+
+from .. import _errors
+from ._base import Saliency
+
+
+class RandomState(NamedTuple):
+    """State of `random`.
+
+    Attributes:
+      saliency_key: the key of all draws, a scalar typed key.
+    """
+
+    saliency_key: jax.Array
+
+
+def random(key: jax.Array) -> Saliency:
+    """Saliency by chance: every live weight is as likely to go as any other. The control of every comparison.
+
+    Each weight has one random 32-bit number for the whole training, and the lowest go. Removing the lowest of a
+    fixed random order, again and again, draws uniformly from the live weights each time.
+
+    Args:
+      key: a PRNG key; its implementation is the one that draws.
+
+    Returns:
+      A saliency whose state holds the key.
+
+    Raises:
+      ValueError: if `key` is not one PRNG key.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, flipout_jax as fj
+      >>> saliency = fj.random(jax.random.key(0))
+      >>> params = {"w": jnp.ones((2, 3))}
+      >>> saliency.score(saliency.init(params), params)["w"].shape
+      (2, 3)
+    """
+    key = _errors.key("key", key)
+
+    def init(params):
+        del params
+        # A copy, so that donating the state does not delete the caller's key.
+        return RandomState(key.copy())
+
+    def score(state, params):
+        leaves, treedef = jax.tree.flatten(params)
+        keys = jax.random.split(state.saliency_key, len(leaves)) if leaves else ()
+        return treedef.unflatten([jax.random.bits(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)])
+
+    return Saliency(init, lambda state, *_: state, score)

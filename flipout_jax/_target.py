@@ -1,0 +1,84 @@
+"""How many weights a schedule keeps at a step, exactly, without a sync with the host."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from . import _wide
+from ._wide import Wide
+from .schedules import Milestones
+
+Schedule = Callable[[Any], Any]
+
+_MILLION = 10**6
+# Half the distance of two float32 numbers just under 1, in units of 2**-32.
+_HALF_STEP = 2**7
+
+
+def check_schedule(sparsity: Any) -> Schedule:
+    """The schedule itself, or a `ValueError` unless it is a traceable function from a step to one number."""
+    if isinstance(sparsity, Milestones):
+        return sparsity
+    wanted = (
+        "`sparsity` must be a function from the step to a target in [0, 1), as schedules.one_shot(0.9, step=100) is"
+    )
+    if not callable(sparsity):
+        raise ValueError(f"{wanted}, got {sparsity!r}.")
+    try:
+        out = jax.eval_shape(lambda step: jnp.asarray(sparsity(step)), jax.ShapeDtypeStruct((), jnp.int32))
+    except Exception as error:
+        raise ValueError(
+            f"{wanted}, got {sparsity!r}, which fails on a traced int32 step (a branch needs jnp.where): "
+            f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        ) from error
+    if out.shape != () or not jnp.issubdtype(out.dtype, jnp.floating):
+        raise ValueError(f"{wanted}, got {sparsity!r}, which gives {out.dtype}{list(out.shape)}.")
+    for step in (0, 1):
+        target = float(jnp.asarray(sparsity(jnp.int32(step))))
+        if not 0 <= target < 1:
+            raise ValueError(f"{wanted}, got {sparsity!r}, which gives {target!r} at step {step}.")
+    return sparsity
+
+
+def due(schedule: Schedule, step: Array) -> Array:
+    """Whether the update that ends step `step` prunes: `schedule(step) > schedule(step - 1)`."""
+    if isinstance(schedule, Milestones):
+        return jnp.any(step == jnp.array(schedule.steps, jnp.int32))
+    return jnp.asarray(schedule(step)) > jnp.asarray(schedule(step - 1))
+
+
+def kept(schedule: Schedule, step: Array, size: int) -> Wide:
+    """How many of `size` weights the schedule keeps at a step, `ceil((1 - s) * size)`.
+
+    The targets of `Milestones` are exact. Any other schedule gives a float32, which is read as the decimal of at
+    most six digits that it is nearest to, if that is within its rounding, and else as the binary fraction that it
+    is. A value below 0 counts as 0, and one above the largest float32 below 1 as that one.
+    """
+    if isinstance(schedule, Milestones):
+        return _wide.take(_wide.table([size, *schedule.kept(size)]), schedule.passed(step))
+    sparsity = jnp.clip(jnp.asarray(schedule(step), jnp.float32), 0, 1 - 2**-24)
+    binary = (sparsity * 2.0**32).astype(jnp.uint32)
+    millionths = jnp.round(sparsity * _MILLION).astype(jnp.uint32)
+    nearest = _times_millionths(millionths, 2**32)
+    distance = jnp.where(binary > nearest.low, binary - nearest.low, nearest.low - binary)
+    is_decimal = (nearest.high == 0) & (distance <= _HALF_STEP)
+    removed = _wide.where(is_decimal, _times_millionths(millionths, size), _times_binary(binary, size))
+    return _wide.subtract(_wide.wide(size), removed)
+
+
+def _times_binary(fraction: Array, size: int) -> Wide:
+    """`floor(fraction * size / 2**32)`."""
+    high, low = size >> 32, size & 0xFFFFFFFF
+    return _wide.add(_wide.multiply(fraction, high), _wide.wide(_wide.multiply(fraction, low).high))
+
+
+def _times_millionths(fraction: Array, size: int) -> Wide:
+    """`floor(fraction * size / 10**6)` for a fraction of at most 10**6, by long division in base 1000."""
+    whole, rest = divmod(size, _MILLION)
+    thousands, units = fraction // 1000, fraction % 1000
+    product = thousands * rest
+    carried = (product % 1000) * 1000 + units * rest
+    return _wide.add(_wide.multiply(fraction, whole), _wide.wide(product // 1000 + carried // _MILLION))

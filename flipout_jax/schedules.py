@@ -1,0 +1,195 @@
+"""How much, and when: functions from the step to the target sparsity.
+
+A schedule is any function of the step that JAX can trace, as optax schedules are. Those of this module also know
+their targets exactly, so that the rounding of a float never moves a count. Steps count optimiser updates, and the
+first update is step 1: a pruning at step n happens at the end of the n-th update.
+"""
+
+import decimal
+import numbers
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from . import _errors
+
+# Enough digits that a root of a power comes out as the integer it is, for any tree of up to 2**40 weights.
+_EXACT = decimal.Context(prec=80)
+_ROUNDING = decimal.Decimal("1e-40")
+_LAST_STEP = 2**31 - 1
+
+
+class Milestones(NamedTuple):
+    """A schedule that is constant between its pruning steps.
+
+    Calling it with a step gives the target sparsity from the end of that step on, as float32.
+
+    Attributes:
+      steps: the pruning steps, rising; the first is at least 1.
+      densities: the fraction kept from each of these steps on, exact.
+    """
+
+    steps: tuple[int, ...]
+    densities: tuple[decimal.Decimal, ...]
+
+    def __call__(self, step: jax.typing.ArrayLike) -> jax.Array:
+        """The target sparsity at a step."""
+        levels = jnp.array([0.0, *(float(1 - density) for density in self.densities)], jnp.float32)
+        return levels[self.passed(step)]
+
+    def passed(self, step: jax.typing.ArrayLike) -> jax.Array:
+        """How many of the pruning steps lie at or before a step."""
+        return jnp.sum(jnp.asarray(step) >= jnp.array(self.steps, jnp.int32), dtype=jnp.int32)
+
+    def kept(self, size: int) -> list[int]:
+        """How many of `size` weights stay after each pruning: the density times the size, rounded up."""
+        return [_round_up(_EXACT.multiply(density, decimal.Decimal(size))) for density in self.densities]
+
+
+def geometric(sparsity: float, *, begin: int, end: int, prunings: int) -> Milestones:
+    r"""Removes the same fraction of what is left at each pruning: the schedule of FlipOut.
+
+    $$ s_i = 1 - (1 - s)^{i / n}, \qquad i = 1, \dots, n $$
+
+    with $s$ = `sparsity` and $n$ = `prunings`. The first pruning is at `begin`, the last at `end`, the others evenly
+    between, rounded down to whole steps. A single pruning is at `end`.
+
+    Args:
+      sparsity: target after the last pruning, in [0, 1).
+      begin: step of the first pruning, at least 1.
+      end: step of the last pruning, at least `begin`.
+      prunings: number of prunings, at least 1.
+
+    Returns:
+      A schedule that `prune` and `flipout` follow exactly.
+
+    Raises:
+      ValueError: if an argument is out of its range, or there are more prunings than steps.
+
+    Example:
+      Half of the rest every 100 steps:
+
+      >>> import flipout_jax as fj
+      >>> schedule = fj.schedules.geometric(0.875, begin=100, end=300, prunings=3)
+      >>> [float(schedule(step)) for step in (0, 99, 100, 200, 300, 1000)]
+      [0.0, 0.0, 0.5, 0.75, 0.875, 0.875]
+
+    References:
+      Apostol, Stol and Forré, [FlipOut](https://arxiv.org/abs/2009.02594), 2020.
+    """
+    density = 1 - _exact(sparsity)
+    steps = _steps(begin, end, prunings)
+
+    def root(i):
+        if i == prunings:
+            return density
+        return _EXACT.exp(_EXACT.multiply(_EXACT.ln(density), _EXACT.divide(decimal.Decimal(i), prunings)))
+
+    return Milestones(steps, tuple(root(i) for i in range(1, prunings + 1)))
+
+
+def cubic(sparsity: float, *, begin: int, end: int, prunings: int) -> Milestones:
+    r"""Removes much early and little late: the gradual schedule of Zhu and Gupta.
+
+    $$ s_i = s \left(1 - \left(1 - \tfrac{i}{n}\right)^3\right), \qquad i = 1, \dots, n $$
+
+    with $s$ = `sparsity` and $n$ = `prunings`, at the steps of `geometric`.
+
+    Args:
+      sparsity: target after the last pruning, in [0, 1).
+      begin: step of the first pruning, at least 1.
+      end: step of the last pruning, at least `begin`.
+      prunings: number of prunings, at least 1.
+
+    Returns:
+      A schedule that `prune` and `flipout` follow exactly.
+
+    Raises:
+      ValueError: if an argument is out of its range, or there are more prunings than steps.
+
+    Example:
+      >>> import flipout_jax as fj
+      >>> schedule = fj.schedules.cubic(0.8, begin=100, end=200, prunings=2)
+      >>> [round(float(schedule(step)), 4) for step in (99, 100, 200)]
+      [0.0, 0.7, 0.8]
+
+    Differs from the reference code: the ramp counts prunings, not steps, and its first pruning removes weights. The
+    paper's first pruning has a target of 0.
+
+    References:
+      Zhu and Gupta, [To prune, or not to prune](https://arxiv.org/abs/1710.01878), 2017.
+    """
+    target = _exact(sparsity)
+    steps = _steps(begin, end, prunings)
+
+    def ramp(i):
+        left = Fraction(prunings - i, prunings) ** 3
+        return 1 - _EXACT.multiply(target, _EXACT.divide(left.denominator - left.numerator, left.denominator))
+
+    return Milestones(steps, tuple(ramp(i) for i in range(1, prunings + 1)))
+
+
+def one_shot(sparsity: float, *, step: int) -> Milestones:
+    """Removes everything at once.
+
+    Args:
+      sparsity: target from `step` on, in [0, 1).
+      step: step of the pruning, at least 1.
+
+    Returns:
+      A schedule that `prune` and `flipout` follow exactly.
+
+    Raises:
+      ValueError: if an argument is out of its range.
+
+    Example:
+      >>> import flipout_jax as fj
+      >>> schedule = fj.schedules.one_shot(0.75, step=100)
+      >>> float(schedule(99)), float(schedule(100))
+      (0.0, 0.75)
+    """
+    return Milestones((_step("step", step),), (1 - _exact(sparsity),))
+
+
+def _exact(sparsity: Any) -> decimal.Decimal:
+    """The sparsity as the decimal that was typed: 0.9 is 9/10, and not the float nearest to it."""
+    wanted = "`sparsity` must be a number in [0, 1), such as 0.9"
+    if isinstance(sparsity, jax.Array | np.ndarray) and sparsity.shape == ():
+        sparsity = np.asarray(sparsity)[()]
+    if isinstance(sparsity, bool) or not isinstance(sparsity, numbers.Real | decimal.Decimal):
+        raise ValueError(f"{wanted}, got {sparsity!r}.")
+    if isinstance(sparsity, Fraction):
+        exact = _EXACT.divide(decimal.Decimal(sparsity.numerator), decimal.Decimal(sparsity.denominator))
+    else:
+        exact = decimal.Decimal(str(sparsity))
+    if not (exact.is_finite() and 0 <= exact < 1):
+        raise ValueError(f"{wanted}, got {sparsity!r}.")
+    return exact
+
+
+def _round_up(value: decimal.Decimal) -> int:
+    nearest = value.to_integral_value()
+    return int(nearest if abs(value - nearest) < _ROUNDING else value.to_integral_value(decimal.ROUND_CEILING))
+
+
+def _step(name: str, step: Any) -> int:
+    number = _errors.integer(name, step, at_least=1)
+    if number > _LAST_STEP:
+        raise ValueError(f"`{name}` must be at most {_LAST_STEP}, the largest count of steps, got {step!r}.")
+    return number
+
+
+def _steps(begin: Any, end: Any, prunings: Any) -> tuple[int, ...]:
+    begin, end, prunings = _step("begin", begin), _step("end", end), _errors.integer("prunings", prunings, at_least=1)
+    if end < begin:
+        raise ValueError(f"`end` must be at least `begin`, got begin={begin} and end={end}.")
+    if end - begin < prunings - 1:
+        raise ValueError(
+            f"`prunings` must be at most the number of steps from `begin` to `end`, {end - begin + 1}, got {prunings}."
+        )
+    if prunings == 1:
+        return (end,)
+    return tuple(begin + i * (end - begin) // (prunings - 1) for i in range(prunings))
