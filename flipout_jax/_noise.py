@@ -62,7 +62,7 @@ def gradient_noise(key: jax.Array, scale: float = 1.0) -> optax.GradientTransfor
     def init(params):
         del params
         # A copy, so that donating the state does not delete the caller's key.
-        return GradientNoiseState(key.copy())
+        return GradientNoiseState(jnp.copy(key))
 
     def update(updates, state, params=None, *, masks: Any = None, **extra_args):
         del params, extra_args

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from .. import _errors
 from ._base import Saliency
@@ -45,7 +46,7 @@ def random(key: jax.Array) -> Saliency:
     def init(params):
         del params
         # A copy, so that donating the state does not delete the caller's key.
-        return RandomState(key.copy())
+        return RandomState(jnp.copy(key))
 
     def score(state, params):
         leaves, treedef = jax.tree.flatten(params)
