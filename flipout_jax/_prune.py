@@ -122,14 +122,16 @@ def prune(
         updates, inner_state = inner.update(grads, state.inner_state, params, masks=masks, **extra_args)
         updates = _clear(masks, updates, params)
 
-        old = _prunable_only(params, masks)
-        new = _prunable_only(optax.apply_updates(params, updates), masks)
-        saliency_state = saliency.update(state.saliency_state, old, new, masks)
+        def old_and_new():
+            return _prunable_only(params, masks), _prunable_only(optax.apply_updates(params, updates), masks)
 
+        saliency_state = saliency.update(state.saliency_state, *old_and_new(), masks)
         count = jnp.asarray(optax.safe_increment(state.count))
-        finite = jax.tree.map(lambda before, after: jnp.where(jnp.isfinite(after), after, before), old, new)
 
         def prune_now(masks):
+            # Computed anew, so that an idle step holds no second copy of the weights for the loop.
+            old, new = old_and_new()
+            finite = jax.tree.map(lambda before, after: jnp.where(jnp.isfinite(after), after, before), old, new)
             scores = saliency.score(*lax.stop_gradient((saliency_state, finite)))
             return _prune_masks(scores, masks, schedule, allocation, count)
 

@@ -113,9 +113,8 @@ def _update(optimizer: optax.GradientTransformation, params: Any, repeats: int) 
         start = time.perf_counter()
         weights, state = jax.block_until_ready(step(weights, state, grads))
         times.append(1e3 * (time.perf_counter() - start))
-    size = sum(
-        leaf.nbytes for leaf in jax.tree.leaves(jax.eval_shape(optimizer.init, params)) if hasattr(leaf, "nbytes")
-    )
+    leaves = jax.tree.leaves(jax.eval_shape(optimizer.init, params))
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     return statistics.median(times[3:]), memory.temp_size_in_bytes, size
 
 
