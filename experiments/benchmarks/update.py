@@ -76,7 +76,8 @@ def main(config: Config) -> None:
 
 def _params(width: int) -> dict[str, dict[str, jax.Array]]:
     """The kernels of ResNet-18 for CIFAR: four stages of two blocks."""
-    shapes, channels = [(3, 3, 3, width)], width
+    shapes: list[tuple[int, ...]] = [(3, 3, 3, width)]
+    channels = width
     for stage in range(4):
         out = width * 2**stage
         shapes += [(3, 3, channels, out), *[(3, 3, out, out)] * 3]

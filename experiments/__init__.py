@@ -1,0 +1,1 @@
+"""Runs: train, compare and measure. Not part of the installed library."""

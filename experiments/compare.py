@@ -1,0 +1,186 @@
+"""Runs side by side: `python -m experiments.compare runs/*` prints a table and draws a picture."""
+
+import dataclasses
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import tyro
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from rich.console import Console
+from rich.table import Table
+
+from . import plots, run_directory
+from .errors import UserError
+
+_COLOURS = ("#4d4d4d", "#1f6fb4", "#e0761a", "#3a9a4b", "#b03a8c", "#8c6d31", "#17a2a8", "#c0392b")
+# Everything else in a configuration must agree for runs to share a row, but for where they read and write.
+_NOT_COMPARED = {"seed", "output_dir", "overwrite", "cache_dir"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Compares finished runs: last-epoch test accuracy, mean and standard deviation over seeds."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders of runs, as experiments.train writes them."""
+    picture: Path | None = None
+    """Where to draw accuracy over epochs, as a PNG. Without it: nothing is drawn."""
+    markdown: Path | None = None
+    """Where to write the table as Markdown. Without it: nothing is written."""
+
+
+class Group(NamedTuple):
+    """Runs that differ in their seeds only.
+
+    Attributes:
+      label: what sets the group apart from the others.
+      summaries: `summary.json` of each run, by seed.
+      metrics: the epochs of each run, by seed.
+    """
+
+    label: str
+    summaries: list[dict[str, Any]]
+    metrics: list[list[dict[str, Any]]]
+
+
+def main() -> None:
+    """Reads the options, compares, and turns what a user can put right into one line."""
+    options = tyro.cli(Options, prog="python -m experiments.compare")
+    try:
+        compare(options)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+def compare(options: Options) -> None:
+    """Prints the table, and writes what the options ask for."""
+    groups = read(options.runs)
+    header = ["run", "seeds", "sparsity", "kept", "test accuracy", "std", "seconds"]
+    rows = [_row(group) for group in groups]
+    table = Table(title=_common(groups))
+    for i, name in enumerate(header):
+        table.add_column(name, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+    if options.markdown:
+        lines = ["| " + " | ".join(cells) + " |" for cells in (header, ["---", *["---:"] * 6], *rows)]
+        run_directory.write(options.markdown, lambda file: file.write_text("\n".join(lines) + "\n", "utf-8"))
+    if options.picture:
+        plots.save(draw(groups), options.picture)
+
+
+def read(folders: tuple[Path, ...]) -> list[Group]:
+    """The runs of some folders, grouped, and ordered by sparsity and then by accuracy.
+
+    Raises:
+      UserError: for a folder that holds no finished run, or two runs that agree in everything.
+    """
+    if not folders:
+        raise UserError("Name at least one folder of a run, such as runs/*.")
+    runs = [_read_one(folder) for folder in folders]
+    keys = [tuple(sorted((k, str(v)) for k, v in config.items() if k not in _NOT_COMPARED)) for config, _, _ in runs]
+    varying = {k for key in keys for k, v in key if any(dict(other).get(k) != v for other in keys)}
+    groups = []
+    for key in dict.fromkeys(keys):
+        members = sorted((r for r, k in zip(runs, keys, strict=True) if k == key), key=lambda run: run[0]["seed"])
+        seeds = [config["seed"] for config, _, _ in members]
+        if len(set(seeds)) < len(seeds):
+            raise UserError(
+                f"Each run must be named once, but two of them have the same options and the seeds {seeds}."
+            )
+        summaries, metrics = [m[1] for m in members], [m[2] for m in members]
+        groups.append(Group(_label(summaries[0], dict(key), varying), summaries, metrics))
+    return sorted(groups, key=lambda g: (g.summaries[0]["sparsity_target"], -_accuracy(g)[0]))
+
+
+def _read_one(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+    if not (folder / run_directory.SUMMARY).is_file():
+        raise UserError(f"{folder} holds no finished run: there is no {run_directory.SUMMARY} in it.")
+    try:
+        config, summary = (
+            json.loads((folder / file).read_text("utf-8")) for file in (run_directory.CONFIG, run_directory.SUMMARY)
+        )
+        # A dense run does not ask for what sparsity it was.
+        config["sparsity"] = summary["sparsity_target"]
+        return config, summary, run_directory.read_metrics(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder} cannot be read as a run: {type(error).__name__}: {error}.") from error
+
+
+def _label(summary: dict[str, Any], options: dict[str, str], varying: set[str]) -> str:
+    words = [summary["method"]]
+    if summary["method"] != "dense" and "sparsity" in varying:
+        words.append(f"{100 * summary['sparsity_target']:.6g} %")
+    words += [f"{name}={options[name]}" for name in sorted(varying - {"method", "sparsity"})]
+    return " ".join(words)
+
+
+def _common(groups: list[Group]) -> str:
+    """What all runs share, as a title."""
+    first = groups[0].summaries[0]
+    same = [k for k in ("model", "data", "epochs") if all(s[k] == first[k] for g in groups for s in g.summaries)]
+    words = {"model": first["model"], "data": f"on {first['data']}", "epochs": f"{first['epochs']} epochs"}
+    return ", ".join(words[k] for k in same).replace(", on ", " on ")
+
+
+def _accuracy(group: Group) -> tuple[float, float | None]:
+    """Mean and sample standard deviation of the last epoch's test accuracy; None for one seed."""
+    accuracies = [summary["test_accuracy"] for summary in group.summaries]
+    return statistics.mean(accuracies), statistics.stdev(accuracies) if len(accuracies) > 1 else None
+
+
+def _row(group: Group) -> list[str]:
+    mean, std = _accuracy(group)
+    first = group.summaries[0]
+    return [
+        group.label,
+        str(len(group.summaries)),
+        f"{100 * first['sparsity']:.6g} %",
+        f"{first['kept']:,}",
+        f"{100 * mean:.2f} %",
+        "-" if std is None else f"{100 * std:.2f}",
+        f"{statistics.mean(s['seconds'] for s in group.summaries):.0f}",
+    ]
+
+
+def draw(groups: list[Group]) -> Figure:
+    """Accuracy over epochs, the mean of each group and the range of its seeds; and the last epoch of every seed."""
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    over_epochs, last = figure.subplots(1, 2, sharey=True, width_ratios=(3, max(1, 0.35 * len(groups))))
+    for i, group in enumerate(groups):
+        colour = _COLOURS[i % len(_COLOURS)]
+        mean, std = _accuracy(group)
+        epochs = [m["epoch"] for m in group.metrics[0]]
+        by_epoch = list(zip(*[[m["test_accuracy"] for m in run] for run in group.metrics], strict=True))
+        over_epochs.plot(epochs, [statistics.mean(e) for e in by_epoch], color=colour, label=group.label)
+        over_epochs.fill_between(
+            epochs, *zip(*[(min(e), max(e)) for e in by_epoch], strict=True), color=colour, alpha=0.15
+        )
+        pruned = [m["epoch"] for m in group.metrics[0] if m["pruned"]]
+        at = [statistics.mean(by_epoch[epochs.index(epoch)]) for epoch in pruned]
+        over_epochs.plot(pruned, at, "v", color=colour, ms=6)
+        last.errorbar(i, mean, yerr=std, color=colour, fmt="_", ms=22, capsize=5)
+        last.plot([i] * len(group.summaries), [s["test_accuracy"] for s in group.summaries], "o", color=colour, ms=4)
+        last.annotate(f"{100 * mean:.1f}", (i, mean), (13, 0), textcoords="offset points", va="center", fontsize=9)
+    over_epochs.plot([], [], "v", color="#777777", label="a pruning")
+    over_epochs.set(xlabel="epoch", ylabel="test accuracy", title=_common(groups))
+    over_epochs.xaxis.set_major_locator(MaxNLocator(integer=True))
+    over_epochs.legend(loc="lower right", fontsize=9)
+    last.set(title=f"last epoch, {len(groups[0].summaries)} seeds", xlim=(-0.5, len(groups) - 0.2))
+    last.set_xticks(range(len(groups)), [group.label.replace(" ", "\n") for group in groups], fontsize=9)
+    for axes in (over_epochs, last):
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.grid(alpha=0.25)
+    # The first epochs would squeeze everything else into a line.
+    lowest = min(s["test_accuracy"] for g in groups for s in g.summaries)
+    last.set_ylim(max(0, 1 - 2.5 * (1 - lowest)) if lowest > 0.6 else 0, None)
+    return figure
+
+
+if __name__ == "__main__":
+    main()

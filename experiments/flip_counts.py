@@ -1,0 +1,44 @@
+"""How often the removed and the kept weights flipped, as counted at each pruning."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+import flipout_jax as fj
+
+
+class Pruning(NamedTuple):
+    """The flips of live weights at the end of an epoch.
+
+    Attributes:
+      epoch: the epoch.
+      kept: how many of the weights that stay have flipped 0, 1, 2, ... times; int64.
+      removed: the same of the weights that just went; empty where nothing was pruned.
+    """
+
+    epoch: int
+    kept: np.ndarray
+    removed: np.ndarray
+
+
+def count(epoch: int, masks_before: Any, opt_state: Any) -> Pruning:
+    """The flips at the end of an epoch, given the masks before it.
+
+    The counts of pruned weights are readable until the next update.
+    """
+    flips = jax.tree.leaves(optax.tree.get(opt_state, "flips"))
+    trees = zip(flips, jax.tree.leaves(masks_before), jax.tree.leaves(fj.get_masks(opt_state)), strict=True)
+    kept, removed = [np.zeros(1, np.int64)], [np.zeros(0, np.int64)]
+    for leaf in trees:
+        f, before, after = (np.asarray(x) for x in jax.device_get(leaf))
+        if f.ndim:
+            kept.append(np.bincount(f[after]))
+            removed.append(np.bincount(f[before & ~after]))
+    return Pruning(epoch, _sum(kept), _sum(removed))
+
+
+def _sum(histograms: list[np.ndarray]) -> np.ndarray:
+    length = max(len(histogram) for histogram in histograms)
+    return sum((np.pad(h, (0, length - len(h))) for h in histograms), start=np.zeros(length, np.int64))

@@ -1,0 +1,66 @@
+"""What a run shows while it goes on: a live line in a terminal, a line an epoch elsewhere."""
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Display:
+    """A context that shows epoch, loss, accuracy, sparsity, images per second and time left."""
+
+    def __init__(self, epochs: int, steps_per_epoch: int):
+        self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
+        self._live = Console().is_terminal
+        columns = TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[status]}")
+        self._progress = Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        self._task = self._progress.add_task("compiling", total=epochs * steps_per_epoch, status="")
+        self._shown = 0.0
+        self._compiled: float | None = None
+
+    def __enter__(self):
+        if self._live:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_):
+        if self._live:
+            self._progress.stop()
+
+    def due(self) -> bool:
+        """Whether it is time to show a step; asking costs nothing, and showing waits for the device."""
+        return self._live and time.perf_counter() - self._shown > 0.25
+
+    def step(self, epoch: int, steps: int) -> None:
+        """Shows that so many steps of an epoch are done."""
+        self._progress.update(
+            self._task,
+            completed=(epoch - 1) * self._steps_per_epoch + steps,
+            description=f"epoch {epoch}/{self._epochs}",
+        )
+        self._shown = time.perf_counter()
+
+    def epoch(self, metrics: dict[str, Any]) -> None:
+        """Shows the figures of an epoch that is done."""
+        status = (
+            f"loss {metrics['train_loss']:.3f}  accuracy {metrics['test_accuracy']:.2%}  "
+            f"sparsity {metrics['sparsity']:.2%}  {metrics['images_per_second']:,.0f} images/s"
+        )
+        epoch = metrics["epoch"]
+        self._progress.update(
+            self._task,
+            completed=epoch * self._steps_per_epoch,
+            description=f"epoch {epoch}/{self._epochs}",
+            status=status,
+        )
+        if not self._live:
+            print(f"epoch {epoch}/{self._epochs}  {status}  {self._left(epoch)}", flush=True)
+
+    def _left(self, epoch: int) -> str:
+        now = time.perf_counter()
+        if self._compiled is None:
+            # The first epoch compiles, so it does not tell how long the others will take.
+            self._compiled = now
+            return ""
+        return f"{(now - self._compiled) / (epoch - 1) * (self._epochs - epoch):.0f} s left"
