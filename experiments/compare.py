@@ -115,7 +115,7 @@ def _read_one(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[s
 def _label(summary: dict[str, Any], options: dict[str, str], varying: set[str]) -> str:
     words = [summary["method"]]
     if summary["method"] != "dense" and "sparsity" in varying:
-        words.append(f"{100 * summary['sparsity_target']:.6g} %")
+        words.append(f"{100 * summary['sparsity_target']:.6g}%")
     words += [f"{name}={options[name]}" for name in sorted(varying - {"method", "sparsity"})]
     return " ".join(words)
 
@@ -174,11 +174,12 @@ def draw(groups: list[Group]) -> Figure:
     last.set(title=f"last epoch, {len(groups[0].summaries)} seeds", xlim=(-0.5, len(groups) - 0.2))
     last.set_xticks(range(len(groups)), [group.label.replace(" ", "\n") for group in groups], fontsize=9)
     for axes in (over_epochs, last):
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.grid(alpha=0.25)
     # The first epochs would squeeze everything else into a line.
     lowest = min(s["test_accuracy"] for g in groups for s in g.summaries)
-    last.set_ylim(max(0, 1 - 2.5 * (1 - lowest)) if lowest > 0.6 else 0, None)
+    bottom = max(0, min(0.9, 1 - 3 * (1 - lowest)))
+    last.set_ylim(bottom, 1 + 0.03 * (1 - bottom))
     return figure
 
 

@@ -78,8 +78,8 @@ def flips(folder: Path, prunings: Sequence[flip_counts.Pruning], title: str) -> 
     if len(prunings) > _MOST_PANELS:
         chosen = np.linspace(0, len(prunings) - 1, _MOST_PANELS).round().astype(int)
         prunings = [prunings[i] for i in chosen]
-    columns = min(len(prunings), 5)
-    rows = -(-len(prunings) // columns)
+    rows = -(-len(prunings) // 5)
+    columns = -(-len(prunings) // rows)
     figure = Figure(figsize=(max(6, 2.9 * columns), 0.8 + 2.6 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
     edges = _edges(max(max(len(p.kept), len(p.removed)) for p in prunings))
