@@ -60,3 +60,9 @@ def key(name: str, value: Any) -> jax.Array:
     if value.shape != ():
         raise ValueError(f"{wanted}, got an array of keys of shape {value.shape}.")
     return value
+
+
+def optimizer(name: str, value: Any) -> None:
+    """Raises unless the value is an optax transformation."""
+    if not (callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))):
+        raise ValueError(f"`{name}` must be an optax GradientTransformation, such as optax.sgd(0.1), got {value!r}.")

@@ -74,6 +74,7 @@ def flipout(
     References:
       Apostol, Stol and Forré, [FlipOut](https://arxiv.org/abs/2009.02594), 2020.
     """
+    _errors.optimizer("inner", inner)
     key = _errors.key("key", key)
     _errors.not_negative("noise_scale", noise_scale)
     if not (isinstance(noise_scale, int | float) and noise_scale == 0):

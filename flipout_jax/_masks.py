@@ -44,7 +44,11 @@ def find_state(opt_state: PyTree) -> PruneState:
         )
     # A tree can only hold NNX variables when somebody has imported NNX.
     nnx = sys.modules.get("flax.nnx")
-    return nnx.pure(found[0]) if nnx else found[0]
+    if not nnx:
+        return found[0]
+    # Later releases of flax renamed `pure`, and the old name warns.
+    as_pure = nnx.as_pure if hasattr(nnx, "as_pure") else nnx.pure
+    return as_pure(found[0])
 
 
 def _is_prune_state(node: Any) -> bool:

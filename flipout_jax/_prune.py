@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from . import _target
+from . import _dtypes, _errors, _target
 from ._allocation import Allocation, global_
 from ._prunable import kernels, path_string, select
 from ._saliency import Saliency, magnitude
@@ -86,8 +86,7 @@ def prune(
       >>> optax.apply_updates(params, updates)["dense"]["kernel"].tolist()
       [[0.0, -2.0], [0.0, 3.0]]
     """
-    if not (callable(getattr(inner, "init", None)) and callable(getattr(inner, "update", None))):
-        raise ValueError(f"`inner` must be an optax GradientTransformation, such as optax.sgd(0.1), got {inner!r}.")
+    _errors.optimizer("inner", inner)
     inner = optax.with_extra_args_support(inner)
     schedule = _target.check_schedule(sparsity)
     if not isinstance(saliency, Saliency):
@@ -99,7 +98,7 @@ def prune(
         chosen = select(prunable, params)
         if initial_masks is None:
             leaves = [
-                jnp.ones(leaf.shape if is_chosen else (), bool)
+                jnp.ones_like(leaf, bool) if is_chosen else jnp.ones((), bool)
                 for is_chosen, leaf in zip(chosen, jax.tree.leaves(params), strict=True)
             ]
             masks = jax.tree.unflatten(jax.tree.structure(params), leaves)
@@ -158,7 +157,7 @@ def _clear(masks: PyTree, updates: PyTree, params: PyTree) -> PyTree:
         if not is_prunable(mask, param):
             return update
         # Wide enough that `param + update` is exactly 0, also when the updates have less precision.
-        dtype = jnp.promote_types(update.dtype, param.dtype)
+        dtype = _dtypes.wider(update.dtype, param.dtype)
         return jnp.where(mask, update.astype(dtype), -param.astype(dtype))
 
     return jax.tree.map(one, masks, updates, params)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import Array, lax
 
-from . import _wide
+from . import _dtypes, _sharding, _wide
 from ._wide import Wide
 
 # 2048 bins: three passes for 32 bits, and a histogram that fits a core's first cache.
@@ -35,9 +35,13 @@ def keep_highest(scores: Sequence[Array], live: Sequence[Array], keep: Wide) -> 
     """
     if not scores:
         return []
+    return _sharding.sharded_like(_keep_highest, list(live))(list(scores), list(live), keep)
+
+
+def _keep_highest(scores: list[Array], live: list[Array], keep: Wide) -> list[Array]:
     # The threshold and the masks must see the very same bits: without the barrier, the compiler may compute a score
     # twice, with different rounding.
-    dtype = functools.reduce(jnp.promote_types, [score.dtype for score in scores])
+    dtype = functools.reduce(_dtypes.wider, [score.dtype for score in scores])
     keys = lax.optimization_barrier([_ordered_bits(score.astype(dtype)) for score in scores])
     threshold, ties_kept = _kth_highest(keys, live, keep)
     new_masks = []
@@ -60,8 +64,10 @@ def _ordered_bits(score: Array) -> Array:
         score = score.astype(jnp.float32)
     unsigned = jnp.dtype(f"uint{8 * score.dtype.itemsize}")
     sign = jnp.array(1, unsigned) << (8 * unsigned.itemsize - 1)
-    bits = lax.bitcast_convert_type(jnp.where(score == 0, jnp.zeros_like(score), score), unsigned)
-    return jnp.where(jnp.isnan(score), jnp.zeros_like(bits), jnp.where(bits < sign, bits | sign, ~bits))
+    # Integers alone: as floats, a backend may take the smallest numbers for 0.
+    bits = lax.bitcast_convert_type(score, unsigned)
+    magnitude = bits & (sign - 1)
+    return jnp.where(jnp.isnan(score), jnp.zeros_like(bits), jnp.where(bits < sign, sign + magnitude, sign - magnitude))
 
 
 def _kth_highest(keys: Sequence[Array], live: Sequence[Array], k: Wide) -> tuple[Array, Wide]:

@@ -80,7 +80,7 @@ def geometric(sparsity: float, *, begin: int, end: int, prunings: int) -> Milest
     References:
       Apostol, Stol and Forré, [FlipOut](https://arxiv.org/abs/2009.02594), 2020.
     """
-    density = 1 - _exact(sparsity)
+    density = _one_minus(_exact(sparsity))
     steps = _steps(begin, end, prunings)
 
     def root(i):
@@ -127,7 +127,7 @@ def cubic(sparsity: float, *, begin: int, end: int, prunings: int) -> Milestones
 
     def ramp(i):
         left = Fraction(prunings - i, prunings) ** 3
-        return 1 - _EXACT.multiply(target, _EXACT.divide(left.denominator - left.numerator, left.denominator))
+        return _one_minus(_EXACT.multiply(target, _EXACT.divide(left.denominator - left.numerator, left.denominator)))
 
     return Milestones(steps, tuple(ramp(i) for i in range(1, prunings + 1)))
 
@@ -151,7 +151,7 @@ def one_shot(sparsity: float, *, step: int) -> Milestones:
       >>> float(schedule(99)), float(schedule(100))
       (0.0, 0.75)
     """
-    return Milestones((_step("step", step),), (1 - _exact(sparsity),))
+    return Milestones((_step("step", step),), (_one_minus(_exact(sparsity)),))
 
 
 def _exact(sparsity: Any) -> decimal.Decimal:
@@ -168,6 +168,11 @@ def _exact(sparsity: Any) -> decimal.Decimal:
     if not (exact.is_finite() and 0 <= exact < 1):
         raise ValueError(f"{wanted}, got {sparsity!r}.")
     return exact
+
+
+def _one_minus(value: decimal.Decimal) -> decimal.Decimal:
+    # An operator would round to the caller's context: 28 digits, or fewer.
+    return _EXACT.subtract(decimal.Decimal(1), value)
 
 
 def _round_up(value: decimal.Decimal) -> int:

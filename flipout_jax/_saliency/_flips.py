@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from .. import _errors
+from .. import _dtypes, _errors
 from ._base import PyTree, Saliency
 
 
@@ -63,19 +63,21 @@ def flips(power: float = 2.0, *, dtype: DTypeLike = jnp.uint16) -> Saliency:
     most = jnp.iinfo(dtype).max
 
     def init(params):
-        return FlipsState(jax.tree.map(lambda w: jnp.zeros(w.shape, dtype), params))
+        return FlipsState(jax.tree.map(lambda w: jnp.zeros_like(w, dtype), params))
 
     def update(state, old_params, new_params, masks):
         def count(flips, old, new, mask):
             flipped = ((old > 0) != (new > 0)) | ((old < 0) != (new < 0))
-            return jnp.where(mask, flips + (flipped & (flips < most)).astype(dtype), jnp.zeros((), dtype))
+            # An array: JAX takes a Python integer for an int32, which the largest uint32 is not.
+            counted = flipped & (flips < jnp.array(most, dtype))
+            return jnp.where(mask, flips + counted.astype(dtype), jnp.zeros((), dtype))
 
         return FlipsState(jax.tree.map(count, state.flips, old_params, new_params, masks))
 
     def score(state, params):
         def one(flips, w):
             # At least float32: half precision would round the counts and underflow the power.
-            at_least_float32 = jnp.promote_types(w.dtype, jnp.float32)
+            at_least_float32 = _dtypes.wider(w.dtype, jnp.float32)
             return jnp.abs(w.astype(at_least_float32)) ** exponent / (flips.astype(at_least_float32) + 1)
 
         return jax.tree.map(one, state.flips, params)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .. import _errors
+from .. import _errors, _sharding
 from ._base import Saliency
 
 
@@ -51,6 +51,11 @@ def random(key: jax.Array) -> Saliency:
     def score(state, params):
         leaves, treedef = jax.tree.flatten(params)
         keys = jax.random.split(state.saliency_key, len(leaves)) if leaves else ()
-        return treedef.unflatten([jax.random.bits(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)])
+        return treedef.unflatten([_draw(k, leaf) for k, leaf in zip(keys, leaves, strict=True)])
 
     return Saliency(init, lambda state, *_: state, score)
+
+
+def _draw(key: jax.Array, leaf: jax.Array) -> jax.Array:
+    like = jnp.zeros_like(leaf, jnp.uint32)
+    return _sharding.sharded_like(lambda key: jax.random.bits(key, leaf.shape), like)(key)

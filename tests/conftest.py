@@ -1,0 +1,95 @@
+"""What the tests share: a quick Hypothesis profile, strict promotion, and helpers, as fixtures that give functions."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import settings
+
+# The first example of a shape pays for a compilation, which no deadline allows for.
+settings.register_profile("quick", deadline=None, max_examples=40, print_blob=True)
+settings.load_profile("quick")
+
+
+@pytest.fixture(scope="module")
+def strict():
+    """Within a module that uses it, no dtype and no rank is promoted without a word."""
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def equations():
+    """`equations(jaxpr)`: every equation of a jaxpr, those of its inner jaxprs included."""
+
+    def walk(jaxpr):
+        for eqn in jaxpr.eqns:
+            yield eqn
+            for value in jax.tree.leaves(list(eqn.params.values())):
+                inner = getattr(value, "jaxpr", value)
+                if hasattr(inner, "eqns"):
+                    yield from walk(inner)
+
+    return lambda closed: walk(closed.jaxpr)
+
+
+@pytest.fixture(scope="session")
+def train():
+    """`train(optimizer, params, grads)`: all parameters and states of a run, stacked along a first axis.
+
+    `grads` has the steps as first axis. Index -1 is the end of the run. It compiles once, as one scan.
+    """
+
+    def train(optimizer, params, grads):
+        def step(carry, g):
+            params, state = carry
+            updates, state = optimizer.update(g, state, params)
+            params = optax.apply_updates(params, updates)
+            return (params, state), (params, state)
+
+        return jax.jit(lambda carry, g: jax.lax.scan(step, carry, g)[1])((params, optimizer.init(params)), grads)
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def recorder():
+    """An optimiser whose state is the gradients it was last given, and whose updates are 0.
+
+    As the inner optimiser, it shows what `prune` passes on.
+    """
+    return optax.GradientTransformationExtraArgs(
+        lambda params: jax.tree.map(jnp.zeros_like, params),
+        lambda updates, state, params=None, **_: (jax.tree.map(jnp.zeros_like, updates), updates),
+    )
+
+
+@pytest.fixture(scope="session")
+def raises():
+    """`raises(name, value)`: expects the library's error on an argument, which names it and echoes the value."""
+
+    def raises(name, value):
+        return pytest.raises(ValueError, match=rf"(?s)^`{name}` must .*{re.escape(repr(value))}")
+
+    return raises
+
+
+@pytest.fixture(scope="session")
+def same():
+    """`same(a, b)`: asserts that two trees are equal in structure, dtypes and bits; NaN equals NaN."""
+
+    def bits(x):
+        if jnp.issubdtype(jnp.asarray(x).dtype, jax.dtypes.prng_key):
+            x = jax.random.key_data(x)
+        x = np.asarray(x)
+        return x.dtype, x.shape, x.tobytes()
+
+    def same(a, b):
+        assert jax.tree.structure(a) == jax.tree.structure(b)
+        for (path, x), y in zip(jax.tree.leaves_with_path(a), jax.tree.leaves(b), strict=True):
+            assert bits(x) == bits(y), jax.tree_util.keystr(path)
+
+    return same

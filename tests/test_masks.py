@@ -1,0 +1,134 @@
+"""Finding masks at any nesting, measured sparsity, and the check of zeros."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import flipout_jax as fj
+
+PARAMS = {
+    "first": {"bias": jnp.ones(3), "kernel": jnp.arange(1.0, 7.0).reshape(2, 3)},
+    "last": {"kernel": jnp.ones((3, 1))},
+}
+HALF = fj.schedules.one_shot(0.5, step=1)
+
+
+def pruner(inner=None):
+    return fj.prune(optax.sgd(0.0) if inner is None else inner, HALF)
+
+
+def step(optimizer, params, state):
+    updates, state = optimizer.update(jax.tree.map(jnp.ones_like, params), state, params)
+    return optax.apply_updates(params, updates), state
+
+
+NESTINGS = {
+    "alone": pruner,
+    "chain": lambda: optax.chain(optax.clip(1.0), pruner()),
+    "MultiSteps": lambda: optax.MultiSteps(pruner(), every_k_schedule=1),
+    "apply_if_finite": lambda: optax.apply_if_finite(pruner(), max_consecutive_errors=3),
+    "inject_hyperparams inside": lambda: pruner(optax.inject_hyperparams(optax.sgd)(learning_rate=0.0)),
+    "masked by optax": lambda: optax.masked(pruner(), True),
+}
+
+
+@pytest.fixture(scope="module")
+def pruned():
+    return step(pruner(), PARAMS, pruner().init(PARAMS))
+
+
+@pytest.mark.parametrize("make", NESTINGS.values(), ids=NESTINGS)
+def test_masks_are_found_at_any_nesting(make, pruned, same):
+    params, state = step(make(), PARAMS, make().init(PARAMS))
+    masks = fj.get_masks(state)
+    same((params, masks), (pruned[0], pruned[1].masks))
+    same(masks, fj.get_masks({"model": params, "states": [state, None]}))
+    assert [int(m.sum()) for m in jax.tree.leaves(masks)] == [1, 5, 0]
+    fj.check(params, state)
+
+
+def test_masks_are_found_in_an_nnx_optimizer():
+    model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, pruner(), wrt=nnx.Param)
+    optimizer.update(model, jax.tree.map(jnp.ones_like, nnx.state(model, nnx.Param)))
+    for state in (optimizer, optimizer.opt_state):
+        masks = fj.get_masks(state)
+        np.testing.assert_array_equal(masks["kernel"], model.kernel[...] != 0)
+        assert int(masks["kernel"].sum()) == 3
+        fj.check(nnx.state(model, nnx.Param), state)
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        (lambda: optax.adam(1e-3).init(PARAMS), "got 0 in tuple"),
+        (lambda: {}, "got 0 in dict"),
+        (lambda: (pruner().init(PARAMS), pruner().init(PARAMS)), "got 2 in tuple"),
+    ],
+)
+def test_no_state_or_two_raise(state, said):
+    for look in (fj.get_masks, lambda state: fj.check(PARAMS, state), lambda state: fj.summary(PARAMS, state)):
+        with pytest.raises(ValueError, match=f"^`opt_state` must hold one PruneState, .*{said}"):
+            look(state())
+
+
+def test_sparsity_is_the_fraction_of_zeros_among_prunable_weights():
+    params = {
+        "bias": jnp.zeros(100),
+        "kernel": jnp.array([[0.0, -0.0, 1.0], [jnp.nan, 2.0, 3.0]]),
+        "w": jnp.zeros((1, 2)),
+    }
+    assert fj.sparsity(params) == 4 / 8
+    assert type(fj.sparsity(params)) is float
+    assert fj.sparsity(params, fj.by_path("bias")) == 1.0
+    assert fj.sparsity(params, {"bias": True, "kernel": True, "w": False}) == 102 / 106
+    assert fj.sparsity({"kernel": jnp.zeros((2, 2), jnp.bfloat16)}) == 1.0
+    traced = jax.jit(fj.sparsity)(params)
+    assert traced.dtype == jnp.float32
+    assert traced == 0.5
+    with pytest.raises(ValueError, match=r"^`prunable` must select at least one parameter"):
+        fj.sparsity({"bias": jnp.zeros(3)})
+
+
+def test_sparsity_of_no_parameters_or_of_empty_ones_is_0():
+    assert fj.sparsity({}) == 0.0
+    assert fj.sparsity({"kernel": jnp.zeros((0, 3))}) == 0.0
+
+
+def test_check_names_the_first_parameter_that_is_not_zero_where_masked(pruned):
+    params, state = pruned
+    fj.check(params, state)
+    broken = jax.tree.map(lambda w, m: jnp.where(m, w, 0.25), params, state.masks)
+    # Of the values 1 to 6, and three ones that come later, 1, 1, 1, 1 and then 2, 3, ... the lowest 4 of 9 go.
+    masked = {"first": 1, "last": 3}
+    with pytest.raises(ValueError, match=r"^`params` must be zero where masked, got 1 of 1 .* 'first/kernel' .* 0\.25"):
+        fj.check(broken, state)
+    assert {name: int((~state.masks[name]["kernel"]).sum()) for name in masked} == masked
+    only_last = {"first": params["first"], "last": {"kernel": params["last"]["kernel"].at[1].set(jnp.nan)}}
+    with pytest.raises(ValueError, match=r"got 1 of 3 masked weights of 'last/kernel' that are not, such as nan"):
+        fj.check(only_last, state)
+
+
+def test_what_is_not_prunable_may_be_anything(pruned):
+    params, state = pruned
+    fj.check({**params, "first": {**params["first"], "bias": jnp.full(3, jnp.nan)}}, state)
+
+
+def test_a_link_after_prune_breaks_the_zeros_and_check_tells():
+    optimizer = optax.chain(pruner(), optax.scale(0.5))
+    params, state = step(optimizer, PARAMS, optimizer.init(PARAMS))
+    with pytest.raises(ValueError, match=r"^`params` must be zero where masked"):
+        fj.check(params, state)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"first": PARAMS["first"]}, {**PARAMS, "more": jnp.ones(1)}, {**PARAMS, "last": {"kernel": jnp.ones((4, 1))}}],
+)
+def test_other_parameters_raise(params):
+    for look in (fj.check, fj.summary):
+        with pytest.raises(ValueError, match=r"^`params` must be the parameters that `opt_state` was made for"):
+            look(params, pruner().init(PARAMS))

@@ -1,0 +1,123 @@
+"""The exact selection against a stable sort in NumPy."""
+
+import contextlib
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flipout_jax import _wide
+from flipout_jax._selection import keep_highest
+
+# Each layout and dtype is a compilation, so these are few.
+LAYOUTS = {"many leaves": [(3, 4), (7,), (1, 1), (2, 1, 3)], "with empty leaves": [(0,), (5,), (2, 0)]}
+FLOATS = {"float32": np.float32, "float16": np.float16, "bfloat16": jnp.bfloat16, "float64": np.float64}
+UNSIGNED = {"uint8": np.uint8, "uint16": np.uint16, "uint32": np.uint32, "uint64": np.uint64}
+
+
+@functools.cache
+def compiled():
+    return jax.jit(keep_highest)
+
+
+def choose(scores, live, keep):
+    masks = compiled()([jnp.asarray(s) for s in scores], [jnp.asarray(m) for m in live], _wide.wide(keep))
+    assert [(m.shape, m.dtype) for m in masks] == [(m.shape, bool) for m in live]
+    return [np.asarray(m) for m in masks]
+
+
+def by_sorting(scores, live, keep):
+    """The reference: one stable sort of all live scores, highest first; Python compares, so no value is flushed."""
+    flat = [float(x) if x.dtype.kind != "u" else int(x) for s in scores for x in s.ravel()]
+    alive = [bool(x) for m in live for x in m.ravel()]
+    rank = lambda i: (not np.isnan(flat[i]), -np.inf if np.isnan(flat[i]) else flat[i])  # noqa: E731
+    order = sorted((i for i, is_alive in enumerate(alive) if is_alive), key=rank, reverse=True)
+    kept = np.zeros(len(flat), bool)
+    kept[order[:keep]] = True
+    ends = np.cumsum([s.size for s in scores])[:-1]
+    return [k.reshape(s.shape) for k, s in zip(np.split(kept, ends), scores, strict=True)]
+
+
+def special(dtype):
+    """Few values, so that ties abound: zeros of both signs, the least and largest numbers, infinities, NaN."""
+    if np.dtype(dtype).kind == "u":
+        top = np.iinfo(dtype).max
+        return [0, 1, top // 2, top // 2 + 1, top - 1, top]
+    info = jnp.finfo(dtype)
+    tiny, least = float(info.tiny), float(info.smallest_subnormal)
+    positive = [0.0, least, 2 * least, tiny, 1.0, 1.0 + float(info.eps), float(info.max), np.inf]
+    return [*positive, *(-x for x in positive), np.nan]
+
+
+def agrees(data, shapes, dtypes):
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1), label="seed"))
+    scores = []
+    for shape, dtype in zip(shapes, dtypes, strict=True):
+        unsigned = f"uint{8 * np.dtype(dtype).itemsize}"
+        any_bits = st.integers(0, np.iinfo(unsigned).max).map(lambda i, u=unsigned, d=dtype: np.array(i, u).view(d)[()])
+        pool = data.draw(st.lists(st.sampled_from(special(dtype)) | any_bits, min_size=1, max_size=8))
+        scores.append(rng.choice(np.array(pool, dtype), shape))
+    live = [rng.random(shape) < data.draw(st.sampled_from([0.0, 0.5, 0.9, 1.0])) for shape in shapes]
+    size = sum(s.size for s in scores)
+    keep = data.draw(st.integers(0, size) | st.sampled_from([size + 1, 2**40]))
+    for mask, expected in zip(choose(scores, live, keep), by_sorting(scores, live, keep), strict=True):
+        np.testing.assert_array_equal(mask, expected)
+
+
+@pytest.mark.parametrize("shapes", LAYOUTS.values(), ids=LAYOUTS)
+@given(data=st.data())
+def test_the_highest_float32_stay_in_any_layout(shapes, data):
+    agrees(data, shapes, [np.float32] * len(shapes))
+
+
+@pytest.mark.parametrize("name", [*FLOATS, *UNSIGNED])
+@given(data=st.data())
+def test_the_highest_of_any_dtype_stay(name, data):
+    with jax.enable_x64(True) if "64" in name else contextlib.nullcontext():
+        agrees(data, [(2, 9)], [(FLOATS | UNSIGNED)[name]])
+
+
+@pytest.mark.parametrize("dtypes", [(np.float16, np.float32, jnp.bfloat16), (np.uint8, np.uint32)], ids=str)
+@given(data=st.data())
+def test_leaves_of_several_dtypes_rank_together(dtypes, data):
+    agrees(data, [(3, 4), (7,), (2, 1)][: len(dtypes)], dtypes)
+
+
+@given(values=st.integers(1, 4), keep=st.integers(0, 2000), seed=st.integers(0, 2**32 - 1))
+def test_of_equal_scores_the_lower_position_stays(values, keep, seed):
+    scores = np.random.default_rng(seed).integers(values, size=2000).astype(np.float32)
+    leaves, live = [scores[:1500].reshape(50, 30), scores[1500:]], [np.ones((50, 30), bool), np.ones(500, bool)]
+    kept = np.concatenate([m.ravel() for m in choose(leaves, live, keep)])
+    assert kept.sum() == keep
+    for value in range(values):
+        of_this_value = kept[scores == value]
+        assert not np.any(~of_this_value[:-1] & of_this_value[1:])
+
+
+@pytest.mark.parametrize("keep", [1, 777, 1000, 2000])
+def test_distinct_scores(keep):
+    rng = np.random.default_rng(0)
+    scores = rng.standard_normal(2000).astype(np.float32)
+    leaves = [scores[:1500].reshape(50, 30), scores[1500:]]
+    live = [rng.random(x.shape) < 0.5 for x in leaves]
+    for mask, expected in zip(choose(leaves, live, keep), by_sorting(leaves, live, keep), strict=True):
+        np.testing.assert_array_equal(mask, expected)
+
+
+def test_nothing_in_nothing_out():
+    assert keep_highest([], [], _wide.wide(0)) == []
+
+
+def test_no_sort_and_no_concatenation_of_leaves(equations):
+    bins, leaves = 2048, [jnp.ones((100, 100)), jnp.ones(5000)]
+    jaxpr = jax.make_jaxpr(keep_highest)(leaves, [x > 0 for x in leaves], _wide.wide(7))
+    found = list(equations(jaxpr))
+    names = {eqn.primitive.name for eqn in found}
+    # The walk reaches the inner functions: this is in a branch of a cond.
+    assert {"cond", "scatter-add"} <= names
+    assert not {name for name in names if "sort" in name or "top_k" in name}
+    assert all(out.aval.size <= bins for eqn in found if eqn.primitive.name == "concatenate" for out in eqn.outvars)
