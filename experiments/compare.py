@@ -85,6 +85,8 @@ def read(folders: tuple[Path, ...]) -> list[Group]:
     runs = [_read_one(folder) for folder in folders]
     keys = [tuple(sorted((k, str(v)) for k, v in config.items() if k not in _NOT_COMPARED)) for config, _, _ in runs]
     varying = {k for key in keys for k, v in key if any(dict(other).get(k) != v for other in keys)}
+    if len({s["sparsity_target"] for _, s, _ in runs if s["method"] != "dense"}) <= 1:
+        varying -= {"sparsity"}
     groups = []
     for key in dict.fromkeys(keys):
         members = sorted((r for r, k in zip(runs, keys, strict=True) if k == key), key=lambda run: run[0]["seed"])
@@ -125,7 +127,9 @@ def _common(groups: list[Group]) -> str:
     first = groups[0].summaries[0]
     same = [k for k in ("model", "data", "epochs") if all(s[k] == first[k] for g in groups for s in g.summaries)]
     words = {"model": first["model"], "data": f"on {first['data']}", "epochs": f"{first['epochs']} epochs"}
-    return ", ".join(words[k] for k in same).replace(", on ", " on ")
+    targets = {s["sparsity_target"] for g in groups for s in g.summaries if s["method"] != "dense"}
+    sparsity = [f"sparsity {100 * target:.6g}%" for target in targets if len(targets) == 1]
+    return ", ".join([*(words[k] for k in same), *sparsity]).replace(", on ", " on ")
 
 
 def _accuracy(group: Group) -> tuple[float, float | None]:
@@ -151,7 +155,7 @@ def _row(group: Group) -> list[str]:
 def draw(groups: list[Group]) -> Figure:
     """Accuracy over epochs, the mean of each group and the range of its seeds; and the last epoch of every seed."""
     figure = Figure(figsize=(10, 4.5), layout="constrained")
-    over_epochs, last = figure.subplots(1, 2, sharey=True, width_ratios=(3, max(1, 0.35 * len(groups))))
+    over_epochs, last = figure.subplots(1, 2, sharey=True, width_ratios=(3, max(1, 0.38 * len(groups))))
     for i, group in enumerate(groups):
         colour = _COLOURS[i % len(_COLOURS)]
         mean, std = _accuracy(group)
@@ -170,9 +174,10 @@ def draw(groups: list[Group]) -> Figure:
     over_epochs.plot([], [], "v", color="#777777", label="a pruning")
     over_epochs.set(xlabel="epoch", ylabel="test accuracy", title=_common(groups))
     over_epochs.xaxis.set_major_locator(MaxNLocator(integer=True))
-    over_epochs.legend(loc="lower right", fontsize=9)
+    over_epochs.legend(loc="best", fontsize=9)
     last.set(title=f"last epoch, {len(groups[0].summaries)} seeds", xlim=(-0.5, len(groups) - 0.2))
-    last.set_xticks(range(len(groups)), [group.label.replace(" ", "\n") for group in groups], fontsize=9)
+    labels = [group.label.replace(" ", "\n").replace("_", "_\n") for group in groups]
+    last.set_xticks(range(len(groups)), labels, fontsize=9)
     for axes in (over_epochs, last):
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.grid(alpha=0.25)

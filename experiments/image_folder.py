@@ -85,9 +85,13 @@ def _fingerprint(root: Path, files: dict[str, list[Path]]) -> str:
 
 def _decode(root: Path, files: dict[str, list[Path]]) -> dict[str, np.ndarray]:
     every = files["train"] + files["test"]
-    with ThreadPoolExecutor() as pool:
+    pool = ThreadPoolExecutor()
+    try:
         decoded = pool.map(_decode_one, every)
         images = list(track(decoded, f"Decoding {len(every):,} images of {root}", total=len(every)))
+    finally:
+        # After an error or Ctrl-C, the images that are still waiting are not decoded first.
+        pool.shutdown(cancel_futures=True)
     first = images[0].shape[:2]
     for file, image in zip(every, images, strict=True):
         if image.shape[:2] != first:
