@@ -20,7 +20,8 @@ def get_masks(opt_state: PyTree) -> PyTree:
       opt_state: an optimiser state, or anything that holds one.
 
     Returns:
-      The masks: bool arrays of the parameters' shapes where prunable, the scalar True elsewhere.
+      The masks: bool arrays of the parameters' shapes where prunable, the scalar True elsewhere. For NNX, arrays
+      without the variables around them.
 
     Raises:
       ValueError: if there is no `PruneState`, or more than one.

@@ -1,5 +1,6 @@
 """Pruning while training, as a wrapper around any optax optimiser."""
 
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -53,7 +54,8 @@ def prune(
 
     Gradients are masked before `inner` sees them, and `inner` gets the masks as the extra argument `masks`. All other
     extra arguments are passed on. A weight that the same update makes NaN or infinite is ranked by its value before,
-    so one bad gradient does not decide what goes.
+    so one bad gradient does not decide what goes. A weight that is NaN already goes first, and stays NaN, since no
+    update makes it 0: `optax.apply_if_finite` keeps such updates out.
 
     It must be the outermost transformation. What changes the updates afterwards (a later link of `optax.chain`) or
     keeps its own parameters (`schedule_free_eval_params`, an average of parameters) breaks the exact zeros.
@@ -189,11 +191,14 @@ def _prune_masks(scores: PyTree, masks: PyTree, schedule, allocation: Allocation
 
 def _check_masks(masks: PyTree, params: PyTree, chosen: list[bool]) -> PyTree:
     """Copies of the masks, so that donating the state does not delete the caller's, or a `ValueError`."""
-    if jax.tree.structure(masks) != jax.tree.structure(params):
-        raise ValueError(
-            f"`initial_masks` must have the structure of the parameters, {jax.tree.structure(params)}, got "
-            f"{jax.tree.structure(masks)}."
-        )
+    # By path, so that masks without the variables of NNX around them, as `get_masks` gives them, match as well.
+    wanted, got = ([path_string(path) for path, _ in jax.tree.leaves_with_path(tree)] for tree in (params, masks))
+    for expected, actual in itertools.zip_longest(wanted, got):
+        if expected != actual:
+            raise ValueError(
+                f"`initial_masks` must have the structure of the parameters, got {actual or 'nothing'!r} where they "
+                f"have {expected or 'nothing'!r}."
+            )
     checked = []
     for is_chosen, (path, leaf), mask in zip(
         chosen, jax.tree.leaves_with_path(params), jax.tree.leaves(masks), strict=True

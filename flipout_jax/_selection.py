@@ -3,7 +3,7 @@
 A score becomes an unsigned integer of the same order. The k-th highest integer is found digit by digit, from the
 top: a histogram of the digit over all leaves tells in which bin the k-th highest lies, and the next digit is counted
 within that bin. Three passes settle 32 bits. Every pass needs sums only, so sharded leaves are reduced where they
-lie. Ties are settled by position, with the same search over the positions of one leaf.
+lie. Ties are settled by position, by bisection within one leaf.
 """
 
 import functools
@@ -85,7 +85,7 @@ def _kth_highest(keys: Sequence[Array], live: Sequence[Array], k: Wide) -> tuple
                 alive = alive & (key >> undecided == prefix)
             digit = (key >> shift & (bins - 1)).astype(jnp.int32)
             histogram = _wide.add(histogram, _wide.wide(_histogram(digit, alive, bins)))
-        at_least = lax.associative_scan(_wide.add, histogram, reverse=True)
+        at_least = _wide.suffix_sums(histogram)
         digit = jnp.maximum(jnp.sum(_wide.at_least(at_least, k), dtype=jnp.int32) - 1, 0)
         # Those above the digit are kept for sure; what is left of k is looked for within it.
         k = _wide.subtract(k, _wide.subtract(_wide.take(at_least, digit), _wide.take(histogram, digit)))
@@ -115,9 +115,15 @@ def _position_of(position: Array, tied: Array, taken: Array, count: Array) -> Ar
     """The cut such that `taken` of the `count` tied elements lie before it; a scalar."""
 
     def search():
-        # The lowest position is the highest of the inverted ones, and no two are equal.
-        inverted, _ = _kth_highest([~position], [tied], _wide.wide(taken))
-        return ~inverted + 1
+        # The highest cut with no more than `taken` before it, bit by bit.
+        bits = position.size.bit_length()
+
+        def narrow(i, cut):
+            trial = cut | jnp.uint32(2 ** (bits - 1)) >> i
+            before = jnp.sum(tied & (position < trial), dtype=jnp.uint32)
+            return jnp.where(before <= taken, trial, cut)
+
+        return lax.fori_loop(jnp.uint32(0), jnp.uint32(bits), narrow, jnp.uint32(0))
 
     all_or_none = jnp.where(taken == 0, 0, jnp.uint32(position.size))
     return lax.cond((taken == 0) | (taken == count), lambda: all_or_none, search)

@@ -101,7 +101,8 @@ def test_a_folder_of_images_is_learnt(quick, tmp_path):
         quick(
             data=f"folder:{tmp_path / 'images'}",
             model="lenet_300_100",
-            epochs=8,
+            sparsity=0.75,
+            epochs=20,
             learning_rate=0.02,
             cache_dir=tmp_path / "cache",
         )
@@ -169,7 +170,7 @@ def test_a_stopped_run_leaves_what_it_has(tmp_path, number):
         ("epochs", 0),
         ("batch_size", 0),
         ("prunings", 0),
-        ("prunings", 65),
+        ("prunings", 129),
         ("learning_rate", 0.0),
         ("learning_rate", float("inf")),
         ("milestones", (5, 5)),

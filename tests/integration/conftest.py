@@ -1,0 +1,70 @@
+"""What the integration tests share: a small problem, a training loop, and a comparison bit for bit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+SHAPES = {"dense_0": {"bias": (5,), "kernel": (7, 5)}, "dense_1": {"bias": (3,), "kernel": (5, 3)}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """Nearly all of the time goes into compilation, of programs that run for a millisecond."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def params():
+    """Two dense layers, with 50 prunable weights in 2 kernels."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda shape: jnp.asarray(rng.standard_normal(shape), jnp.float32), SHAPES, is_leaf=lambda x: type(x) is tuple
+    )
+
+
+@pytest.fixture(scope="session")
+def gradient():
+    """`gradient(params, step)`: a gradient that is not 0 where a weight is, so it pulls at pruned weights too."""
+    return lambda params, step: jax.tree.map(lambda w: jnp.sin(3 * w + 1 + jnp.asarray(step, w.dtype)), params)
+
+
+@pytest.fixture(scope="session")
+def make_step(gradient):
+    """`make_step(optimizer)`: a function `(params, state, step) -> (params, state)`, not jitted."""
+
+    def make_step(optimizer):
+        def step(params, state, i):
+            grads = gradient(params, jnp.asarray(i, jnp.float32))
+            updates, state = optimizer.update(grads, state, params)
+            return optax.apply_updates(params, updates), state
+
+        return step
+
+    return make_step
+
+
+@pytest.fixture(scope="session")
+def kept():
+    """`kept(masks)`: how many prunable weights are live."""
+    return lambda masks: sum(int(mask.sum()) for mask in jax.tree.leaves(masks) if mask.ndim)
+
+
+@pytest.fixture(scope="session")
+def assert_same():
+    """`assert_same(a, b)`: two trees are equal in structure, dtypes and bits."""
+
+    def bits(x):
+        x = jnp.asarray(x)
+        x = np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+        return x.dtype, x.shape, x.tobytes()
+
+    def assert_same(a, b):
+        assert jax.tree.structure(a) == jax.tree.structure(b)
+        for (path, x), y in zip(jax.tree.leaves_with_path(a), jax.tree.leaves(b), strict=True):
+            assert bits(x) == bits(y), jax.tree_util.keystr(path)
+
+    return assert_same

@@ -1,0 +1,121 @@
+"""Runs steps on 8 fake devices and prints what differs from one device, as JSON; a script for test_sharding.py.
+
+The number of devices must be set before JAX starts, so this runs in a process of its own.
+"""
+
+import json
+import re
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import flipout_jax as fj
+
+STEPS = 8
+SPECS = {
+    "dense_0": {"bias": PartitionSpec(), "kernel": PartitionSpec("x", "y")},
+    "dense_1": {"bias": PartitionSpec("x"), "kernel": PartitionSpec(None, "x")},
+    "dense_2": {"bias": PartitionSpec(), "kernel": PartitionSpec()},
+}
+SHAPES = {"dense_0": (64, 32), "dense_1": (32, 16), "dense_2": (16, 4)}
+LARGEST = 64 * 32
+
+
+def make_params():
+    rng = np.random.default_rng(0)
+    # Rounded, so that there are ties across devices.
+    draw = lambda *shape: np.round(rng.standard_normal(shape), 1).astype(np.float32)  # noqa: E731
+    return {name: {"bias": draw(n), "kernel": draw(m, n)} for name, (m, n) in SHAPES.items()}
+
+
+def make_optimizer(method, allocation):
+    schedule = fj.schedules.geometric(0.9, begin=2, end=6, prunings=3)
+    # Sums over a sharded axis round differently from one device, so nothing that the test compares may depend on
+    # one: no noise, whose size is that of the gradient's norm.
+    saliency = {"flips": fj.flips(), "magnitude": fj.magnitude(), "random": fj.random(jax.random.key(0))}[method]
+    return fj.prune(optax.sgd(0.25, momentum=0.5), schedule, saliency=saliency, allocation=allocation)
+
+
+def make_step(optimizer):
+    def step(params, state, i):
+        # Exact in floating point: multiples of small powers of two.
+        grads = jax.tree.map(lambda w: jnp.sign(w) * (2.0 + jnp.asarray(i, jnp.float32)), params)
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
+def run(params, optimizer):
+    step = jax.jit(make_step(optimizer))
+    state = jax.jit(optimizer.init)(params)
+    hlo = step.lower(params, state, 0).compile().as_text()
+    for i in range(STEPS):
+        params, state = step(params, state, i)
+    fj.check(params, state)
+    return params, state, hlo
+
+
+def gathered(hlo):
+    """The largest number of elements that any one all-gather or all-to-all makes."""
+    sizes = [0]
+    for line in hlo.splitlines():
+        if re.search(r"= .*\b(all-gather|all-to-all)(-start)?\(", line):
+            shapes = re.findall(r"\w+\[([\d,]*)\]", line.split("= ", 1)[1].split("all-", 1)[0])
+            sizes += [int(np.prod([int(d) for d in shape.split(",") if d])) for shape in shapes]
+    return max(sizes)
+
+
+def compare(kind, method, allocation):
+    expected, expected_state, _ = run(jax.tree.map(jnp.asarray, make_params()), make_optimizer(method, allocation))
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind, kind))
+    with jax.set_mesh(mesh):
+        sharded = jax.tree.map(lambda w, spec: jax.device_put(w, NamedSharding(mesh, spec)), make_params(), SPECS)
+        params, state, hlo = run(sharded, make_optimizer(method, allocation))
+        given = {fj.path_string(path): leaf.sharding for path, leaf in jax.tree.leaves_with_path(sharded)}
+    equal = lambda a, b: all(map(np.array_equal, *map(jax.tree.leaves, jax.device_get((a, b)))))  # noqa: E731
+    moved = [
+        f"{name}: {leaf.sharding.spec}, not {given[name].spec}"
+        for tree in (params, state.masks, optax.tree.get(state.saliency_state, "flips", ()))
+        for path, leaf in jax.tree.leaves_with_path(tree)
+        if leaf.ndim
+        for name in [fj.path_string(path)]
+        if not leaf.sharding.is_equivalent_to(given[name], leaf.ndim)
+    ]
+    return {
+        "devices": len(jax.devices()),
+        "kept": fj.summary(params, state).total.kept,
+        "masks": equal(state.masks, expected_state.masks),
+        "saliency_state": method == "random" or equal(state.saliency_state, expected_state.saliency_state),
+        "params": equal(params, expected),
+        "moved": moved,
+        "gathered": gathered(hlo),
+        "largest": LARGEST,
+        "all_reduces": len(re.findall(r"= .*\ball-reduce(-start)?\(", hlo)),
+    }
+
+
+def main():
+    warnings.simplefilter("error")
+    jax.config.update("jax_disable_most_optimizations", True)
+    cases = {
+        "auto flips": (AxisType.Auto, "flips", fj.global_()),
+        "auto magnitude uniform": (AxisType.Auto, "magnitude", fj.uniform()),
+        "explicit flips": (AxisType.Explicit, "flips", fj.global_()),
+        "explicit random": (AxisType.Explicit, "random", fj.global_()),
+    }
+    found = {}
+    for name, case in cases.items():
+        try:
+            found[name] = compare(*case)
+        except Exception as error:
+            found[name] = {"error": f"{type(error).__name__}: {error}"}
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

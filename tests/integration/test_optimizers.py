@@ -1,0 +1,194 @@
+"""What `prune` and `flipout` promise, under many optimisers, kinds of parameter tree, and wrappings.
+
+All kinds of tree hold the same leaves in the same order and lower to the same program, so each is traced but only the
+first is compiled. Plain `flipout` meets every optimiser with every kind of tree; the other wrappings meet every
+optimiser, each with three kinds of tree in turn, since tracing all of them would take minutes more.
+"""
+
+import itertools
+import math
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import flax.linen
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import flipout_jax as fj
+
+LAYERS = (5, 4, 3)
+N = 5 * 4 + 4 * 3
+UPDATES = 7
+SCHEDULE = fj.schedules.geometric(0.9, begin=2, end=6, prunings=3)
+# After 0, 1, ... updates. 0.1 ** (i / 3) * 32 is never near an integer.
+KEPT = [math.ceil(N * 0.1 ** (i / 3)) for i in (0, 0, 1, 1, 2, 2, 3, 3)]
+
+
+class Layer(NamedTuple):
+    bias: Any
+    kernel: Any
+
+
+class EquinoxLayer(eqx.Module):
+    bias: Any
+    weight: Any
+
+
+class EquinoxModel(eqx.Module):
+    layers: list[EquinoxLayer]
+
+
+def haiku_model(x):
+    return hk.nets.MLP(LAYERS[1:])(x)
+
+
+def has_two_axes(path, leaf):
+    return leaf.ndim == 2
+
+
+# Each from a list of (bias, kernel).
+TREES = {
+    "dict": lambda layers: {f"dense_{i}": {"bias": b, "kernel": k} for i, (b, k) in enumerate(layers)},
+    "tuple": lambda layers: tuple(layers),
+    "named_tuple": lambda layers: tuple(Layer(b, k) for b, k in layers),
+    "nested_list": lambda layers: [[b, [k]] for b, k in layers],
+    "nnx": lambda layers: nnx.state(
+        nnx.Sequential(*(nnx.Linear(m, n, rngs=nnx.Rngs(0)) for m, n in itertools.pairwise(LAYERS))),
+        nnx.Param,
+    ),
+    "linen": lambda layers: flax.linen.Sequential([flax.linen.Dense(n) for n in LAYERS[1:]]).init(
+        jax.random.key(0), jnp.ones((1, LAYERS[0]))
+    ),
+    "equinox": lambda layers: EquinoxModel([EquinoxLayer(b, k) for b, k in layers]),
+    "haiku": lambda layers: hk.transform(haiku_model).init(jax.random.key(0), jnp.ones((1, LAYERS[0]))),
+}
+# Where paths have no names, the default `kernels` cannot know.
+PRUNABLE = {"tuple": has_two_axes, "nested_list": has_two_axes}
+
+
+@pytest.fixture(scope="module")
+def trees():
+    """The same weights in each kind of tree."""
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)  # noqa: E731
+    layers = [(draw(n), draw(m, n)) for m, n in itertools.pairwise(LAYERS)]
+    leaves = jax.tree.leaves(layers)
+    made = {name: make(layers) for name, make in TREES.items()}
+    return {name: jax.tree.unflatten(jax.tree.structure(tree), leaves) for name, tree in made.items()}
+
+
+OPTIMIZERS = {
+    "sgd": lambda: optax.sgd(0.1, momentum=0.9),
+    "nesterov": lambda: optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.1, momentum=0.9, nesterov=True)),
+    "adam": lambda: optax.adam(0.01),
+    "adamw": lambda: optax.adamw(0.01, weight_decay=0.1),
+    "nadamw": lambda: optax.nadamw(0.01),
+    "adagrad": lambda: optax.adagrad(0.1),
+    "rmsprop": lambda: optax.rmsprop(0.01),
+    "lamb": lambda: optax.lamb(0.01, weight_decay=0.1),
+    "lars": lambda: optax.lars(0.1, momentum=0.9),
+    "lion": lambda: optax.lion(0.01, weight_decay=0.1),
+    "adafactor": lambda: optax.adafactor(0.01, min_dim_size_to_factor=3),
+    "yogi": lambda: optax.yogi(0.01),
+    "radam": lambda: optax.radam(0.01),
+    "adabelief": lambda: optax.adabelief(0.01),
+    "novograd": lambda: optax.novograd(0.01),
+    "muon": lambda: optax.contrib.muon(0.01),
+}
+
+
+def flipout(inner, prunable):
+    return fj.flipout(inner, SCHEDULE, key=jax.random.key(0), prunable=prunable)
+
+
+# Each with the number of steps an update takes.
+WRAPPINGS = {
+    "flipout": (flipout, 1),
+    "prune_of_chain": (
+        lambda inner, prunable: fj.prune(
+            optax.chain(optax.clip_by_global_norm(1.0), inner), SCHEDULE, prunable=prunable
+        ),
+        1,
+    ),
+    "multi_steps_of_flipout": (lambda inner, prunable: optax.MultiSteps(flipout(inner, prunable), 2), 2),
+}
+
+
+def run_compiled(f, args, programs):
+    """The result of `f`, by a program over flat leaves, compiled unless it is one of the `programs`."""
+    leaves, treedef = jax.tree.flatten(args)
+    structure = []
+
+    def flat(leaves):
+        out, out_treedef = jax.tree.flatten(f(*treedef.unflatten(leaves)))
+        structure.append(out_treedef)
+        return out
+
+    lowered = jax.jit(flat).lower(leaves)
+    text = lowered.as_text()
+    if text not in programs:
+        programs[text] = lowered.compile()
+    return structure[0].unflatten(programs[text](leaves))
+
+
+def avals(tree):
+    """What jit looks at before it decides to compile again."""
+    return jax.tree.structure(tree), [jax.typeof(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def kinds(name, wrapping):
+    first = list(OPTIMIZERS).index(name)
+    return TREES if wrapping == "flipout" else [list(TREES)[(first + i) % len(TREES)] for i in (0, 3, 5)]
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_keeps_its_promises(name, wrapping, trees, gradient):
+    wrap, steps_per_update = WRAPPINGS[wrapping]
+    steps = UPDATES * steps_per_update
+    programs = {}
+    for kind in kinds(name, wrapping):
+        params = trees[kind]
+        optimizer = wrap(OPTIMIZERS[name](), PRUNABLE.get(kind, fj.kernels))
+        state = optimizer.init(params)
+
+        def step(carry, i, optimizer=optimizer):
+            params, state = carry
+            updates, state = optimizer.update(gradient(params, i), state, params)
+            params = optax.apply_updates(params, updates)
+            return (params, state), (params, fj.get_masks(state))
+
+        def run(carry, step=step):
+            return jax.lax.scan(step, carry, jnp.arange(steps, dtype=jnp.float32))
+
+        (end, end_state), (path, masks) = run_compiled(run, ((params, state),), programs)
+        # A step gives back what it takes: one compilation, and no dtype or structure moves.
+        assert avals((end, end_state)) == avals((params, state)), kind
+        # `get_masks` puts plain arrays in place of NNX variables.
+        assert jax.tree.structure(masks) == jax.tree.structure(nnx.as_pure(params)), kind
+        check_run(params, path, masks, steps_per_update, kind)
+        fj.check(end, end_state)
+        assert fj.summary(end, end_state).total.kept == KEPT[-1]
+
+
+def check_run(params, path, masks, steps_per_update, kind):
+    params, path, masks = ([np.asarray(x) for x in jax.tree.leaves(tree)] for tree in (params, path, masks))
+    prunable = [mask.ndim > 1 for mask in masks]
+    assert prunable == [False, True, False, True], kind
+    assert all(np.isfinite(x).all() for x in path), kind
+    assert all(mask.all() for mask, is_prunable in zip(masks, prunable, strict=True) if not is_prunable), kind
+    # Every parameter trains.
+    assert all((x[-1] != x0).any() for x, x0 in zip(path, params, strict=True)), kind
+
+    kernels = [(x, mask) for x, mask, is_prunable in zip(path, masks, prunable, strict=True) if is_prunable]
+    count = sum(mask.sum(axis=(1, 2)) for _, mask in kernels)
+    assert count.tolist() == [KEPT[(i + 1) // steps_per_update] for i in range(len(count))], kind
+    for x, mask in kernels:
+        assert not (mask[1:] & ~mask[:-1]).any(), kind
+        assert (x[~mask] == 0).all(), kind
+        assert (x[mask] != 0).all(), kind
