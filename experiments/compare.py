@@ -1,4 +1,4 @@
-"""Runs side by side: `python -m experiments.compare runs/*` prints a table and draws a picture."""
+"""Runs side by side: `python -m experiments.compare runs/*` prints a table, and draws with `--picture FILE`."""
 
 import dataclasses
 import json
@@ -17,6 +17,7 @@ from . import plots, run_directory
 from .errors import UserError
 
 _COLOURS = ("#4d4d4d", "#1f6fb4", "#e0761a", "#3a9a4b", "#b03a8c", "#8c6d31", "#17a2a8", "#c0392b")
+_NEEDED = {*("method", "data", "model", "epochs", "sparsity_target", "sparsity", "kept", "test_accuracy", "seconds")}
 # Everything else in a configuration must agree for runs to share a row, but for where they read and write.
 _NOT_COMPARED = {"seed", "output_dir", "overwrite", "cache_dir"}
 
@@ -54,6 +55,8 @@ def main() -> None:
         compare(options)
     except UserError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def compare(options: Options) -> None:
@@ -77,12 +80,14 @@ def compare(options: Options) -> None:
 def read(folders: tuple[Path, ...]) -> list[Group]:
     """The runs of some folders, grouped, and ordered by sparsity and then by accuracy.
 
+    A run that was interrupted, or that still goes on, is passed over with a word.
+
     Raises:
-      UserError: for a folder that holds no finished run, or two runs that agree in everything.
+      UserError: for a folder that holds no run, or two runs that agree in everything.
     """
-    if not folders:
-        raise UserError("Name at least one folder of a run, such as runs/*.")
-    runs = [_read_one(folder) for folder in folders]
+    runs = [run for folder in folders if (run := _read_one(folder))]
+    if not runs:
+        raise UserError("Name at least one folder of a finished run, such as runs/*.")
     keys = [tuple(sorted((k, str(v)) for k, v in config.items() if k not in _NOT_COMPARED)) for config, _, _ in runs]
     varying = {k for key in keys for k, v in key if any(dict(other).get(k) != v for other in keys)}
     if len({s["sparsity_target"] for _, s, _ in runs if s["method"] != "dense"}) <= 1:
@@ -100,24 +105,33 @@ def read(folders: tuple[Path, ...]) -> list[Group]:
     return sorted(groups, key=lambda g: (g.summaries[0]["sparsity_target"], -_accuracy(g)[0]))
 
 
-def _read_one(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+def _read_one(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]] | None:
+    if not folder.is_dir():
+        raise UserError(f"{folder} must be the folder of a run, and there is no such folder.")
+    if not (folder / run_directory.CONFIG).is_file():
+        raise UserError(f"{folder} holds no run: there is no {run_directory.CONFIG} in it.")
     if not (folder / run_directory.SUMMARY).is_file():
-        raise UserError(f"{folder} holds no finished run: there is no {run_directory.SUMMARY} in it.")
+        print(f"{folder} is passed over, since its run has not finished.", file=sys.stderr)
+        return None
     try:
         config, summary = (
             json.loads((folder / file).read_text("utf-8")) for file in (run_directory.CONFIG, run_directory.SUMMARY)
         )
         # A dense run does not ask for what sparsity it was.
         config["sparsity"] = summary["sparsity_target"]
-        return config, summary, run_directory.read_metrics(folder)
-    except (OSError, ValueError, KeyError) as error:
+        metrics = run_directory.read_metrics(folder)
+        missing = {"seed"} - config.keys() or _NEEDED - summary.keys()
+        if missing or [m["epoch"] for m in metrics] != list(range(1, summary["epochs"] + 1)):
+            raise ValueError(f"it lacks {', '.join(missing) or 'epochs'}")
+        return config, summary, metrics
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} cannot be read as a run: {type(error).__name__}: {error}.") from error
 
 
 def _label(summary: dict[str, Any], options: dict[str, str], varying: set[str]) -> str:
     words = [summary["method"]]
     if summary["method"] != "dense" and "sparsity" in varying:
-        words.append(f"{100 * summary['sparsity_target']:.6g}%")
+        words.append(f"{100 * summary['sparsity_target']:.8g}%")
     words += [f"{name}={options[name]}" for name in sorted(varying - {"method", "sparsity"})]
     return " ".join(words)
 

@@ -51,7 +51,7 @@ def load(name: str, cache_dir=None) -> Dataset:
     """
     if name == "digits":
         return digits()
-    if name.startswith("folder:"):
+    if name.startswith("folder:") and name != "folder:":
         from . import image_folder
 
         return image_folder.load(name.removeprefix("folder:"), cache_dir)

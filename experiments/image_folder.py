@@ -32,7 +32,10 @@ def load(path: str, cache_dir: Path | None = None) -> Dataset:
     Raises:
       UserError: naming the file or folder that is missing, empty, damaged or of another size.
     """
-    root = Path(path).expanduser()
+    try:
+        root = Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"--data folder:{path} must be a folder: {error}") from error
     files, classes = _find(root)
     cache = (cache_dir or _default_cache()) / f"{root.resolve().name}-{_fingerprint(root, files)}.npz"
     arrays = _read_cache(cache, files)
@@ -121,7 +124,7 @@ def _decode_one(file: Path) -> np.ndarray:
 
 
 def _default_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flipout_jax"
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "flipout_jax"
 
 
 def _read_cache(cache: Path, files: dict[str, list[Path]]) -> dict[str, np.ndarray] | None:

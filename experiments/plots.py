@@ -117,4 +117,4 @@ def _interval(start: int, stop: int) -> str:
 
 def save(figure: Figure, file: Path) -> None:
     """Writes a PNG, the whole file or nothing."""
-    run_directory.write(file, lambda temporary: figure.savefig(temporary, dpi=130))
+    run_directory.write(file, lambda temporary: figure.savefig(temporary, dpi=130, format="png"))

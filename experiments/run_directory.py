@@ -32,6 +32,8 @@ def create(config: Config, name: str) -> Path:
       UserError: if the folder holds a run already, or cannot be written to.
     """
     folder = config.output_dir or _free(Path("runs") / name, config.overwrite)
+    if folder.is_file():
+        raise UserError(f"--output-dir {folder} must be a folder, and a file has that name.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         old = [folder / file for file in (CONFIG, METRICS, SUMMARY, PARAMETERS, *PICTURES)]
@@ -111,7 +113,7 @@ def _tell(file: Path, action: Callable[[], Any]) -> None:
     try:
         action()
     except OSError as error:
-        raise UserError(f"{file} cannot be written: {error.strerror or error}. What was there is kept.") from error
+        raise UserError(f"{file} cannot be written: {error.strerror or error}.") from error
 
 
 def _finite(value: Any) -> Any:

@@ -58,7 +58,6 @@ def run(config: Config) -> int | None:
         state, prunings = _train(config, functions, steps_per_epoch, folder, interrupt)
         seconds = time.perf_counter() - start
         summary = fj.summary(state.params, state.opt_state)
-        fj.check(state.params, state.opt_state)
         metrics = run_directory.read_metrics(folder)
         print(summary)
         masks = fj.get_masks(state.opt_state)
@@ -68,6 +67,7 @@ def run(config: Config) -> int | None:
         plots.layers(folder, summary, title)
         epoch = metrics[-1]["epoch"] if metrics else 0
         plots.flips(folder, prunings or [flip_counts.count(epoch, masks, state.opt_state)], title)
+        _check_weights(state, metrics, folder)
         if len(metrics) < config.epochs:
             print(f"Stopped after {len(metrics)} of {config.epochs} epochs; see {folder}/ for what there is so far.")
             return interrupt.signal
@@ -131,6 +131,20 @@ def _train(
     return state, prunings
 
 
+def _check_weights(state: loop.TrainState, metrics: list[dict[str, Any]], folder: Path) -> None:
+    """Raises a `UserError` where training has diverged, which leaves weights that nothing can set to 0."""
+    try:
+        fj.check(state.params, state.opt_state)
+    except ValueError as error:
+        diverged = [m["epoch"] for m in metrics if m["train_loss"] is None]
+        if not diverged:
+            raise
+        raise UserError(
+            f"Training diverged: the loss is not finite since epoch {diverged[0]}. Lower --learning-rate. What was "
+            f"measured is in {folder}/."
+        ) from error
+
+
 def _results(config: Config, model: str, metrics: list[dict[str, Any]], summary: fj.Summary) -> dict[str, Any]:
     """What `summary.json` says; accuracies are the last epoch's."""
     last = metrics[-1]
@@ -168,6 +182,8 @@ def _with_defaults(config: Config, data: datasets.Dataset) -> tuple[Config, Mode
 
 def _steps_per_epoch(config: Config, batch_size: int, data: datasets.Dataset) -> int:
     images = len(data.train_labels)
+    if len(data.classes) < 2:
+        raise UserError(f"--data {data.name} must have at least 2 classes, got {', '.join(data.classes)}.")
     if images < batch_size:
         raise UserError(f"--batch-size must be at most the number of training images, {images}, got {batch_size}.")
     return min(images // batch_size, config.steps_per_epoch or images)

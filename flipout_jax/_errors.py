@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 
@@ -39,7 +40,8 @@ def _number(name: str, value: Any, wanted: str) -> float | None:
     """The value as a float; None for a traced one, whose value nobody knows yet."""
     if isinstance(value, Tracer):
         return None
-    if isinstance(value, bool) or not (isinstance(value, numbers.Real) or getattr(value, "shape", None) == ()):
+    is_scalar = isinstance(value, numbers.Real) or getattr(value, "shape", None) == ()
+    if isinstance(value, bool) or not is_scalar or np.asarray(value).dtype.kind not in "iuf":
         raise ValueError(f"`{name}` must be {wanted}, got {value!r}.")
     try:
         return float(value)
@@ -50,6 +52,8 @@ def _number(name: str, value: Any, wanted: str) -> float | None:
 def key(name: str, value: Any) -> jax.Array:
     """The value as a typed PRNG key, or a `ValueError` unless it is one key, typed or raw."""
     wanted = f"`{name}` must be one PRNG key, such as jax.random.key(0)"
+    if isinstance(value, np.ndarray):
+        value = jnp.asarray(value)
     if not isinstance(value, jax.Array):
         raise ValueError(f"{wanted}, got {value!r}.")
     if not jnp.issubdtype(value.dtype, jax.dtypes.prng_key):

@@ -36,7 +36,7 @@ def flipout(
     Args:
       inner: any optax optimiser. The paper's is SGD with momentum and weight decay.
       sparsity: target sparsity by step: one of `schedules`, or any traceable function from the number of updates
-        done to a float in [0, 1).
+        done to a float in [0, 1); see `prune`.
       key: a PRNG key for the noise; its implementation is the one that draws.
       power: exponent of the magnitude, above 0.
       noise_scale: noise in root mean squares of each tensor's gradient, at least 0; 0 draws nothing.
@@ -46,8 +46,8 @@ def flipout(
       An optimiser whose state is a `PruneState`, with `masks` and `flips` in it.
 
     Raises:
-      ValueError: at once for a wrong static argument; at `init` when `prunable` selects nothing; at `update` without
-        `params`.
+      ValueError: at once for a wrong `inner`, `sparsity`, `key`, `power` or `noise_scale`; at `init` when `prunable`
+        selects nothing; at `update` without `params`.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, flipout_jax as fj

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from ._prunable import kernels, path_string, select
+from ._prunable import check_arrays, kernels, path_string, select
 from ._prune import PruneState, is_prunable
 
 PyTree = Any
@@ -77,6 +77,8 @@ def sparsity(params: PyTree, prunable: Any = kernels) -> float | jax.Array:
       0.25
     """
     leaves = [leaf for chosen, leaf in zip(select(prunable, params), jax.tree.leaves(params), strict=True) if chosen]
+    if not leaves:
+        raise ValueError(f"`params` must hold at least one prunable parameter, got {params!r}.")
     total = sum(leaf.size for leaf in leaves)
     zeros = [jnp.sum(leaf == 0, dtype=jnp.uint32) for leaf in leaves]
     if any(isinstance(count, Tracer) for count in zeros):
@@ -107,23 +109,33 @@ def check(params: PyTree, opt_state: PyTree) -> None:
     for path, leaf, mask in paired(params, get_masks(opt_state)):
         if not is_prunable(mask, leaf):
             continue
+        leaf = jnp.asarray(leaf)
         wrong = ~mask & (leaf != 0)
         count = int(jnp.sum(wrong, dtype=jnp.uint32))
         if count:
             raise ValueError(
                 f"`params` must be zero where masked, got {count} of {int(jnp.sum(~mask))} masked weights of {path!r} "
-                f"that are not, such as {leaf[wrong][0]!s}. Make prune the last transformation, and take these "
-                "parameters from the same step as the optimiser state."
+                f"that are not, such as {leaf[wrong][0]!s}. "
+                + (
+                    "Make prune the last transformation, and take these parameters from the same step as the "
+                    "optimiser state."
+                    if bool(jnp.isfinite(leaf[wrong]).all())
+                    else "A weight that is not finite stays so: see optax.apply_if_finite, or lower the learning rate."
+                )
             )
 
 
 def paired(params: PyTree, *trees: PyTree) -> list[tuple]:
     """(path, leaf, leaf of each tree) for each parameter, or a `ValueError` unless they match."""
     leaves = jax.tree.leaves_with_path(params)
+    check_arrays("params", leaves)
+    if any(isinstance(x, Tracer) for x in jax.tree.leaves((params, trees))):
+        raise ValueError("`params` must hold concrete arrays, got traced ones: call this outside of jit.")
+    paths = [path_string(path) for path, _ in leaves]
     others = [jax.tree.leaves(tree) for tree in trees]
-    for other in others:
+    for tree, other in zip(trees, others, strict=True):
         shapes = [x.shape for x in other]
-        if len(shapes) != len(leaves) or any(
+        if paths != [path_string(path) for path, _ in jax.tree.leaves_with_path(tree)] or any(
             shape not in ((), leaf.shape) for shape, (_, leaf) in zip(shapes, leaves, strict=True)
         ):
             raise ValueError(

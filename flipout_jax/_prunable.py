@@ -21,6 +21,12 @@ _NOT_A_KERNEL = re.compile(r"embed|norm|^(wte|wpe|[blgr]n)\d*$", re.IGNORECASE)
 def path_string(path: KeyPath) -> str:
     """A key path as text, its keys joined by `/`; the `.value` of an NNX variable is left out.
 
+    Args:
+      path: a key path, as `jax.tree.leaves_with_path` gives it.
+
+    Returns:
+      The text, empty for the root.
+
     Example:
       >>> import jax, jax.numpy as jnp, flipout_jax as fj
       >>> [(path, _)] = jax.tree.leaves_with_path({"layers": [{"kernel": jnp.ones((2, 2))}]})
@@ -107,8 +113,14 @@ def select(prunable: Any, params: Any) -> list[bool]:
     leaves = jax.tree.leaves_with_path(params)
     if not leaves:
         return []
+    check_arrays("params", leaves)
     if callable(prunable):
-        chosen = [bool(prunable(path, leaf)) for path, leaf in leaves]
+        try:
+            chosen = [bool(prunable(path, leaf)) for path, leaf in leaves]
+        except TypeError as error:
+            raise ValueError(
+                f"`prunable` must be a predicate on (key path, leaf), got {prunable!r}, which fails: {error}."
+            ) from error
         name = getattr(prunable, "__qualname__", repr(prunable))
     else:
         chosen, name = _booleans(prunable, params), "the boolean tree"
@@ -118,7 +130,8 @@ def select(prunable: Any, params: Any) -> list[bool]:
         more = f", ... ({len(leaves)} in all)" if len(leaves) > 8 else ""
         raise ValueError(
             f"`prunable` must select at least one parameter, got {name}, which selects none of: {some}{more}. "
-            "Give by_path(regex), a predicate on (key path, leaf), or a tree of booleans."
+            + ("It looks for arrays of two axes or more named kernel, weight or w. " if prunable is kernels else "")
+            + "Give by_path(regex), a predicate on (key path, leaf), or a tree of booleans."
         )
     for is_chosen, (path, leaf) in zip(chosen, leaves, strict=True):
         if is_chosen and not jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -131,6 +144,26 @@ def select(prunable: Any, params: Any) -> list[bool]:
                 f"{leaf.size}; store it as several arrays."
             )
     return chosen
+
+
+def check_arrays(name: str, leaves: list[tuple[KeyPath, Any]]) -> None:
+    """Raises unless every leaf is an array, or has at least its shape and type."""
+    for path, leaf in leaves:
+        if not (hasattr(leaf, "dtype") and hasattr(leaf, "shape")):
+            raise ValueError(
+                f"`{name}` must hold arrays, got {leaf!r} at {path_string(path) or 'the root'!r}. For an Equinox "
+                "model, give eqx.filter(model, eqx.is_inexact_array)."
+            )
+
+
+def check_prunable(prunable: Any) -> None:
+    """Raises at once for what can be neither a predicate nor a tree of booleans."""
+    if prunable is None or isinstance(prunable, str):
+        example = f"by_path({prunable!r})" if prunable else "kernels"
+        raise ValueError(
+            f"`prunable` must be a predicate on (key path, leaf), such as flipout_jax.{example}, or a tree of "
+            f"booleans, got {prunable!r}."
+        )
 
 
 def _booleans(prunable: Any, params: Any) -> list[bool]:

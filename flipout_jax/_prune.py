@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array, lax
+from jax.core import Tracer
 
 from . import _dtypes, _errors, _target
 from ._allocation import Allocation, global_
-from ._prunable import kernels, path_string, select
+from ._prunable import check_prunable, kernels, path_string, select
 from ._saliency import Saliency, magnitude
 from ._selection import keep_highest
 
@@ -54,8 +55,8 @@ def prune(
 
     Gradients are masked before `inner` sees them, and `inner` gets the masks as the extra argument `masks`. All other
     extra arguments are passed on. A weight that the same update makes NaN or infinite is ranked by its value before,
-    so one bad gradient does not decide what goes. A weight that is NaN already goes first, and stays NaN, since no
-    update makes it 0: `optax.apply_if_finite` keeps such updates out.
+    so one bad gradient does not decide what goes. A weight that was NaN or infinite before does not become 0 when it
+    is pruned, since no update makes it 0: `optax.apply_if_finite` keeps such weights from coming about.
 
     It must be the outermost transformation. What changes the updates afterwards (a later link of `optax.chain`) or
     keeps its own parameters (`schedule_free_eval_params`, an average of parameters) breaks the exact zeros.
@@ -64,7 +65,7 @@ def prune(
     Args:
       inner: any optax optimiser.
       sparsity: target sparsity by step: one of `schedules`, or any traceable function from the number of updates
-        done, an int32 scalar, to a float in [0, 1).
+        done, an int32 scalar, to a float in [0, 1). What lies outside counts as the nearest number inside.
       saliency: what goes: `magnitude()`, `flips()`, `random(key)`, or a `Saliency` of your own.
       allocation: from which layers: `global_()` or `uniform()`.
       prunable: which parameters: a predicate on (key path, leaf), such as `kernels` or `by_path(regex)`, or a tree of
@@ -91,10 +92,11 @@ def prune(
     _errors.optimizer("inner", inner)
     inner = optax.with_extra_args_support(inner)
     schedule = _target.check_schedule(sparsity)
-    if not isinstance(saliency, Saliency):
+    if not (isinstance(saliency, Saliency) and all(map(callable, saliency))):
         raise ValueError(f"`saliency` must be a Saliency, such as flipout_jax.magnitude(), got {saliency!r}.")
-    if not isinstance(allocation, Allocation):
+    if not (isinstance(allocation, Allocation) and callable(allocation.scopes)):
         raise ValueError(f"`allocation` must be an Allocation, such as flipout_jax.global_(), got {allocation!r}.")
+    check_prunable(prunable)
 
     def init(params):
         chosen = select(prunable, params)
@@ -118,6 +120,12 @@ def prune(
             raise ValueError(
                 "`params` must be given: call optimizer.update(grads, opt_state, params), got params=None."
             )
+        if not isinstance(state, PruneState):
+            raise ValueError(
+                f"`state` must be the PruneState that init made, or that the last update returned, got "
+                f"{type(state).__name__}: call optimizer.update(grads, opt_state, params)."
+            )
+        _check_shapes(updates, params)
         masks = state.masks
         grads = jax.tree.map(lambda mask, g: jnp.where(mask, g, jnp.zeros_like(g)), masks, updates)
         updates, inner_state = inner.update(grads, state.inner_state, params, masks=masks, **extra_args)
@@ -134,6 +142,7 @@ def prune(
             old, new = old_and_new()
             finite = jax.tree.map(lambda before, after: jnp.where(jnp.isfinite(after), after, before), old, new)
             scores = saliency.score(*lax.stop_gradient((saliency_state, finite)))
+            _check_scores(scores, masks)
             return _prune_masks(scores, masks, schedule, allocation, count)
 
         masks = _if_due(_target.due(schedule, count) & (count > state.count), prune_now, masks)
@@ -180,13 +189,45 @@ def _prune_masks(scores: PyTree, masks: PyTree, schedule, allocation: Allocation
     leaves, treedef = jax.tree.flatten(masks)
     score_leaves = treedef.flatten_up_to(scores)
     prunable = [i for i, mask in enumerate(leaves) if mask.ndim > 0]
-    for scope in allocation.scopes([leaves[i].size for i in prunable]):
+    scopes = allocation.scopes([leaves[i].size for i in prunable])
+    if sorted(i for scope in scopes for i in scope) != list(range(len(prunable))):
+        raise ValueError(
+            f"`allocation.scopes` must put each of the {len(prunable)} prunable parameters into one group, got "
+            f"{scopes!r}."
+        )
+    for scope in scopes:
         members = [prunable[i] for i in scope]
         keep = _target.kept(schedule, step, sum(leaves[i].size for i in members))
         kept = keep_highest([score_leaves[i] for i in members], [leaves[i] for i in members], keep)
         for i, mask in zip(members, kept, strict=True):
             leaves[i] = mask
     return treedef.unflatten(leaves)
+
+
+def _check_shapes(grads: PyTree, params: PyTree) -> None:
+    by_path = jax.tree.leaves_with_path(params)
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(grads)]
+    if len(shapes) != len(by_path):
+        raise ValueError(f"`updates` must have a gradient for each of {len(by_path)} parameters, got {len(shapes)}.")
+    for (path, param), shape in zip(by_path, shapes, strict=True):
+        if shape != jnp.shape(param):
+            raise ValueError(
+                f"`updates` must have the shapes of the parameters, got {shape} for {path_string(path)!r}, whose shape "
+                f"is {jnp.shape(param)}."
+            )
+
+
+def _check_scores(scores: PyTree, masks: PyTree) -> None:
+    wanted = "`saliency.score` must give a tree like the parameters, with floats or unsigned integers of their shapes"
+    if jax.tree.structure(scores) != jax.tree.structure(masks):
+        raise ValueError(f"{wanted}, got the structure {jax.tree.structure(scores)}.")
+    for (path, mask), score in zip(jax.tree.leaves_with_path(masks), jax.tree.leaves(scores), strict=True):
+        dtype = jnp.result_type(score)
+        is_ordered = jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.unsignedinteger)
+        if mask.ndim and not (is_ordered and jnp.shape(score) == mask.shape):
+            raise ValueError(
+                f"{wanted}, got {dtype}{list(jnp.shape(score))} for {path_string(path)!r} of shape {mask.shape}."
+            )
 
 
 def _check_masks(masks: PyTree, params: PyTree, chosen: list[bool]) -> PyTree:
@@ -210,6 +251,10 @@ def _check_masks(masks: PyTree, params: PyTree, chosen: list[bool]) -> PyTree:
             raise ValueError(
                 f"`initial_masks` must hold bool{list(shape)} for {path_string(path)!r}, which is {what}, got "
                 f"{mask.dtype}{list(mask.shape)}."
+            )
+        if not is_chosen and not isinstance(mask, Tracer) and not mask:
+            raise ValueError(
+                f"`initial_masks` must be True for {path_string(path)!r}, which is not prunable, got {mask!r}."
             )
         checked.append(mask)
     return jax.tree.unflatten(jax.tree.structure(params), checked)

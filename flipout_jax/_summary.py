@@ -60,7 +60,9 @@ class Summary(NamedTuple):
 
         rule = "-" * len(line(["-" * w for w in widths]))
         last = f"{self.parameters:,} parameters in all, {self.total.prunable:,} of them prunable; kept by the masks"
-        return "\n".join([line(header), rule, *map(line, body[:-1]), rule, line(body[-1]), last])
+        empty = [row.path for row in self.rows if row.prunable and not row.kept]
+        warning = [f"nothing is left of {', '.join(empty)}"] if empty else []
+        return "\n".join([line(header), rule, *map(line, body[:-1]), rule, line(body[-1]), last, *warning])
 
 
 def summary(params: PyTree, opt_state: PyTree) -> Summary:

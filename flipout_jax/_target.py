@@ -1,5 +1,7 @@
 """How many weights a schedule keeps at a step, exactly, without a sync with the host."""
 
+import decimal
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +23,7 @@ _HALF_STEP = 2**7
 def check_schedule(sparsity: Any) -> Schedule:
     """The schedule itself, or a `ValueError` unless it is a traceable function from a step to one number."""
     if isinstance(sparsity, Milestones):
-        return sparsity
+        return _check_milestones(sparsity)
     wanted = (
         "`sparsity` must be a function from the step to a target in [0, 1), as schedules.one_shot(0.9, step=100) is"
     )
@@ -35,11 +37,22 @@ def check_schedule(sparsity: Any) -> Schedule:
             f"{type(error).__name__}: {str(error).splitlines()[0]}"
         ) from error
     if out.shape != () or not jnp.issubdtype(out.dtype, jnp.floating):
-        raise ValueError(f"{wanted}, got {sparsity!r}, which gives {out.dtype}{list(out.shape)}.")
-    for step in (0, 1):
+        raise ValueError(f"{wanted}, got {sparsity!r}, which gives {out.dtype}{list(out.shape)} and not one float.")
+    for step in (0, *(10**i for i in range(10)), 2**31 - 1):
         target = float(jnp.asarray(sparsity(jnp.int32(step))))
         if not 0 <= target < 1:
             raise ValueError(f"{wanted}, got {sparsity!r}, which gives {target!r} at step {step}.")
+    return sparsity
+
+
+def _check_milestones(sparsity: Milestones) -> Milestones:
+    steps, densities = sparsity
+    if len(steps) != len(densities) or any(not isinstance(step, int) or step < 1 for step in steps):
+        raise ValueError(f"`sparsity` must have one integer step of at least 1 for each density, got {sparsity!r}.")
+    if any(a >= b for a, b in itertools.pairwise(steps)):
+        raise ValueError(f"`sparsity` must have rising steps, got {sparsity!r}.")
+    if any(not (isinstance(density, decimal.Decimal) and 0 < density <= 1) for density in densities):
+        raise ValueError(f"`sparsity` must have densities that are Decimals in (0, 1], got {sparsity!r}.")
     return sparsity
 
 

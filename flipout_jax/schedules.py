@@ -29,7 +29,13 @@ class Milestones(NamedTuple):
 
     Attributes:
       steps: the pruning steps, rising; the first is at least 1.
-      densities: the fraction kept from each of these steps on, exact.
+      densities: the fraction kept from each of these steps on, exact, in (0, 1].
+
+    Example:
+      >>> import decimal, flipout_jax as fj
+      >>> schedule = fj.schedules.Milestones(steps=(10, 20), densities=(decimal.Decimal("0.5"), decimal.Decimal("0.3")))
+      >>> schedule.kept(100)
+      [50, 30]
     """
 
     steps: tuple[int, ...]
@@ -37,7 +43,8 @@ class Milestones(NamedTuple):
 
     def __call__(self, step: jax.typing.ArrayLike) -> jax.Array:
         """The target sparsity at a step."""
-        levels = jnp.array([0.0, *(float(1 - density) for density in self.densities)], jnp.float32)
+        # A float32 rounds a sparsity of nearly 1 up to 1.
+        levels = jnp.array([0.0, *(min(float(1 - density), 1 - 2**-24) for density in self.densities)], jnp.float32)
         return levels[self.passed(step)]
 
     def passed(self, step: jax.typing.ArrayLike) -> jax.Array:
@@ -82,6 +89,7 @@ def geometric(sparsity: float, *, begin: int, end: int, prunings: int) -> Milest
     """
     density = _one_minus(_exact(sparsity))
     steps = _steps(begin, end, prunings)
+    prunings = len(steps)
 
     def root(i):
         if i == prunings:
@@ -124,6 +132,7 @@ def cubic(sparsity: float, *, begin: int, end: int, prunings: int) -> Milestones
     """
     target = _exact(sparsity)
     steps = _steps(begin, end, prunings)
+    prunings = len(steps)
 
     def ramp(i):
         left = Fraction(prunings - i, prunings) ** 3

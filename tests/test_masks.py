@@ -93,8 +93,9 @@ def test_sparsity_is_the_fraction_of_zeros_among_prunable_weights():
         fj.sparsity({"bias": jnp.zeros(3)})
 
 
-def test_sparsity_of_no_parameters_or_of_empty_ones_is_0():
-    assert fj.sparsity({}) == 0.0
+def test_sparsity_of_empty_parameters_is_0_and_of_none_an_error():
+    with pytest.raises(ValueError, match="`params` must hold at least one prunable parameter"):
+        fj.sparsity({})
     assert fj.sparsity({"kernel": jnp.zeros((0, 3))}) == 0.0
 
 

@@ -134,7 +134,7 @@ def test_a_wrong_scale_raises(raises, value):
         fj.flipout(optax.sgd(0.1), fj.schedules.one_shot(0.5, step=1), key=jax.random.key(0), noise_scale=value)
 
 
-@pytest.mark.parametrize("value", [0, None, "key", np.zeros(2, np.uint32)])
+@pytest.mark.parametrize("value", [0, None, "key"])
 def test_what_is_not_a_key_raises(raises, value):
     for make in (fj.gradient_noise, fj.random, lambda key: fj.flipout(optax.sgd(0.1), lambda n: 0.0, key=key)):
         with raises("key", value):

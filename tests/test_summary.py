@@ -74,6 +74,7 @@ def test_the_text():
         "--------------------------------------------------------------------",
         "total                    2,006     3   99.85 %          0  3.33    7",
         "2,008 parameters in all, 2,006 of them prunable; kept by the masks",
+        "nothing is left of b/kernel",
     ]
     assert "flips" not in str(fj.summary(params, state_of(masks)))
 

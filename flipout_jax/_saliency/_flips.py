@@ -56,8 +56,13 @@ def flips(power: float = 2.0, *, dtype: DTypeLike = jnp.uint16) -> Saliency:
       Apostol, Stol and Forré, [FlipOut](https://arxiv.org/abs/2009.02594), 2020.
     """
     _errors.above_zero("power", power)
+    wanted = f"`dtype` must be an unsigned integer type, such as jnp.uint16, got {dtype!r}."
+    try:
+        dtype = jax.dtypes.canonicalize_dtype(dtype)
+    except TypeError as error:
+        raise ValueError(wanted) from error
     if not jnp.issubdtype(dtype, jnp.unsignedinteger):
-        raise ValueError(f"`dtype` must be an unsigned integer type, such as jnp.uint16, got {dtype!r}.")
+        raise ValueError(wanted)
     # An integer power is a product, which every backend rounds alike; a float one is not.
     exponent: Any = int(power) if isinstance(power, int | float) and float(power).is_integer() else power
     most = jnp.iinfo(dtype).max

@@ -152,6 +152,12 @@ def test_a_folder_that_cannot_be_read(image_folder, tmp_path, change, message):
     assert not (tmp_path / "cache").exists()
 
 
-def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(UserError, match=r"`digits` or `folder:PATH`, got 'mnits'"):
-        data.load("mnits")
+@pytest.mark.parametrize("name", ["mnits", "folder:", ""])
+def test_an_unknown_name_lists_the_known_ones(name):
+    with pytest.raises(UserError, match=f"`digits` or `folder:PATH`, got {name!r}"):
+        data.load(name)
+
+
+def test_a_home_that_nobody_has():
+    with pytest.raises(UserError, match="folder:~nobody-at-all/x must be a folder"):
+        data.load("folder:~nobody-at-all/x")

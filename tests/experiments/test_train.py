@@ -135,6 +135,14 @@ def test_runs_without_a_name_get_folders_of_their_own(quick, tmp_path, monkeypat
     ]
 
 
+def test_a_run_that_diverges_keeps_what_it_has(quick, tmp_path):
+    with pytest.raises(UserError, match=r"not finite since epoch .* Lower --learning-rate"):
+        train.run(quick(learning_rate=1e20, model="lenet_300_100", sparsity=0.75, prunings=1))
+    assert {f.name for f in (tmp_path / "run").iterdir()} == {
+        *("config.json", "metrics.jsonl", "params.safetensors", "curves.png", "layers.png", "flips.png")
+    }
+
+
 def test_a_loss_that_is_not_finite_is_said_and_readable(quick, tmp_path, capsys):
     train.run(quick(learning_rate=1e20, model="lenet_300_100", method="dense"))
     assert "not finite" in capsys.readouterr().err
@@ -240,7 +248,16 @@ def test_compare(quick, tmp_path, capsys):
     assert (tmp_path / "c.png").stat().st_size > 10_000
     assert "magnitude" in capsys.readouterr().out
 
-    with pytest.raises(UserError, match="holds no finished run"):
+    with pytest.raises(UserError, match="holds no run"):
         compare.read((tmp_path,))
+    with pytest.raises(UserError, match="no such folder"):
+        compare.read((tmp_path / "none",))
+    whole = (folders[3] / "metrics.jsonl").read_text()
+    (folders[3] / "metrics.jsonl").write_text(whole.split("\n")[0])
+    with pytest.raises(UserError, match=r"magnitude1 cannot be read as a run: .*epochs"):
+        compare.read(tuple(folders))
+    (folders[3] / "summary.json").unlink()
+    assert [len(group.summaries) for group in compare.read(tuple(folders))] == [2, 1]
+    assert "magnitude1 is passed over" in capsys.readouterr().err
     with pytest.raises(UserError, match="named once"):
         compare.read((folders[0], folders[0]))

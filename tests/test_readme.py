@@ -1,0 +1,20 @@
+"""The README's example runs, and does what it says."""
+
+import re
+from pathlib import Path
+
+import flipout_jax as fj
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def test_the_example(capsys):
+    example, choice = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    names = {}
+    exec(example, names)
+    n = 32 * 64 + 64
+    assert fj.summary(names["params"], names["opt_state"]).total.kept == n // 16
+    assert f"{n // 16}" in capsys.readouterr().out
+    assert names["loss"](names["params"]) < 0.2
+    exec(choice, names)
+    names["optimizer"].init(names["params"])
