@@ -8,7 +8,28 @@ from typing import Literal, get_args
 from .errors import UserError
 
 Method = Literal["flipout", "magnitude", "magnitude_noise", "random", "dense"]
-Model = Literal["digits_cnn", "lenet_300_100", "lenet5", "resnet18"]
+Model = Literal[
+    "digits_cnn",
+    "lenet_300_100",
+    "lenet5",
+    "conv2",
+    "conv4",
+    "conv6",
+    "conv8",
+    "vgg11",
+    "vgg13",
+    "vgg16",
+    "vgg19",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet20",
+    "resnet32",
+    "resnet56",
+    "densenet121",
+    "vit",
+]
+Init = Literal["pytorch", "kaiming", "xavier"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +45,11 @@ class Config:
     test/<class>/* in any image format."""
     model: Model | None = None
     """Network. Without it: digits_cnn for digits, lenet5 for other grey images, resnet18 for colour."""
+    width: float = 1.0
+    """Factor of the network's number of channels, to make it smaller or larger."""
+    init: Init | None = None
+    """How weights start: pytorch (uniform in +-1/sqrt(fan in)), kaiming (normal) or xavier (uniform). Without it: as
+    the papers ran the network, kaiming for densenet121, pytorch for all others."""
     method: Method = "flipout"
     """What goes: flipout (sign flips, with gradient noise), magnitude (smallest weights, over all layers),
     magnitude_noise (the same with FlipOut's noise), random, or dense (nothing)."""
@@ -72,6 +98,8 @@ def check(config: Config) -> None:
 
     require(config.model in (None, *get_args(Model)), "model", f"one of {', '.join(get_args(Model))}")
     require(config.method in get_args(Method), "method", f"one of {', '.join(get_args(Method))}")
+    require(config.init in (None, *get_args(Init)), "init", f"one of {', '.join(get_args(Init))}")
+    require(math.isfinite(config.width) and config.width > 0, "width", "above 0")
     require(0 <= config.sparsity < 1, "sparsity", "in [0, 1)")
     for option in ("epochs", "batch_size", "prunings", "steps_per_epoch", "test_images"):
         value = getattr(config, option)

@@ -41,12 +41,14 @@ def run(config: Config) -> int | None:
     config, name, batch_size = _with_defaults(config, data)
     steps_per_epoch = _steps_per_epoch(config, batch_size, data)
     model_key, optimizer_key, order_key = jax.random.split(jax.random.key(config.seed), 3)
-    model = models.create(name, data.shape, len(data.classes), model_key)
+    model = models.create(name, data.shape, len(data.classes), model_key, init=config.init, width=config.width)
     optimizer = recipe.optimizer(config, steps_per_epoch, optimizer_key)
-    title = f"{name} on {config.data}, {config.method}" + (f" {config.sparsity:g}" if config.method != "dense" else "")
-    folder = run_directory.create(
-        config, f"{Path(config.data).name.split(':')[-1]}-{name}-{config.method}-{config.sparsity:g}-seed{config.seed}"
+    title = f"{_with_width(name, config.width)} on {config.data}, {config.method}" + (
+        f" {config.sparsity:g}" if config.method != "dense" else ""
     )
+    source = Path(config.data).name.split(":")[-1]
+    slug = f"{source}-{_with_width(name, config.width)}-{config.method}-{config.sparsity:g}-seed{config.seed}"
+    folder = run_directory.create(config, slug)
     print(
         f"{title}: {len(data.train_labels):,} training and {len(data.test_labels):,} test images of "
         f"{'x'.join(map(str, data.shape))}, {len(data.classes)} classes; {config.epochs} epochs of {steps_per_epoch} "
@@ -178,6 +180,10 @@ def _with_defaults(config: Config, data: datasets.Dataset) -> tuple[Config, Mode
     batch_size = config.batch_size or (32 if digits else 128)
     milestones = recipe.milestones(config)
     return dataclasses.replace(config, model=model, batch_size=batch_size, milestones=milestones), model, batch_size
+
+
+def _with_width(model: str, width: float) -> str:
+    return model if width == 1 else f"{model}-x{width:g}"
 
 
 def _steps_per_epoch(config: Config, batch_size: int, data: datasets.Dataset) -> int:

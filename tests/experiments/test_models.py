@@ -1,4 +1,8 @@
-"""Networks: their prunable weights, initialisation and output."""
+"""Networks: their prunable weights, initialisation, output and gradients."""
+
+import itertools
+import math
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -8,56 +12,127 @@ from flax import nnx
 
 import flipout_jax as fj
 from experiments import models
+from experiments.config import Model
 from experiments.errors import UserError
+from experiments.models.layers import Layers
+
+IMAGENETTE, CIFAR, MNIST, DIGITS = (224, 224, 3), (32, 32, 3), (28, 28, 1), (8, 8, 1)
 
 
-def prunable(name, shape, classes=10):
-    """How many weights are prunable, without making them."""
-    model = nnx.eval_shape(lambda: models.create(name, shape, classes, jax.random.key(0)))
-    leaves = jax.tree.leaves_with_path(nnx.state(model, nnx.Param))
-    return sum(leaf.size for path, leaf in leaves if fj.kernels(path, leaf))
+def parameters(name, shape, **options):
+    """The parameters by path, as shapes: nothing is computed."""
+    model = nnx.eval_shape(lambda: models.create(name, shape, 10, jax.random.key(0), **options))
+    return jax.tree.leaves_with_path(nnx.state(model, nnx.Param))
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "count"),
+    ("name", "shape", "prunable", "total"),
     [
-        ("resnet18", (32, 32, 3), 11_164_352),
-        ("lenet_300_100", (28, 28, 1), 784 * 300 + 300 * 100 + 100 * 10),
-        ("lenet5", (28, 28, 1), 25 * 20 + 25 * 20 * 50 + 800 * 500 + 500 * 10),
-        ("digits_cnn", (8, 8, 1), 9 * 32 + 9 * 32 * 64 + 1024 * 128 + 128 * 10),
+        # FlipOut, arXiv 2009.02594; the totals are those of the PyTorch networks that it ran.
+        ("vgg19", CIFAR, 20_024_000, 20_040_522),
+        ("resnet18", CIFAR, 11_164_352, 11_173_962),
+        ("densenet121", IMAGENETTE, 6_880_448, 6_964_106),
+        # Signed Supermask, arXiv 2201.13361.
+        ("conv2", CIFAR, 4_300_992, 4_300_992),
+        ("conv4", CIFAR, 2_425_024, 2_425_024),
+        ("conv6", CIFAR, 2_261_184, 2_261_184),
+        ("conv8", CIFAR, 5_275_840, 5_275_840),
+        ("lenet_300_100", MNIST, 266_200, 266_610),
+        ("lenet5", MNIST, 430_500, 431_080),
+        ("digits_cnn", DIGITS, 151_072, 151_402),
+        # The PyTorch networks for CIFAR-10 that these follow.
+        ("vgg11", CIFAR, 9_222_848, 9_231_114),
+        ("vgg13", CIFAR, 9_407_168, 9_416_010),
+        ("vgg16", CIFAR, 14_715_584, 14_728_266),
+        ("resnet34", CIFAR, 21_265_088, 21_282_122),
+        ("resnet50", CIFAR, 23_467_712, 23_520_842),
     ],
 )
-def test_prunable_weights(name, shape, count):
-    assert prunable(name, shape) == count
+def test_number_of_weights(name, shape, prunable, total):
+    leaves = parameters(name, shape)
+    assert sum(leaf.size for path, leaf in leaves if fj.kernels(path, leaf)) == prunable
+    assert sum(leaf.size for _, leaf in leaves) == total
+
+
+@pytest.mark.parametrize("depth", [20, 32, 56])
+def test_narrow_residual_networks(depth):
+    # A stem, two convolutions a block, two projections, and a dense layer.
+    n, width = (depth - 2) // 6, 2
+    channels = [width * c for c in (16, 32, 64)]
+    expected = 27 * channels[0] + sum((2 * n - 1) * 9 * c * c for c in channels) + 10 * channels[-1]
+    expected += 9 * channels[0] ** 2 + sum(10 * a * b for a, b in itertools.pairwise(channels))
+    leaves = parameters(f"resnet{depth}", CIFAR, width=width)
+    assert sum(leaf.size for path, leaf in leaves if fj.kernels(path, leaf)) == expected
+
+
+def test_the_options_know_every_network():
+    assert get_args(Model) == tuple(models.MODELS)
+
+
+@pytest.fixture(scope="module")
+def fast_compilation():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.parametrize("name", models.MODELS)
-def test_logits(name):
-    model = models.create(name, (16, 16, 3), 7, jax.random.key(0))
-    logits = jax.jit(lambda model, x: model(x))(model, jnp.ones((2, 16, 16, 3)))
-    assert logits.shape == (2, 7)
+def test_every_weight_gets_a_gradient(name, fast_compilation):
+    model = models.create(name, (32, 32, 3), 7, jax.random.key(0), width=0.1)
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    images = jax.random.normal(jax.random.key(1), (4, 32, 32, 3))
+
+    def loss(params):
+        logits = nnx.merge(graph, params, rest, copy=True)(images)
+        return jnp.sum(logits * jnp.arange(7.0)), logits
+
+    grads, logits = jax.jit(jax.grad(loss, has_aux=True))(params)
+    assert logits.shape == (4, 7)
     assert jnp.isfinite(logits).all()
+    for path, grad in jax.tree.leaves_with_path(grads):
+        assert jnp.isfinite(grad).all(), path
+        if fj.kernels(path, grad):
+            assert jnp.any(grad != 0), fj.path_string(path)
 
 
-def test_weights_start_as_in_pytorch():
-    model = models.create("lenet5", (28, 28, 1), 10, jax.random.key(0))
-    for layer, fan_in in ((model.conv_1, 25 * 20), (model.dense_0, 800)):
-        kernel = np.asarray(layer.kernel[...])
-        bound = 1 / np.sqrt(fan_in)
-        assert 0.99 * bound < np.abs(kernel).max() <= bound
-        np.testing.assert_allclose(kernel.std(), bound / np.sqrt(3), rtol=0.02)
-        assert 0 < np.abs(np.asarray(layer.bias[...])).max() <= bound
+@pytest.mark.parametrize(
+    ("init", "std"),
+    [
+        (None, lambda fan_in, fan_out: math.sqrt(1 / (3 * fan_in))),
+        ("pytorch", lambda fan_in, fan_out: math.sqrt(1 / (3 * fan_in))),
+        ("kaiming", lambda fan_in, fan_out: math.sqrt(2 / fan_in)),
+        ("xavier", lambda fan_in, fan_out: math.sqrt(2 / (fan_in + fan_out))),
+    ],
+)
+def test_initial_weights(init, std):
+    model = models.create("lenet5", MNIST, 10, jax.random.key(0), init=init)
+    for layer, fan_in, fan_out in ((model.conv_1, 25 * 20, 25 * 50), (model.dense_0, 800, 500)):
+        kernel, bias = np.asarray(layer.kernel[...]), np.asarray(layer.bias[...])
+        np.testing.assert_allclose(kernel.std(), std(fan_in, fan_out), rtol=0.03)
+        assert abs(kernel.mean()) < 0.02 * kernel.std()
+        if init in (None, "pytorch"):
+            assert 0.99 / math.sqrt(fan_in) < np.abs(kernel).max() <= 1 / math.sqrt(fan_in)
+            assert 0 < np.abs(bias).max() <= 1 / math.sqrt(fan_in)
+        else:
+            assert (bias == 0).all()
+
+
+def test_densenet_starts_as_torchvision_has_it():
+    model = models.create("densenet121", (32, 32, 3), 10, jax.random.key(0), width=0.25)
+    kernel = np.asarray(model.blocks[3][15].conv_1.kernel[...])
+    np.testing.assert_allclose(kernel.std(), math.sqrt(2 / (9 * kernel.shape[2])), rtol=0.05)
 
 
 def test_strided_convolutions_pad_both_sides_alike():
     x = jax.random.normal(jax.random.key(1), (1, 6, 6, 2))
-    layer = models.conv(2, 3, 3, nnx.Rngs(0), strides=2)
+    layer = Layers(nnx.Rngs(0)).conv(2, 3, 3, strides=2)
     kernel = layer.kernel[...]
     padded = np.pad(np.asarray(x[0]), ((1, 1), (1, 1), (0, 0)))
     expected = [[np.tensordot(padded[i : i + 3, j : j + 3], kernel, 3) for j in (0, 2, 4)] for i in (0, 2, 4)]
     np.testing.assert_allclose(layer(x)[0], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_lenet5_says_which_images_are_too_small():
-    with pytest.raises(UserError, match="at least 16x16 pixels, got 8x8"):
-        models.create("lenet5", (8, 8, 1), 10, jax.random.key(0))
+@pytest.mark.parametrize("name", ["lenet5", "conv8", "vgg11", "vgg19", "densenet121", "vit"])
+def test_images_that_are_too_small_are_told(name):
+    with pytest.raises(UserError, match=rf"--model {name} needs image.* got (9|9x9)\."):
+        models.create(name, (9, 9, 3), 10, jax.random.key(0))

@@ -190,6 +190,8 @@ def test_a_stopped_run_leaves_what_it_has(tmp_path, number):
         ("seed", -1),
         ("steps_per_epoch", 0),
         ("test_images", 0),
+        ("width", 0.0),
+        ("init", "orthogonal"),
         ("model", "alexnet"),
         ("method", "snip"),
     ],
