@@ -29,6 +29,7 @@ Model = Literal[
     "densenet121",
     "vit",
 ]
+Augment = Literal["none", "crop_flip"]
 Init = Literal["pytorch", "kaiming", "xavier"]
 
 
@@ -45,6 +46,9 @@ class Config:
     test/<class>/* in any image format."""
     model: Model | None = None
     """Network. Without it: digits_cnn for digits, lenet5 for other grey images, resnet18 for colour."""
+    augment: Augment | None = None
+    """What is done to training images: crop_flip, a random crop after padding by an eighth of each side, and the mirror
+    image of every other; or none. Without it: crop_flip for colour images, none for grey ones."""
     width: float = 1.0
     """Factor of the network's number of channels, to make it smaller or larger."""
     init: Init | None = None
@@ -98,6 +102,7 @@ def check(config: Config) -> None:
 
     require(config.model in (None, *get_args(Model)), "model", f"one of {', '.join(get_args(Model))}")
     require(config.method in get_args(Method), "method", f"one of {', '.join(get_args(Method))}")
+    require(config.augment in (None, *get_args(Augment)), "augment", f"one of {', '.join(get_args(Augment))}")
     require(config.init in (None, *get_args(Init)), "init", f"one of {', '.join(get_args(Init))}")
     require(math.isfinite(config.width) and config.width > 0, "width", "above 0")
     require(0 <= config.sparsity < 1, "sparsity", "in [0, 1)")

@@ -49,23 +49,35 @@ class Totals(NamedTuple):
         return cls(jnp.zeros(()), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
 
+class Epoch(NamedTuple):
+    """What is random in an epoch.
+
+    Attributes:
+      batches: the image numbers of each step, of shape (steps, batch_size).
+      keys: a PRNG key for the augmentation of each step, of shape (steps,).
+    """
+
+    batches: Array
+    keys: Array
+
+
 class Loop(NamedTuple):
     """The functions of a run.
 
     Attributes:
       init: `() -> TrainState`.
-      train: `(state, totals, order, first) -> (state, totals)`, `steps_per_dispatch` steps on the batches `first`,
-        `first + 1`, ... of an epoch's order. The state and the totals are donated.
+      train: `(state, totals, epoch, first) -> (state, totals)`, `steps_per_dispatch` steps on the batches `first`,
+        `first + 1`, ... of an epoch. The state and the totals are donated.
       test: `state -> Totals`, over the test images.
-      order: `epoch -> order`, the image numbers of an epoch's batches, of shape (steps, batch_size).
+      epoch: `number -> Epoch`.
       steps_per_dispatch: steps of one call of `train`; it divides the steps of an epoch.
       compile_count: how often `train` has been compiled so far.
     """
 
     init: Callable[[], TrainState]
-    train: Callable[[TrainState, Totals, Array, int], tuple[TrainState, Totals]]
+    train: Callable[[TrainState, Totals, Epoch, int], tuple[TrainState, Totals]]
     test: Callable[[TrainState], Totals]
-    order: Callable[[int], Array]
+    epoch: Callable[[int], Epoch]
     steps_per_dispatch: int
     compile_count: Callable[[], int]
 
@@ -77,9 +89,13 @@ def make(
     *,
     batch_size: int,
     steps_per_epoch: int,
-    key: Array,
+    order_key: Array,
+    augment_key: Array,
+    augment: Callable[[Array, Array], Array] | None = None,
 ) -> Loop:
     """The functions of a run, for a model, an optimiser and data.
+
+    `augment` maps a key and a batch of images to a batch of the same shape, for training only.
 
     On CPU a dispatch is one step, since XLA runs convolutions inside a loop many times slower there. On an
     accelerator it is a whole epoch.
@@ -99,9 +115,11 @@ def make(
         out = model((images / 255 - mean) / std)
         return out, nnx.state(model, nnx.Not(nnx.Param))
 
-    def step(carry, batch, images, labels):
+    def step(carry, draws, images, labels):
         state, totals = carry
-        images, labels = images[batch], labels[batch]
+        images, labels = images[draws.batches], labels[draws.batches]
+        if augment is not None:
+            images = augment(draws.keys, images)
 
         def loss_fn(params):
             out, model_state = logits(graph, params, state.model_state, images)
@@ -115,14 +133,14 @@ def make(
         return TrainState(params, model_state, opt_state), totals
 
     # The data are arguments: as constants, they would be compiled into the program.
-    def train(state, totals, order, first, images, labels):
+    def train(state, totals, epoch, first, images, labels):
         # Runs once per compilation, as Python only sees a function when it is traced.
         traces.append(None)
-        batches = lax.dynamic_slice_in_dim(order, first, steps_per_dispatch)
         if steps_per_dispatch == 1:
             # A scan of one step is a loop to XLA too.
-            return step((state, totals), batches[0], images, labels)
-        return lax.scan(lambda carry, batch: (step(carry, batch, images, labels), None), (state, totals), batches)[0]
+            return step((state, totals), jax.tree.map(lambda x: x[first], epoch), images, labels)
+        draws = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, first, steps_per_dispatch), epoch)
+        return lax.scan(lambda carry, draw: (step(carry, draw, images, labels), None), (state, totals), draws)[0]
 
     def test(params, model_state, images, labels):
         out, _ = logits(eval_graph, params, model_state, images)
@@ -142,16 +160,17 @@ def make(
         totals = [jitted_test(state.params, state.model_state, *batch) for batch in test_batches]
         return jax.tree.map(lambda *sums: sum(sums), *totals)
 
-    def order(epoch):
-        shuffled = jax.random.permutation(jax.random.fold_in(key, epoch), len(data.train_labels))
-        return shuffled[: steps_per_epoch * batch_size].reshape(steps_per_epoch, batch_size)
+    def epoch(number):
+        shuffled = jax.random.permutation(jax.random.fold_in(order_key, number), len(data.train_labels))
+        batches = shuffled[: steps_per_epoch * batch_size].reshape(steps_per_epoch, batch_size)
+        return Epoch(batches, jax.random.split(jax.random.fold_in(augment_key, number), steps_per_epoch))
 
     return Loop(
         # Copies, since the first step donates them.
         init=lambda: jax.tree.map(jnp.copy, TrainState(params, model_state, jax.jit(optimizer.init)(params))),
-        train=lambda state, totals, order, first: jitted_train(state, totals, order, first, train_images, train_labels),
+        train=lambda state, totals, epoch, first: jitted_train(state, totals, epoch, first, train_images, train_labels),
         test=test_all,
-        order=jax.jit(order),
+        epoch=jax.jit(epoch),
         steps_per_dispatch=steps_per_dispatch,
         compile_count=lambda: len(traces),
     )

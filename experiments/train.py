@@ -13,8 +13,8 @@ import tyro
 
 import flipout_jax as fj
 
+from . import augment, flip_counts, loop, models, plots, recipe, run_directory
 from . import data as datasets
-from . import flip_counts, loop, models, plots, recipe, run_directory
 from .config import Config, Model, check
 from .errors import UserError
 from .interrupt import Interrupt
@@ -40,7 +40,7 @@ def run(config: Config) -> int | None:
     data = _limit_test(datasets.load(config.data, config.cache_dir), config.test_images)
     config, name, batch_size = _with_defaults(config, data)
     steps_per_epoch = _steps_per_epoch(config, batch_size, data)
-    model_key, optimizer_key, order_key = jax.random.split(jax.random.key(config.seed), 3)
+    model_key, optimizer_key, order_key, augment_key = jax.random.split(jax.random.key(config.seed), 4)
     model = models.create(name, data.shape, len(data.classes), model_key, init=config.init, width=config.width)
     optimizer = recipe.optimizer(config, steps_per_epoch, optimizer_key)
     title = f"{_with_width(name, config.width)} on {config.data}, {config.method}" + (
@@ -54,7 +54,16 @@ def run(config: Config) -> int | None:
         f"{'x'.join(map(str, data.shape))}, {len(data.classes)} classes; {config.epochs} epochs of {steps_per_epoch} "
         f"steps on {jax.devices()[0].platform}"
     )
-    functions = loop.make(model, optimizer, data, batch_size=batch_size, steps_per_epoch=steps_per_epoch, key=order_key)
+    functions = loop.make(
+        model,
+        optimizer,
+        data,
+        batch_size=batch_size,
+        steps_per_epoch=steps_per_epoch,
+        order_key=order_key,
+        augment_key=augment_key,
+        augment=augment.crop_and_flip if config.augment == "crop_flip" else None,
+    )
     with Interrupt() as interrupt:
         start = time.perf_counter()
         state, prunings = _train(config, functions, steps_per_epoch, folder, interrupt)
@@ -98,11 +107,11 @@ def _train(
     with Display(config.epochs, steps_per_epoch) as display:
         for epoch in range(1, config.epochs + 1):
             start = time.perf_counter()
-            totals, order = loop.Totals.zero(), functions.order(epoch)
+            totals, draws = loop.Totals.zero(), functions.epoch(epoch)
             for first in range(0, steps_per_epoch, functions.steps_per_dispatch):
                 if interrupt.signal is not None:
                     return state, prunings
-                state, totals = functions.train(state, totals, order, first)
+                state, totals = functions.train(state, totals, draws, first)
                 if display.due():
                     jax.block_until_ready(totals)
                     display.step(epoch, first + functions.steps_per_dispatch)
@@ -178,8 +187,14 @@ def _with_defaults(config: Config, data: datasets.Dataset) -> tuple[Config, Mode
     digits = data.name == "digits"
     model: Model = config.model or ("digits_cnn" if digits else "lenet5" if data.shape[2] == 1 else "resnet18")
     batch_size = config.batch_size or (32 if digits else 128)
-    milestones = recipe.milestones(config)
-    return dataclasses.replace(config, model=model, batch_size=batch_size, milestones=milestones), model, batch_size
+    filled = dataclasses.replace(
+        config,
+        model=model,
+        batch_size=batch_size,
+        milestones=recipe.milestones(config),
+        augment=config.augment or ("crop_flip" if data.shape[2] == 3 else "none"),
+    )
+    return filled, model, batch_size
 
 
 def _with_width(model: str, width: float) -> str:

@@ -70,6 +70,15 @@ def test_a_run_leaves_what_it_promises(quick, tmp_path, capsys):
             assert len(np.unique(image.convert("L").resize((64, 64)))) > 10
 
 
+def test_augmentation_is_part_of_the_seed(quick, tmp_path):
+    losses = []
+    for name, augment in (("a", "crop_flip"), ("b", "crop_flip"), ("c", "none")):
+        train.run(quick(output_dir=tmp_path / name, epochs=1, augment=augment, model="lenet_300_100"))
+        losses.append(read(tmp_path / name / "summary.json")["test_loss"])
+        assert read(tmp_path / name / "config.json")["augment"] == augment
+    assert losses[0] == losses[1] != losses[2]
+
+
 def test_the_same_seed_gives_the_same_run(quick, tmp_path):
     runs = []
     for name in ("a", "b"):
@@ -191,6 +200,7 @@ def test_a_stopped_run_leaves_what_it_has(tmp_path, number):
         ("steps_per_epoch", 0),
         ("test_images", 0),
         ("width", 0.0),
+        ("augment", "mixup"),
         ("init", "orthogonal"),
         ("model", "alexnet"),
         ("method", "snip"),
