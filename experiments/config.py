@@ -47,8 +47,8 @@ class Config:
     model: Model | None = None
     """Network. Without it: digits_cnn for digits, lenet5 for other grey images, resnet18 for colour."""
     augment: Augment | None = None
-    """What is done to training images: crop_flip, a random crop after padding by an eighth of each side, and the mirror
-    image of every other; or none. Without it: crop_flip for colour images, none for grey ones."""
+    """What is done to training images: crop_flip, a random crop after padding by an eighth of each side, and a mirror
+    image half of the time; or none. Without it: crop_flip for colour images, none for grey ones."""
     width: float = 1.0
     """Factor of the network's number of channels, to make it smaller or larger."""
     init: Init | None = None

@@ -1,10 +1,11 @@
 """What a run leaves on disk: its configuration, a line of metrics an epoch, a summary, parameters and pictures."""
 
+import contextlib
 import json
 import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,8 @@ def _free(folder: Path, overwrite: bool) -> Path:
 def append_metrics(folder: Path, metrics: dict[str, Any]) -> None:
     """Adds an epoch to the metrics, as one line of JSON."""
     line = json.dumps(_finite(metrics), allow_nan=False) + "\n"
-    _tell(folder / METRICS, lambda: _append(folder / METRICS, line))
-
-
-def _append(file: Path, line: str) -> None:
-    with file.open("a", encoding="utf-8") as stream:
+    file = folder / METRICS
+    with _writing(file), file.open("a", encoding="utf-8") as stream:
         stream.write(line)
 
 
@@ -94,8 +92,7 @@ def save_parameters(folder: Path, params: Any, masks: Any, model_state: Any) -> 
 
 def write(file: Path, write_to: Callable[[Path], Any]) -> None:
     """Writes a file through a temporary one beside it, so that it is whole or absent."""
-
-    def replace():
+    with _writing(file):
         handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.stem}-", suffix=file.suffix)
         os.close(handle)
         try:
@@ -106,12 +103,12 @@ def write(file: Path, write_to: Callable[[Path], Any]) -> None:
             os.unlink(name)
             raise
 
-    _tell(file, replace)
 
-
-def _tell(file: Path, action: Callable[[], Any]) -> None:
+@contextlib.contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    """Turns an error of the file system into a `UserError` that names the file."""
     try:
-        action()
+        yield
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror or error}.") from error
 

@@ -180,7 +180,10 @@ def _if_due(due: Array, prune_now, masks: PyTree) -> PyTree:
     A loop of at most one turn and not a `lax.cond`: the masks are carried in place where a cond would copy them
     every step, and under `vmap`, where a cond becomes a select of both branches, idle steps still score nothing.
     """
-    turn = lambda carry: (jnp.zeros_like(carry[0]), prune_now(carry[1]))  # noqa: E731
+
+    def turn(carry):
+        return jnp.zeros_like(carry[0]), prune_now(carry[1])
+
     return lax.while_loop(lambda carry: carry[0], turn, (due, masks))[1]
 
 

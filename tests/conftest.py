@@ -78,8 +78,8 @@ def raises():
 
 
 @pytest.fixture(scope="session")
-def same():
-    """`same(a, b)`: asserts that two trees are equal in structure, dtypes and bits; NaN equals NaN."""
+def assert_same():
+    """`assert_same(a, b)`: two trees are equal in structure, dtypes and bits; NaN equals NaN."""
 
     def bits(x):
         if jnp.issubdtype(jnp.asarray(x).dtype, jax.dtypes.prng_key):
@@ -87,9 +87,9 @@ def same():
         x = np.asarray(x)
         return x.dtype, x.shape, x.tobytes()
 
-    def same(a, b):
+    def assert_same(a, b):
         assert jax.tree.structure(a) == jax.tree.structure(b)
         for (path, x), y in zip(jax.tree.leaves_with_path(a), jax.tree.leaves(b), strict=True):
             assert bits(x) == bits(y), jax.tree_util.keystr(path)
 
-    return same
+    return assert_same

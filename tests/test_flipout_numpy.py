@@ -165,7 +165,9 @@ def noisy_run(train, inner, change_grads=lambda grads: grads):
     rng = np.random.default_rng(0)
 
     def draw(*lead):
-        draw_one = lambda shape: rng.standard_normal((*lead, *shape)).astype(np.float32)  # noqa: E731
+        def draw_one(shape):
+            return rng.standard_normal((*lead, *shape)).astype(np.float32)
+
         return jax.tree.map(draw_one, NOISY, is_leaf=lambda x: isinstance(x, tuple))
 
     params = draw()
@@ -211,7 +213,9 @@ def test_noise_is_drawn_anew_for_each_step_and_tensor(noisy):
 
 def test_a_pruned_weights_gradient_does_not_reach_the_noise(train, recorder, noisy):
     def loud(grads):
-        live = lambda g, m: m.reshape(m.shape + (1,) * (g.ndim - m.ndim))  # noqa: E731
+        def live(g, m):
+            return m.reshape(m.shape + (1,) * (g.ndim - m.ndim))
+
         return jax.tree.map(lambda g, m: np.where(live(g, m), g, np.float32(1e6)), grads, noisy["masks"])
 
     again = noisy_run(train, recorder, loud)

@@ -41,11 +41,11 @@ def pruned():
 
 
 @pytest.mark.parametrize("make", NESTINGS.values(), ids=NESTINGS)
-def test_masks_are_found_at_any_nesting(make, pruned, same):
+def test_masks_are_found_at_any_nesting(make, pruned, assert_same):
     params, state = step(make(), PARAMS, make().init(PARAMS))
     masks = fj.get_masks(state)
-    same((params, masks), (pruned[0], pruned[1].masks))
-    same(masks, fj.get_masks({"model": params, "states": [state, None]}))
+    assert_same((params, masks), (pruned[0], pruned[1].masks))
+    assert_same(masks, fj.get_masks({"model": params, "states": [state, None]}))
     assert [int(m.sum()) for m in jax.tree.leaves(masks)] == [1, 5, 0]
     fj.check(params, state)
 

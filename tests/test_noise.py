@@ -40,27 +40,27 @@ def test_the_rms_is_that_of_each_tensor():
     assert float(noise["small"].std()) == pytest.approx(1e-3, rel=0.03)
 
 
-def test_zero_and_scale_zero_give_no_noise(same):
+def test_zero_and_scale_zero_give_no_noise(assert_same):
     zeros = {"a": jnp.zeros(5), "b": jnp.zeros((2, 2), jnp.bfloat16)}
-    same(add_noise(zeros), zeros)
+    assert_same(add_noise(zeros), zeros)
     ones = jax.tree.map(jnp.ones_like, zeros)
-    same(add_noise(ones, scale=0.0), ones)
-    same(add_noise(ones, scale=0), ones)
+    assert_same(add_noise(ones, scale=0.0), ones)
+    assert_same(add_noise(ones, scale=0), ones)
 
 
-def test_integer_and_empty_leaves_are_left_alone(same):
+def test_integer_and_empty_leaves_are_left_alone(assert_same):
     grads = {"int": jnp.arange(3), "bool": jnp.array([True]), "empty": jnp.zeros((0, 3)), "float": jnp.ones(3)}
     noisy = add_noise(grads)
-    same({k: noisy[k] for k in ("int", "bool", "empty")}, {k: grads[k] for k in ("int", "bool", "empty")})
+    assert_same({k: noisy[k] for k in ("int", "bool", "empty")}, {k: grads[k] for k in ("int", "bool", "empty")})
     assert (noisy["float"] != 1).all()
     assert add_noise({}) == {}
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e30])
-def test_a_norm_that_is_not_finite_gives_no_noise_and_does_not_spread(same, bad):
+def test_a_norm_that_is_not_finite_gives_no_noise_and_does_not_spread(assert_same, bad):
     grads = {"bad": jnp.ones(9).at[4].set(bad), "good": jnp.ones(9)}
     noisy = add_noise(grads)
-    same(noisy["bad"], grads["bad"])
+    assert_same(noisy["bad"], grads["bad"])
     assert (noisy["good"] != 1).all()
     assert jnp.isfinite(noisy["good"]).all()
 
@@ -91,10 +91,10 @@ def test_the_keys_implementation_draws(impl):
         assert (seen[0] != add_noise(grads)["w"]).all()
 
 
-def test_the_key_decides_the_draw(same):
+def test_the_key_decides_the_draw(assert_same):
     grads = {"w": jnp.ones(5)}
-    same(add_noise(grads, jax.random.key(3)), add_noise(grads, jax.random.key(3)))
-    same(add_noise(grads, jax.random.key(3)), add_noise(grads, jax.random.PRNGKey(3)))
+    assert_same(add_noise(grads, jax.random.key(3)), add_noise(grads, jax.random.key(3)))
+    assert_same(add_noise(grads, jax.random.key(3)), add_noise(grads, jax.random.PRNGKey(3)))
     assert (add_noise(grads, jax.random.key(3))["w"] != add_noise(grads, jax.random.key(4))["w"]).all()
 
 

@@ -134,14 +134,20 @@ def test_the_count_stops_at_its_last_value_and_then_nothing_is_pruned():
 )
 def test_masks_only_shrink_and_pruned_weights_are_exactly_0(train, saliency, dtype):
     rng = np.random.default_rng(0)
-    draw = lambda *lead: tree(lambda shape: rng.standard_normal((*lead, *shape)).astype(dtype))  # noqa: E731
+
+    def draw(*lead):
+        return tree(lambda shape: rng.standard_normal((*lead, *shape)).astype(dtype))
+
     schedule = fj.schedules.cubic(0.95, begin=2, end=8, prunings=4)
     optimizer = fj.prune(optax.sgd(0.1, momentum=0.9), schedule, saliency=saliency)
     params = draw()
     seen, states = jax.device_get(train(optimizer, params, draw(12)))
     before = np.ones(N, bool)
     for i in range(12):
-        at = lambda x, i=i: x[i]  # noqa: E731
+
+        def at(x, i=i):
+            return x[i]
+
         masks, weights = flat(jax.tree.map(at, states.masks)), flat(jax.tree.map(at, seen))
         assert not (masks & ~before).any()
         assert masks.sum() == [N, *schedule.kept(N)][sum(i + 1 >= s for s in schedule.steps)]
@@ -196,7 +202,10 @@ def test_a_weight_that_was_nan_before_goes_first(train):
 
 def test_a_scalar_is_never_pruned_and_the_masks_mirror_the_parameters():
     params = {"scalar": jnp.ones(()), "layers": [(jnp.ones((2, 3)), None), {"x": jnp.ones(4, jnp.int8)}]}
-    prunable = lambda path, leaf: jnp.issubdtype(leaf.dtype, jnp.floating)  # noqa: E731
+
+    def prunable(path, leaf):
+        return jnp.issubdtype(leaf.dtype, jnp.floating)
+
     masks = fj.prune(optax.sgd(1.0), ONE, prunable=prunable).init(params).masks
     assert jax.tree.structure(masks) == jax.tree.structure(params)
     assert [m.shape for m in jax.tree.leaves(masks)] == [(2, 3), (), ()]

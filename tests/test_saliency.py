@@ -25,7 +25,10 @@ def count(old, new, mask=None, start=None, dtype=jnp.uint16):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_a_flip_is_a_change_of_sign_and_nan_counts_as_0(dtype):
     old, new = (x.ravel().astype(dtype) for x in np.meshgrid(SPECIAL[:9], SPECIAL[:9]))
-    sign = lambda x: np.nan_to_num(np.sign(x.astype(np.float32)), nan=0.0)  # noqa: E731
+
+    def sign(x):
+        return np.nan_to_num(np.sign(x.astype(np.float32)), nan=0.0)
+
     flips = count(old, new)
     np.testing.assert_array_equal(flips, sign(old) != sign(new))
     assert flips.dtype == jnp.uint16

@@ -34,7 +34,10 @@ def by_sorting(scores, live, keep):
     """The reference: one stable sort of all live scores, highest first; Python compares, so no value is flushed."""
     flat = [float(x) if x.dtype.kind != "u" else int(x) for s in scores for x in s.ravel()]
     alive = [bool(x) for m in live for x in m.ravel()]
-    rank = lambda i: (not np.isnan(flat[i]), -np.inf if np.isnan(flat[i]) else flat[i])  # noqa: E731
+
+    def rank(i):
+        return (not np.isnan(flat[i]), -np.inf if np.isnan(flat[i]) else flat[i])
+
     order = sorted((i for i, is_alive in enumerate(alive) if is_alive), key=rank, reverse=True)
     kept = np.zeros(len(flat), bool)
     kept[order[:keep]] = True

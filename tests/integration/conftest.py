@@ -1,4 +1,4 @@
-"""What the integration tests share: a small problem, a training loop, and a comparison bit for bit."""
+"""What the integration tests share: a small problem, a training loop, and quick compilation."""
 
 import jax
 import jax.numpy as jnp
@@ -51,20 +51,3 @@ def make_step(gradient):
 def kept():
     """`kept(masks)`: how many prunable weights are live."""
     return lambda masks: sum(int(mask.sum()) for mask in jax.tree.leaves(masks) if mask.ndim)
-
-
-@pytest.fixture(scope="session")
-def assert_same():
-    """`assert_same(a, b)`: two trees are equal in structure, dtypes and bits."""
-
-    def bits(x):
-        x = jnp.asarray(x)
-        x = np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
-        return x.dtype, x.shape, x.tobytes()
-
-    def assert_same(a, b):
-        assert jax.tree.structure(a) == jax.tree.structure(b)
-        for (path, x), y in zip(jax.tree.leaves_with_path(a), jax.tree.leaves(b), strict=True):
-            assert bits(x) == bits(y), jax.tree_util.keystr(path)
-
-    return assert_same

@@ -27,8 +27,11 @@ LARGEST = 64 * 32
 
 def make_params():
     rng = np.random.default_rng(0)
+
     # Rounded, so that there are ties across devices.
-    draw = lambda *shape: np.round(rng.standard_normal(shape), 1).astype(np.float32)  # noqa: E731
+    def draw(*shape):
+        return np.round(rng.standard_normal(shape), 1).astype(np.float32)
+
     return {name: {"bias": draw(n), "kernel": draw(m, n)} for name, (m, n) in SHAPES.items()}
 
 
@@ -77,7 +80,10 @@ def compare(kind, method, allocation):
         sharded = jax.tree.map(lambda w, spec: jax.device_put(w, NamedSharding(mesh, spec)), make_params(), SPECS)
         params, state, hlo = run(sharded, make_optimizer(method, allocation))
         given = {fj.path_string(path): leaf.sharding for path, leaf in jax.tree.leaves_with_path(sharded)}
-    equal = lambda a, b: all(map(np.array_equal, *map(jax.tree.leaves, jax.device_get((a, b)))))  # noqa: E731
+
+    def equal(a, b):
+        return all(map(np.array_equal, *map(jax.tree.leaves, jax.device_get((a, b)))))
+
     moved = [
         f"{name}: {leaf.sharding.spec}, not {given[name].spec}"
         for tree in (params, state.masks, optax.tree.get(state.saliency_state, "flips", ()))

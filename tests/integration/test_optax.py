@@ -139,11 +139,16 @@ def test_masks_in_the_state_of_inject_hyperparams(params):
 
 
 def test_masked_and_partition_inside(train, params):
-    is_kernel = lambda tree: jax.tree.map(lambda w: w.ndim > 1, tree)  # noqa: E731
+    def is_kernel(tree):
+        return jax.tree.map(lambda w: w.ndim > 1, tree)
+
     assert_prunes(
         train(flipout(optax.chain(optax.masked(optax.add_decayed_weights(0.1), is_kernel), optax.adam(0.1))), params)
     )
-    label = lambda tree: jax.tree.map(lambda w: "kernel" if w.ndim > 1 else "other", tree)  # noqa: E731
+
+    def label(tree):
+        return jax.tree.map(lambda w: "kernel" if w.ndim > 1 else "other", tree)
+
     parts = optax.partition({"kernel": optax.adam(0.1), "other": optax.sgd(0.1)}, label)
     assert_prunes(train(flipout(parts), params))
 
@@ -236,7 +241,10 @@ def test_bfloat16_parameters_with_a_float32_optimiser_state(train, params):
 def test_gradients_of_other_precision_than_the_parameters(of_gradients, of_params, train, params):
     """The update that clears a weight must be as wide as the weight, or a rest of it stays."""
     params = jax.tree.map(lambda w: w.astype(of_params), params)
-    to_narrow = lambda grads, step: jax.tree.map(lambda g: g.astype(of_gradients), grads)  # noqa: E731
+
+    def to_narrow(grads, step):
+        return jax.tree.map(lambda g: g.astype(of_gradients), grads)
+
     result = train(flipout(optax.sgd(0.1)), params, to_narrow)
     assert_prunes(result)
     assert {w.dtype for w in jax.tree.leaves(result[0])} == {jnp.dtype(of_params)}

@@ -74,7 +74,10 @@ PRUNABLE = {"tuple": has_two_axes, "nested_list": has_two_axes}
 def trees():
     """The same weights in each kind of tree."""
     rng = np.random.default_rng(0)
-    draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)  # noqa: E731
+
+    def draw(*shape):
+        return jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
     layers = [(draw(n), draw(m, n)) for m, n in itertools.pairwise(LAYERS)]
     leaves = jax.tree.leaves(layers)
     made = {name: make(layers) for name, make in TREES.items()}

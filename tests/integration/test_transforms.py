@@ -42,7 +42,9 @@ def loop(step, params, state, start=0, stop=STEPS):
 def test_scan_equals_a_python_loop(optimizer, step, params, make_step, assert_same, kept):
     @jax.jit
     def scan(params, state):
-        body = lambda carry, i: (make_step(optimizer)(*carry, i), None)  # noqa: E731
+        def body(carry, i):
+            return (make_step(optimizer)(*carry, i), None)
+
         return jax.lax.scan(body, (params, state), jnp.arange(STEPS))[0]
 
     scanned = scan(params, optimizer.init(params))
@@ -151,7 +153,10 @@ def test_jitted_and_abstract_init(optimizer, step, params, assert_same):
     assert_same(jax.jit(optimizer.init)(params), state)
     shapes = jax.eval_shape(optimizer.init, params)
     assert jax.tree.structure(shapes) == jax.tree.structure(state)
-    abstract = lambda tree: [(x.shape, x.dtype) for x in jax.tree.leaves(tree)]  # noqa: E731
+
+    def abstract(tree):
+        return [(x.shape, x.dtype) for x in jax.tree.leaves(tree)]
+
     assert abstract(shapes) == abstract(state)
     assert abstract(jax.eval_shape(step, params, shapes, 0)) == abstract((params, state))
 
@@ -183,7 +188,10 @@ def test_compiles_once_over_50_steps_with_prunings(params, make_step, kept):
 
 def to_files(state):
     """What a checkpoint holds: NumPy arrays by position; keys as their data."""
-    is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
+
+    def is_key(x):
+        return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
     leaves = jax.tree.leaves(state)
     return [(is_key(x), np.asarray(jax.random.key_data(x) if is_key(x) else x)) for x in leaves]
 
