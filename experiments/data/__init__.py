@@ -1,0 +1,33 @@
+"""Image classification data, by name: one source a file."""
+
+import re
+
+from ..errors import UserError
+from .dataset import Dataset, Images, Stored, limit_test
+from .options import Options
+
+__all__ = ["Dataset", "Images", "Options", "Stored", "limit_test", "load"]
+
+
+def load(name: str, options: Options | None = None) -> Dataset:
+    """The data set of a name: `digits`, `folder:PATH`, `tiny_imagenet`, or a name of TensorFlow Datasets.
+
+    Raises:
+      UserError: for an unknown name, or data that cannot be read as images.
+    """
+    from . import digits, folder, tfds, tiny_imagenet
+
+    options = options or Options()
+    if name == "digits":
+        return digits.load()
+    if name == "tiny_imagenet":
+        return tiny_imagenet.load(options)
+    if name.startswith("folder:") and name != "folder:":
+        return folder.load(name.removeprefix("folder:"), options)
+    # name/config:version
+    if re.fullmatch(r"[A-Za-z]\w*(/[\w.+-]+)?(:[\w.*]+)?", name) and name != "folder":
+        return tfds.load(name, options)
+    raise UserError(
+        "--data must be `digits`, `folder:PATH`, `tiny_imagenet` or the name of a set of TensorFlow Datasets, such as "
+        f"`mnist` or `imagenette/160px-v2`, got {name!r}."
+    )

@@ -1,0 +1,81 @@
+"""Decoded images on disk, so that a set is decoded once."""
+
+import hashlib
+import os
+import re
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from .dataset import Images
+from .options import Options
+
+# Part of every key: raise it when the same files decode to something else.
+_VERSION = 2
+
+
+def file(name: str, key: str, options: Options) -> Path:
+    """Where the decoded images of a set are kept.
+
+    Args:
+      name: of the set.
+      key: what its images depend on, as from `fingerprint`.
+      options: how data are read.
+    """
+    home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    digest = hashlib.sha256(f"{_VERSION} {options.image_size} {key}".encode()).hexdigest()[:16]
+    return (options.cache_dir or home / "flipout_jax") / f"{slug(name)}-{digest}.npz"
+
+
+def slug(name: str) -> str:
+    """The name of a set as part of a file's name."""
+    return re.sub(r"[^\w.-]+", "-", Path(name.removeprefix("folder:")).name if name.startswith("folder:") else name)
+
+
+def fingerprint(root: Path, files: Iterable[Path]) -> str:
+    """A key that changes when a file is added, removed, renamed or rewritten."""
+    digest = hashlib.sha256(str(root.resolve()).encode())
+    for path in files:
+        stat = path.stat()
+        digest.update(f"\n{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+def read(path: Path) -> tuple[Images, Images] | None:
+    """The training and test images of a cache; None where there is none, or a damaged one, which is said."""
+    if not path.exists():
+        return None
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+            train = Images(stored["train_images"], stored["train_labels"])
+            test = Images(stored["test_images"], stored["test_labels"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        print(f"The decoded images in {path} are damaged ({error}); they are made anew.")
+        return None
+    return train, test
+
+
+def write(path: Path, train: Images, test: Images) -> None:
+    """Writes the whole file or nothing. A folder that cannot be written to costs the next run its time, no more."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as stream:
+            try:
+                np.savez(
+                    stream,
+                    train_images=train.images,
+                    train_labels=train.labels,
+                    test_images=test.images,
+                    test_labels=test.labels,
+                )
+                stream.close()
+                os.replace(stream.name, path)
+            except BaseException:
+                os.unlink(stream.name)
+                raise
+    except OSError as error:
+        print(f"The decoded images are not cached, as {path} cannot be written: {error}.")
