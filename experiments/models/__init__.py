@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 from flax import nnx
 
-from ..config import Init
+from ..config import DType, Init
 from .convnet import ConvN, DigitsCNN
 from .densenet import DenseNet121
 from .layers import Layers
@@ -43,6 +43,7 @@ def create(
     *,
     init: Init | None = None,
     width: float = 1.0,
+    dtype: DType = "float32",
 ) -> nnx.Module:
     """A network.
 
@@ -54,6 +55,7 @@ def create(
       init: how the weights start; see `Layers`. None is the way the papers' runs did: PyTorch's default, and for
         DenseNet-121 Kaiming, as torchvision has it.
       width: factor of the number of channels.
+      dtype: what it computes in; its parameters are float32.
 
     Returns:
       A module from images of shape (batch, height, width, channels) to logits of shape (batch, classes).
@@ -62,4 +64,4 @@ def create(
       UserError: if the images are too small for the network.
     """
     own_init: Init = "kaiming" if name == "densenet121" else "pytorch"
-    return MODELS[name](shape, classes, Layers(nnx.Rngs(params=key), init or own_init, width))
+    return MODELS[name](shape, classes, Layers(nnx.Rngs(params=key), init or own_init, width, dtype))

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ..config import Init
+from ..config import DType, Init
+from .norm import BatchNorm
 
 
 class Layers(NamedTuple):
@@ -20,11 +21,13 @@ class Layers(NamedTuple):
         variance 2 / (fan in), arXiv 1502.01852; `xavier`, uniform weights of variance 2 / (fan in + fan out), Glorot
         and Bengio, 2010. Biases of the last two start at 0.
       width: factor of the number of channels.
+      dtype: what the layers compute in. Their parameters, and the statistics of normalisation, are float32.
     """
 
     rngs: nnx.Rngs
     init: Init = "pytorch"
     width: float = 1.0
+    dtype: DType = "float32"
 
     def channels(self, count: int) -> int:
         """A number of channels, scaled by the width factor and rounded, at least 1."""
@@ -33,7 +36,15 @@ class Layers(NamedTuple):
     def dense(self, inputs: int, outputs: int, *, use_bias: bool = True) -> nnx.Linear:
         """A dense layer."""
         kernel, bias = self.initializers(inputs)
-        return nnx.Linear(inputs, outputs, use_bias=use_bias, kernel_init=kernel, bias_init=bias, rngs=self.rngs)
+        return nnx.Linear(
+            inputs,
+            outputs,
+            use_bias=use_bias,
+            dtype=jnp.dtype(self.dtype),
+            kernel_init=kernel,
+            bias_init=bias,
+            rngs=self.rngs,
+        )
 
     def conv(self, inputs, outputs, size, *, strides=1, padding: Any = None, use_bias=False) -> nnx.Conv:
         """A convolution with square windows; padding of `size // 2` on each side unless said otherwise."""
@@ -46,14 +57,19 @@ class Layers(NamedTuple):
             # Not "SAME", which pads unevenly where the stride is 2.
             padding=size // 2 if padding is None else padding,
             use_bias=use_bias,
+            dtype=jnp.dtype(self.dtype),
             kernel_init=kernel,
             bias_init=bias,
             rngs=self.rngs,
         )
 
-    def norm(self, features: int) -> nnx.BatchNorm:
+    def norm(self, features: int) -> BatchNorm:
         """Batch normalisation that keeps 0.9 of its running statistics at each step."""
-        return nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, rngs=self.rngs)
+        return BatchNorm(features, momentum=0.9, epsilon=1e-5, dtype=jnp.dtype(self.dtype), rngs=self.rngs)
+
+    def layer_norm(self, features: int) -> nnx.LayerNorm:
+        """Normalisation over the features of each position."""
+        return nnx.LayerNorm(features, dtype=jnp.dtype(self.dtype), rngs=self.rngs)
 
     def initializers(self, fan_in: int) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
         """The initialisers of a layer's kernel and bias."""

@@ -20,13 +20,13 @@ class ViT(nnx.Module):
         self.patches = layers.conv(shape[2], features, _PATCH, strides=_PATCH, padding="VALID", use_bias=True)
         self.position_embedding = nnx.Param(0.02 * jax.random.normal(layers.rngs.params(), (1, patches, features)))
         self.blocks = nnx.List([Block(features, layers) for _ in range(_BLOCKS)])
-        self.norm = nnx.LayerNorm(features, rngs=layers.rngs)
+        self.norm = layers.layer_norm(features)
         self.dense = layers.dense(features, classes)
 
     def __call__(self, x):
         """Logits of images of shape (batch, height, width, channels)."""
         x = self.patches(x)
-        x = x.reshape(x.shape[0], -1, x.shape[-1]) + self.position_embedding[...]
+        x = x.reshape(x.shape[0], -1, x.shape[-1]) + self.position_embedding[...].astype(x.dtype)
         for block in self.blocks:
             x = block(x)
         return self.dense(jnp.mean(self.norm(x), axis=1))
@@ -36,12 +36,18 @@ class Block(nnx.Module):
     """Attention and two dense layers, each behind a normalisation and beside a shortcut."""
 
     def __init__(self, features, layers):
-        self.norm_0 = nnx.LayerNorm(features, rngs=layers.rngs)
+        self.norm_0 = layers.layer_norm(features)
         kernel, bias = layers.initializers(features)
         self.attention = nnx.MultiHeadAttention(
-            _HEADS, features, decode=False, kernel_init=kernel, bias_init=bias, rngs=layers.rngs
+            _HEADS,
+            features,
+            decode=False,
+            dtype=jnp.dtype(layers.dtype),
+            kernel_init=kernel,
+            bias_init=bias,
+            rngs=layers.rngs,
         )
-        self.norm_1 = nnx.LayerNorm(features, rngs=layers.rngs)
+        self.norm_1 = layers.layer_norm(features)
         self.dense_0 = layers.dense(features, 4 * features)
         self.dense_1 = layers.dense(4 * features, features)
 
