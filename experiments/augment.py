@@ -1,4 +1,4 @@
-"""Augmentation, inside the jitted step: random crops and mirror images."""
+"""Augmentation, inside the jitted step: random crops, resizing and mirror images."""
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,42 @@ def crop_and_flip(key: Array, images: Array) -> Array:
     def crop(image: Array, start: Array) -> Array:
         return lax.dynamic_slice(image, (start[0], start[1], 0), (height, width, channels))
 
-    cropped = jax.vmap(crop)(padded, starts)
-    mirrored = jax.random.bernoulli(flip_key, shape=(batch, 1, 1, 1))
-    return jnp.where(mirrored, cropped[:, :, ::-1], cropped)
+    return _flip(flip_key, jax.vmap(crop)(padded, starts))
+
+
+def resized_crop_and_flip(key: Array, images: Array) -> Array:
+    """A random part of each image, brought back to full size, and of half of the images their mirror image.
+
+    The part has 8 % to 100 % of the area, and its aspect is 3/4 to 4/3 of the image's own, as in the runs on ImageNet
+    since Szegedy et al., arXiv 1409.4842. A part that would reach beyond the image is cut to it.
+
+    Args:
+      key: a PRNG key.
+      images: of shape (batch, height, width, channels), any dtype.
+
+    Returns:
+      Images of the same shape and dtype.
+    """
+    batch, *shape = images.shape
+    area_key, aspect_key, place_key, flip_key = jax.random.split(key, 4)
+    area = jax.random.uniform(area_key, (batch, 1), minval=0.08)
+    aspect = jnp.exp(jax.random.uniform(aspect_key, (batch, 1), minval=jnp.log(3 / 4), maxval=jnp.log(4 / 3)))
+    # Sides and corner as fractions of the image's.
+    sides = jnp.minimum(jnp.sqrt(area * jnp.concatenate([1 / aspect, aspect], axis=1)), 1)
+    corners = jax.random.uniform(place_key, (batch, 2)) * (1 - sides)
+    size = jnp.array(shape[:2])
+
+    def crop(image: Array, side: Array, corner: Array) -> Array:
+        resized = jax.image.scale_and_translate(
+            image.astype(jnp.float32), image.shape, (0, 1), 1 / side, -corner * size / side, method="linear"
+        )
+        if jnp.issubdtype(image.dtype, jnp.integer):
+            resized = jnp.round(resized)
+        return resized.astype(image.dtype)
+
+    return _flip(flip_key, jax.vmap(crop)(images, sides, corners))
+
+
+def _flip(key: Array, images: Array) -> Array:
+    mirrored = jax.random.bernoulli(key, shape=(len(images), 1, 1, 1))
+    return jnp.where(mirrored, images[:, :, ::-1], images)

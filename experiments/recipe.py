@@ -1,6 +1,7 @@
-"""The optimiser of a run: SGD, its learning rate, and what prunes when."""
+"""The optimiser of a run: its rule, its learning rate, and what prunes when."""
 
 import math
+from typing import Any
 
 import jax
 import optax
@@ -9,19 +10,36 @@ import flipout_jax as fj
 
 from .config import Config, last_pruning_epoch
 
+_LEARNING_RATES = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3, "lion": 1e-4}
+_BETA2 = {"adam": 0.999, "adamw": 0.999, "rmsprop": 0.9, "lion": 0.99}
+
 
 def milestones(config: Config) -> tuple[int, ...]:
     """The epochs after which the learning rate drops to a tenth."""
+    if config.schedule != "milestones":
+        return ()
     if config.milestones is not None:
         return config.milestones
     return tuple(sorted({config.epochs * at // 350 for at in (150, 250)} - {0}))
 
 
+def peak_learning_rate(config: Config) -> float:
+    """The highest learning rate."""
+    return config.learning_rate or _LEARNING_RATES[config.optimizer]
+
+
 def learning_rate(config: Config, steps_per_epoch: int) -> optax.Schedule:
     """The learning rate by step."""
-    return optax.piecewise_constant_schedule(
-        config.learning_rate, {steps_per_epoch * epoch: 0.1 for epoch in milestones(config)}
-    )
+    peak = peak_learning_rate(config)
+    warmup = config.warmup_epochs * steps_per_epoch
+    if config.schedule == "cosine":
+        after = optax.cosine_decay_schedule(peak, config.epochs * steps_per_epoch - warmup)
+    else:
+        drops = {steps_per_epoch * epoch - warmup: 0.1 for epoch in milestones(config)}
+        after = optax.piecewise_constant_schedule(peak, drops)
+    if not warmup:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0, peak, warmup), after], [warmup])
 
 
 def prunings(config: Config) -> fj.schedules.Milestones:
@@ -38,10 +56,7 @@ def optimizer(config: Config, steps_per_epoch: int, key: jax.Array) -> optax.Gra
 
     The state of every method, dense included, holds masks and flips, so that all runs are looked at in one way.
     """
-    inner = optax.chain(
-        optax.add_decayed_weights(config.weight_decay),
-        optax.sgd(learning_rate(config, steps_per_epoch), momentum=config.momentum),
-    )
+    inner = _inner(config, learning_rate(config, steps_per_epoch))
     by_epoch = prunings(config)
     schedule = by_epoch._replace(steps=tuple(steps_per_epoch * epoch for epoch in by_epoch.steps))
     noise_key, saliency_key = jax.random.split(key)
@@ -51,6 +66,30 @@ def optimizer(config: Config, steps_per_epoch: int, key: jax.Array) -> optax.Gra
         inner = optax.chain(fj.gradient_noise(noise_key, config.noise_scale), inner)
     saliency = fj.random(saliency_key) if config.method == "random" else fj.magnitude()
     return fj.prune(inner, schedule, saliency=_with_flips(saliency))
+
+
+def _inner(config: Config, rate: optax.Schedule) -> optax.GradientTransformation:
+    """The optimiser under the pruning."""
+    beta1, epsilon = config.beta1, config.epsilon
+    beta2 = _BETA2.get(config.optimizer, 0.0) if config.beta2 is None else config.beta2
+    decay: dict[str, Any] = {"weight_decay": config.weight_decay}
+    if config.decay == "kernels":
+        decay["mask"] = lambda params: jax.tree.map_with_path(fj.kernels, params)
+    match config.optimizer:
+        case "sgd":
+            rule = optax.sgd(rate, config.momentum, config.nesterov)
+        case "adam":
+            rule = optax.adam(rate, beta1, beta2, epsilon)
+        case "rmsprop":
+            rule = optax.rmsprop(rate, beta2, epsilon)
+        case "adamw":
+            rule = optax.adamw(rate, beta1, beta2, epsilon, **decay)
+        case "lion":
+            rule = optax.lion(rate, beta1, beta2, **decay)
+    steps = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
+    if config.optimizer not in ("adamw", "lion"):
+        steps.append(optax.add_decayed_weights(**decay))
+    return optax.chain(*steps, rule)
 
 
 def _with_flips(saliency: fj.Saliency) -> fj.Saliency:

@@ -1,12 +1,15 @@
 """The paper's recipe, scaled to the number of epochs."""
 
+from typing import get_args
+
 import jax
 import numpy as np
+import optax
 import pytest
 
 import flipout_jax as fj
 from experiments import recipe
-from experiments.config import Config
+from experiments.config import Config, Optimizer
 
 
 @pytest.mark.parametrize(
@@ -39,6 +42,67 @@ def test_learning_rate_of_the_paper():
     assert recipe.milestones(Config(epochs=70)) == (30, 50)
     assert recipe.milestones(Config(milestones=(3, 9))) == (3, 9)
     assert recipe.milestones(Config(epochs=1)) == ()
+
+
+def test_warm_up_then_milestones_or_cosine():
+    options = {"epochs": 10, "learning_rate": 0.4, "warmup_epochs": 2}
+    steps = np.arange(100)
+    ramp = np.minimum(1, steps / 20)
+    rate = recipe.learning_rate(Config(**options, milestones=(5, 8)), steps_per_epoch=10)
+    expected = 0.4 * ramp * np.where(steps < 50, 1, np.where(steps < 80, 0.1, 0.01))
+    np.testing.assert_allclose([rate(s) for s in steps], expected, rtol=1e-5)
+
+    rate = recipe.learning_rate(Config(**options, schedule="cosine"), steps_per_epoch=10)
+    expected = np.where(steps < 20, 0.4 * ramp, 0.2 * (1 + np.cos(np.pi * (steps - 20) / 80)))
+    np.testing.assert_allclose([rate(s) for s in steps], expected, rtol=1e-4, atol=1e-7)
+
+    rate = recipe.learning_rate(Config(epochs=10, schedule="constant"), steps_per_epoch=10)
+    np.testing.assert_allclose([rate(s) for s in steps], 0.1)
+
+
+OPTIMIZERS = {
+    "sgd": optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1, 0.9, nesterov=True)),
+    "adam": optax.chain(optax.add_decayed_weights(0.1), optax.adam(1e-3, 0.9, 0.999, 1e-8)),
+    "adamw": optax.adamw(1e-3, 0.9, 0.999, 1e-8, weight_decay=0.1),
+    "rmsprop": optax.chain(optax.add_decayed_weights(0.1), optax.rmsprop(1e-3, 0.9, 1e-8)),
+    "lion": optax.lion(1e-4, 0.9, 0.99, weight_decay=0.1),
+}
+
+
+def five_steps(optimizer, params):
+    state = optimizer.init(params)
+    for i in range(5):
+        grads = jax.tree.map(lambda w, i=i: np.cos(i + 9 * w), params)
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+@pytest.mark.parametrize("name", get_args(Optimizer))
+def test_each_optimizer_is_that_of_optax(name):
+    params = {"kernel": np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4), "bias": np.ones(4, np.float32)}
+    config = Config(optimizer=name, method="dense", schedule="constant", weight_decay=0.1, nesterov=True)
+    ours = five_steps(recipe.optimizer(config, 4, jax.random.key(0)), params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, five_steps(OPTIMIZERS[name], params))
+
+
+@pytest.mark.parametrize("name", get_args(Optimizer))
+def test_decay_of_kernels_spares_biases(name):
+    params = {"kernel": np.ones((3, 4), np.float32), "bias": np.ones(4, np.float32)}
+    results = {}
+    for weight_decay in (0.0, 0.1):
+        config = Config(optimizer=name, method="dense", schedule="constant", weight_decay=weight_decay, decay="kernels")
+        results[weight_decay] = five_steps(recipe.optimizer(config, 4, jax.random.key(0)), params)
+    np.testing.assert_array_equal(results[0.0]["bias"], results[0.1]["bias"])
+    assert not np.array_equal(results[0.0]["kernel"], results[0.1]["kernel"])
+
+
+def test_the_norm_of_the_gradient_is_limited():
+    params = {"kernel": np.ones((30, 40), np.float32), "bias": np.ones(40, np.float32)}
+    config = Config(method="dense", clip_norm=0.5, momentum=0.0, weight_decay=0.0, schedule="constant")
+    optimizer = recipe.optimizer(config, 4, jax.random.key(0))
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    np.testing.assert_allclose(optax.tree.norm(updates), 0.1 * 0.5, rtol=1e-5)
 
 
 def run(method, steps=12):
