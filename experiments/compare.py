@@ -13,13 +13,16 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from rich.console import Console
 from rich.table import Table
 
-from . import plots, run_directory
+from . import plots, run_directory, seeds
 from .errors import UserError
 
 _COLOURS = ("#4d4d4d", "#1f6fb4", "#e0761a", "#3a9a4b", "#b03a8c", "#8c6d31", "#17a2a8", "#c0392b")
 _NEEDED = {*("method", "data", "model", "epochs", "sparsity_target", "sparsity", "kept", "test_accuracy", "seconds")}
-# Everything else in a configuration must agree for runs to share a row, but for where they read and write.
-_NOT_COMPARED = {"seed", "output_dir", "overwrite", "cache_dir"}
+# Everything else in a configuration must agree for runs to share a row, but for where and how they read and write.
+_NOT_COMPARED = {
+    *("seed", "seeds_at_once", "output_dir", "overwrite", "resume", "save_minutes", "tensorboard", "eval_every"),
+    *("cache_dir", "tfds_data_dir"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Options:
     """Compares finished runs: last-epoch test accuracy, mean and standard deviation over seeds."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Folders of runs, as experiments.train writes them."""
+    """Folders of runs, as experiments.train writes them; one of several seeds stands for all of them."""
     picture: Path | None = None
     """Where to draw accuracy over epochs, as a PNG. Without it: nothing is drawn."""
     markdown: Path | None = None
@@ -85,7 +88,7 @@ def read(folders: tuple[Path, ...]) -> list[Group]:
     Raises:
       UserError: for a folder that holds no run, or two runs that agree in everything.
     """
-    runs = [run for folder in folders if (run := _read_one(folder))]
+    runs = [run for folder in folders for member in _members(folder) if (run := _read_one(member))]
     if not runs:
         raise UserError("Name at least one folder of a finished run, such as runs/*.")
     keys = [tuple(sorted((k, str(v)) for k, v in config.items() if k not in _NOT_COMPARED)) for config, _, _ in runs]
@@ -95,21 +98,29 @@ def read(folders: tuple[Path, ...]) -> list[Group]:
     groups = []
     for key in dict.fromkeys(keys):
         members = sorted((r for r, k in zip(runs, keys, strict=True) if k == key), key=lambda run: run[0]["seed"])
-        seeds = [config["seed"] for config, _, _ in members]
-        if len(set(seeds)) < len(seeds):
+        numbers = [config["seed"] for config, _, _ in members]
+        if len(set(numbers)) < len(numbers):
             raise UserError(
-                f"Each run must be named once, but two of them have the same options and the seeds {seeds}."
+                f"Each run must be named once, but two of them have the same options and the seeds {numbers}."
             )
         summaries, metrics = [m[1] for m in members], [m[2] for m in members]
         groups.append(Group(_label(summaries[0], dict(key), varying), summaries, metrics))
     return sorted(groups, key=lambda g: (g.summaries[0]["sparsity_target"], -_accuracy(g)[0]))
 
 
-def _read_one(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]] | None:
+def _members(folder: Path) -> list[Path]:
+    """The folders of the runs that a folder stands for."""
     if not folder.is_dir():
         raise UserError(f"{folder} must be the folder of a run, and there is no such folder.")
     if not (folder / run_directory.CONFIG).is_file():
         raise UserError(f"{folder} holds no run: there is no {run_directory.CONFIG} in it.")
+    config = dataclasses.replace(run_directory.read_config(folder), output_dir=folder)
+    if config.seeds == 1:
+        return [folder]
+    return [of for one in seeds.members(config) if (of := run_directory.of(one)).is_dir()]
+
+
+def _read_one(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]] | None:
     if not (folder / run_directory.SUMMARY).is_file():
         print(f"{folder} is passed over, since its run has not finished.", file=sys.stderr)
         return None
@@ -119,7 +130,7 @@ def _read_one(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[s
         )
         # A dense run does not ask for what sparsity it was.
         config["sparsity"] = summary["sparsity_target"]
-        metrics = run_directory.read_metrics(folder)
+        metrics = run_directory.read_lines(folder / run_directory.METRICS)
         missing = {"seed"} - config.keys() or _NEEDED - summary.keys()
         if missing or [m["epoch"] for m in metrics] != list(range(1, summary["epochs"] + 1)):
             raise ValueError(f"it lacks {', '.join(missing) or 'epochs'}")
@@ -173,15 +184,18 @@ def draw(groups: list[Group]) -> Figure:
     for i, group in enumerate(groups):
         colour = _COLOURS[i % len(_COLOURS)]
         mean, std = _accuracy(group)
-        epochs = [m["epoch"] for m in group.metrics[0]]
-        by_epoch = list(zip(*[[m["test_accuracy"] for m in run] for run in group.metrics], strict=True))
-        over_epochs.plot(epochs, [statistics.mean(e) for e in by_epoch], color=colour, label=group.label)
-        over_epochs.fill_between(
-            epochs, *zip(*[(min(e), max(e)) for e in by_epoch], strict=True), color=colour, alpha=0.15
-        )
-        pruned = [m["epoch"] for m in group.metrics[0] if m["pruned"]]
-        at = [statistics.mean(by_epoch[epochs.index(epoch)]) for epoch in pruned]
-        over_epochs.plot(pruned, at, "v", color=colour, ms=6)
+        # Not every epoch is tested, and every run at its own.
+        tested = [
+            {m["epoch"]: m["test_accuracy"] for m in run if m["test_accuracy"] is not None} for run in group.metrics
+        ]
+        epochs = sorted(set.intersection(*map(set, tested)))
+        by_epoch = {epoch: [run[epoch] for run in tested] for epoch in epochs}
+        means = {epoch: statistics.mean(values) for epoch, values in by_epoch.items()}
+        over_epochs.plot(epochs, list(means.values()), color=colour, label=group.label)
+        lowest, highest = ([f(values) for values in by_epoch.values()] for f in (min, max))
+        over_epochs.fill_between(epochs, lowest, highest, color=colour, alpha=0.15)
+        pruned = [m["epoch"] for m in group.metrics[0] if m["pruned"] and m["epoch"] in means]
+        over_epochs.plot(pruned, [means[epoch] for epoch in pruned], "v", color=colour, ms=6)
         last.errorbar(i, mean, yerr=std, color=colour, fmt="_", ms=22, capsize=5)
         last.plot([i] * len(group.summaries), [s["test_accuracy"] for s in group.summaries], "o", color=colour, ms=4)
         last.annotate(f"{100 * mean:.1f}", (i, mean), (13, 0), textcoords="offset points", va="center", fontsize=9)
@@ -200,6 +214,11 @@ def draw(groups: list[Group]) -> Figure:
     bottom = max(0, min(0.9, 1 - 3 * (1 - lowest)))
     last.set_ylim(bottom, 1 + 0.03 * (1 - bottom))
     return figure
+
+
+def _tested(metrics: list[dict[str, Any]]) -> dict[int, float]:
+    """The test accuracy by epoch."""
+    return {m["epoch"]: m["test_accuracy"] for m in metrics if m["test_accuracy"] is not None}
 
 
 if __name__ == "__main__":

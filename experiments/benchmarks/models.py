@@ -1,0 +1,99 @@
+"""Training speed of each network: `python -m experiments.benchmarks.models`."""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import get_args
+
+import jax
+import numpy as np
+import tyro
+
+from .. import augment, flops, loop, models, recipe, steps
+from ..config import Config, DType, Method, Model
+from ..data import Images
+from ..data.dataset import in_memory
+
+# Images of the size that the papers gave each network; the others take those of CIFAR.
+_SHAPES = {"digits_cnn": (8, 8, 1), "lenet_300_100": (28, 28, 1), "lenet5": (28, 28, 1), "densenet121": (224, 224, 3)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Training speed on random images: augmentation, a step of SGD, and pruning, which is idle at these steps."""
+
+    models: tuple[Model, ...] = tuple(get_args(Model))
+    """Networks to time."""
+    batch_size: int = 128
+    """Images a step."""
+    dtype: DType = "float32"
+    """What the networks compute in."""
+    method: Method = "magnitude"
+    """What prunes."""
+    seconds: float = 10.0
+    """At least so long is each network timed, and at least three steps."""
+    markdown: Path | None = None
+    """Where to write the table as well."""
+
+
+def main(options: Options) -> None:
+    """Prints a line for each network."""
+    device = jax.devices()[0]
+    lines = [
+        f"{device.device_kind}, jax {jax.__version__}, batch {options.batch_size}, {options.dtype}, {options.method}",
+        "",
+        "| network | image | images/s | ms a step | GFLOP an image | of the peak | s to compile |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    print("\n".join(lines))
+    for name in options.models:
+        line = _line(name, options)
+        lines.append(line)
+        print(line, flush=True)
+    if options.markdown:
+        options.markdown.write_text("\n".join(lines) + "\n", "utf-8")
+
+
+def training(
+    name: Model, batch_size: int, steps_per_epoch: int, dtype: DType, method: Method
+) -> tuple[loop.Loop, steps.Steps, tuple[int, int, int]]:
+    """The training of a network on random images of 10 classes: the loop, its functions, and the images' shape."""
+    shape = _SHAPES.get(name, (32, 32, 3))
+    rng = np.random.default_rng(0)
+    count = steps_per_epoch * batch_size
+    images = Images(rng.integers(0, 256, (count, *shape), np.uint8), rng.integers(0, 10, count).astype(np.int32))
+    data = in_memory("random", images, images, tuple("0123456789"))
+    config = Config(model=name, method=method)
+    functions = steps.make(
+        lambda key: models.create(name, shape, 10, key, dtype=dtype),
+        lambda key: recipe.optimizer(config, steps_per_epoch, key),
+        data,
+        augment=augment.crop_and_flip if shape[2] == 3 else None,
+    )
+    return loop.make(functions, data, 1, batch_size, steps_per_epoch), functions, shape
+
+
+def _line(name: Model, options: Options) -> str:
+    functions, pure, shape = training(name, options.batch_size, 2, options.dtype, options.method)
+    start = time.perf_counter()
+    functions.compile()
+    compiled = time.perf_counter() - start
+    state, totals = functions.init([0]), functions.zero()
+    inputs = next(functions.epoch([0], 1, 0))
+    # The first dispatch warms up.
+    state, totals = jax.block_until_ready(functions.train(state, totals, inputs))
+    count, start = 0, time.perf_counter()
+    while count < 3 or time.perf_counter() - start < options.seconds:
+        state, totals = functions.train(state, totals, inputs)
+        jax.block_until_ready(totals)
+        count += functions.steps_per_dispatch
+    seconds = (time.perf_counter() - start) / count
+    use = flops.utilisation(flops.forward(pure, shape), options.batch_size / seconds, options.dtype)
+    return (
+        f"| {name} | {'x'.join(map(str, shape))} | {options.batch_size / seconds:,.0f} | {1e3 * seconds:,.1f} | "
+        f"{use.flops_per_image / 1e9:.3f} | {use.flop_utilisation:.1%} | {compiled:.1f} |"
+    )
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

@@ -1,0 +1,106 @@
+"""Where the time of a training step goes: `python -m experiments.benchmarks.step --model resnet18`.
+
+Each operation of the compiled program is timed by JAX's profiler, and counted to what it does in the program's text.
+"""
+
+import collections
+import dataclasses
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import tyro
+
+from ..config import DType, Method, Model
+from .models import training
+
+_CONTAINERS = {"while", "conditional", "call", "tuple", "get-tuple-element", "parameter", "constant", "bitcast"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Where the time of a training step goes."""
+
+    model: Model = "resnet18"
+    """Network."""
+    batch_size: int = 128
+    """Images a step."""
+    dtype: DType = "float32"
+    """What the network computes in."""
+    method: Method = "flipout"
+    """What prunes."""
+    dispatches: int = 3
+    """How many are timed."""
+
+
+def main(options: Options) -> None:
+    """Prints the share of each kind of work."""
+    functions, *_ = training(options.model, options.batch_size, 4, options.dtype, options.method)
+    kinds = _kinds(functions.text())
+    state, totals = functions.init([0]), functions.zero()
+    inputs = next(functions.epoch([0], 1, 0))
+    state, totals = jax.block_until_ready(functions.train(state, totals, inputs))
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            for _ in range(options.dispatches):
+                state, totals = functions.train(state, totals, inputs)
+            jax.block_until_ready(totals)
+        (file,) = Path(folder).glob("**/*.xplane.pb")
+        seconds: dict[str, float] = collections.defaultdict(float)
+        for name, duration in _events(file):
+            if name in kinds:
+                seconds[kinds[name]] += duration
+    count = options.dispatches * functions.steps_per_dispatch
+    device = jax.devices()[0]
+    print(
+        f"{device.device_kind}, jax {jax.__version__}, {options.model}, batch {options.batch_size}, {options.dtype}, "
+        f"{options.method}; time of the device, summed over its threads\n"
+    )
+    print("| work | ms a step | share |\n|---|---:|---:|")
+    total = sum(seconds.values())
+    for kind, duration in sorted(seconds.items(), key=lambda item: -item[1]):
+        print(f"| {kind} | {1e3 * duration / count:,.1f} | {duration / total:.1%} |")
+
+
+def _events(file: Path) -> Iterator[tuple[str, float]]:
+    """The name and the seconds of each operation in a profile."""
+    for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
+        for line in plane.lines:
+            for event in line.events:
+                stats: dict[str, Any] = dict(event.stats)
+                yield str(stats.get("hlo_op", event.name)), event.duration_ns / 1e9
+
+
+def _kinds(text: str) -> dict[str, str]:
+    """What each operation of a compiled program does."""
+    bodies: dict[str, str] = {}
+    for match in re.finditer(r"^(?:ENTRY )?%?([\w.\-]+)[^\n]*\{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL):
+        bodies[match[1]] = match[2]
+    kinds = {}
+    for body in bodies.values():
+        for line in body.splitlines():
+            match = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = [^=]*? ([\w\-]+)\(", line)
+            if match and match[2] not in _CONTAINERS:
+                called = re.search(r"calls=%?([\w.\-]+)", line)
+                kinds[match[1]] = _kind(line + (bodies.get(called[1], "") if called else ""))
+    return kinds
+
+
+def _kind(text: str) -> str:
+    """What an operation does, by its text and that of the computation it calls."""
+    if re.search(r"\bconvolution\(|\bdot\(|__cudnn|__cublas|conv_bias|triton_gemm", text):
+        return "convolutions and matrix products"
+    if "/update/" in text:
+        return "optimiser and pruning"
+    if "/augment/" in text:
+        return "augmentation"
+    if re.search(r"ROOT [^\n]*\b(transpose|copy)\(|= [^\n]*\b(transpose|copy)\(", text):
+        return "layout for convolutions"
+    return "normalisation, activations, loss"
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

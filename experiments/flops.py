@@ -1,0 +1,92 @@
+"""Floating-point operations: how many a network needs, and how many a device can do."""
+
+import math
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from .steps import Steps
+
+# Dense peak rates by the makers' data sheets, in 1e12 a second: float32 as XLA runs it by default (TF32 on NVIDIA's
+# tensor cores), and bfloat16.
+_PEAKS = {
+    "NVIDIA A100": (156, 312),
+    "NVIDIA H100": (494.5, 989),
+    "NVIDIA H200": (494.5, 989),
+    "TPU v4": (None, 275),
+    "TPU v5 lite": (None, 197),
+    "TPU v5p": (None, 459),
+}
+
+
+class Utilisation(NamedTuple):
+    """How well a device is used.
+
+    Attributes:
+      flops_per_image: operations of one forward pass, a multiplication and an addition being two.
+      model_flops_per_second: of training, which takes three times a forward pass.
+      peak_flops_per_second: what the device can do.
+      peak_source: `data sheet`, or `matrix product` where it was measured, as the fastest of a few.
+      flop_utilisation: the rate over the peak.
+    """
+
+    flops_per_image: float
+    model_flops_per_second: float
+    peak_flops_per_second: float
+    peak_source: str
+    flop_utilisation: float
+
+
+def utilisation(flops_per_image: float, images_per_second: float, dtype: str) -> Utilisation:
+    """How well the first device is used by training at some speed."""
+    rate = 3 * flops_per_image * images_per_second
+    peak, source = _peak(dtype)
+    return Utilisation(flops_per_image, rate, peak, source, rate / peak)
+
+
+def forward(steps: Steps, shape: tuple[int, int, int]) -> float:
+    """Operations of a forward pass on one image: those of convolutions and matrix products, padding included.
+
+    XLA's own count leaves out what falls on padding, and counts additions and activations; the published figures of
+    networks are counted as here.
+    """
+    state = jax.eval_shape(steps.init, 0)
+    return float(_count(jax.make_jaxpr(steps.logits)(state, jax.ShapeDtypeStruct((1, *shape), jnp.uint8)).jaxpr))
+
+
+def _count(jaxpr: Any) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        shapes: list[Any] = [getattr(variable.aval, "shape", ()) for variable in (*equation.invars, *equation.outvars)]
+        if equation.primitive.name == "conv_general_dilated":
+            _, kernel, out = shapes
+            channels = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+            total += 2 * math.prod(out) * math.prod(kernel) // channels
+        elif equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            total += 2 * math.prod(shapes[-1]) * math.prod(shapes[0][axis] for axis in contracted)
+        for value in equation.params.values():
+            # What a call runs is a parameter of it, closed over constants or not.
+            inner = getattr(value, "jaxpr", value)
+            total += _count(inner) if hasattr(inner, "eqns") else 0
+    return total
+
+
+def _peak(dtype: str) -> tuple[float, str]:
+    kind = jax.devices()[0].device_kind
+    for name, (float32, bfloat16) in _PEAKS.items():
+        peak = bfloat16 if dtype == "bfloat16" else float32
+        if kind.startswith(name) and peak:
+            return peak * 1e12, "data sheet"
+    size = 2048
+    matrix = jnp.ones((size, size), dtype)
+    product = jax.jit(jnp.dot)
+    product(matrix, matrix).block_until_ready()
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        product(matrix, matrix).block_until_ready()
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds), "matrix product"

@@ -1,0 +1,92 @@
+"""A run, finished or not, as its folder has it: `python -m experiments.inspect RUN_DIR`."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from . import report, run_directory, seeds
+from .config import Config
+from .errors import UserError
+
+_RESULTS = {
+    "test_accuracy": ("test accuracy", "{:.2%}"),
+    "train_accuracy": ("training accuracy", "{:.2%}"),
+    "sparsity": ("sparsity", "{:.4%}"),
+    "kept": ("weights kept", "{:,}"),
+    "prunable": ("prunable weights", "{:,}"),
+    "seconds": ("seconds", "{:,.0f}"),
+    "seconds_to_first_step": ("seconds to the first step", "{:.1f}"),
+    "images_per_second": ("images a second", "{:,.0f}"),
+    "flops_per_image": ("operations a forward pass", "{:.3g}"),
+    "flop_utilisation": ("of the device's peak", "{:.1%}"),
+    "device": ("device", "{}"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Prints the tables of a run and draws its pictures again."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of a run, as experiments.train writes it."""
+
+
+def main() -> None:
+    """Reads the options, inspects, and turns what a user can put right into one line."""
+    options = tyro.cli(Options, prog="python -m experiments.inspect")
+    try:
+        inspect(options.run)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def inspect(folder: Path) -> None:
+    """Prints the tables of a run, or of each run where the folder holds several seeds, and draws the pictures again."""
+    if not (folder / run_directory.CONFIG).is_file():
+        raise UserError(f"{folder} must be the folder of a run, and there is no {run_directory.CONFIG} in it.")
+    config = dataclasses.replace(run_directory.read_config(folder), output_dir=folder)
+    if config.seeds > 1:
+        for one in seeds.members(config):
+            if run_directory.of(one).is_dir():
+                inspect(run_directory.of(one))
+        if (folder / run_directory.SUMMARY).is_file():
+            Console().print(_over_seeds(folder, config))
+        return
+    epochs = run_directory.read_lines(folder / run_directory.METRICS)
+    finished = (folder / run_directory.SUMMARY).is_file()
+    results = run_directory.read_summary(folder) if finished else epochs[-1] if epochs else {}
+    state = "finished" if finished else f"{len(epochs)} of {config.epochs} epochs"
+    table = Table(title=f"{report.title(config)}, seed {config.seed}: {state}", show_header=False)
+    for label, text in _cells(results):
+        table.add_row(label, text)
+    Console().print(table)
+    if (folder / run_directory.TABLES).is_file():
+        print(report.read_tables(folder)[0])
+        print(f"drawn again: {', '.join(str(picture) for picture in report.draw(folder))}")
+    else:
+        print(f"There are no tables in {folder}/ yet, so nothing is drawn.")
+
+
+def _over_seeds(folder: Path, config: Config) -> Table:
+    summary = run_directory.read_summary(folder)
+    table = Table("", "mean", "standard deviation", title=f"{report.title(config)}, {config.seeds} seeds")
+    for name, (label, form) in _RESULTS.items():
+        if summary.get(f"{name}_std") is not None:
+            table.add_row(label, form.format(summary[name]), form.format(summary[f"{name}_std"]))
+    return table
+
+
+def _cells(results: dict[str, Any]) -> list[tuple[str, str]]:
+    known = [(name, label, form) for name, (label, form) in _RESULTS.items() if results.get(name) is not None]
+    return [(label, form.format(results[name])) for name, label, form in known]
+
+
+if __name__ == "__main__":
+    main()
