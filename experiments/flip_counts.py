@@ -1,5 +1,6 @@
 """How often the removed and the kept weights flipped, as counted at each pruning."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +22,16 @@ class Pruning(NamedTuple):
     epoch: int
     kept: np.ndarray
     removed: np.ndarray
+
+
+def as_json(pruning: Pruning) -> dict[str, Any]:
+    """A pruning as JSON can hold it."""
+    return {"epoch": pruning.epoch, "kept": pruning.kept.tolist(), "removed": pruning.removed.tolist()}
+
+
+def from_json(stored: Mapping[str, Any]) -> Pruning:
+    """What `as_json` has written."""
+    return Pruning(stored["epoch"], *(np.array(stored[name], np.int64) for name in ("kept", "removed")))
 
 
 def count(epoch: int, masks_before: Any, opt_state: Any) -> Pruning:

@@ -1,185 +1,132 @@
-"""Training and testing as two jitted functions over whole data sets that live on the device."""
+"""Training and testing as compiled functions, for one seed, or for several in one program."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
-from flax import nnx
-from jax import Array, lax
 
-from .data import Dataset
+import flipout_jax as fj
 
-_TEST_BATCH = 500
-
-
-class TrainState(NamedTuple):
-    """What training changes.
-
-    Attributes:
-      params: the parameters, `nnx.Param` only.
-      model_state: every other variable of the model, such as running statistics.
-      opt_state: the optimiser's state.
-    """
-
-    params: Any
-    model_state: Any
-    opt_state: Any
-
-
-class Totals(NamedTuple):
-    """Sums over images; divide by `count` for means.
-
-    Attributes:
-      loss: cross-entropy, in nats; float32 scalar.
-      correct: right predictions; int32 scalar.
-      count: images; int32 scalar.
-    """
-
-    loss: Array
-    correct: Array
-    count: Array
-
-    @classmethod
-    def zero(cls) -> "Totals":
-        """No images yet."""
-        # Three arrays, since donation does not take the same buffer twice.
-        return cls(jnp.zeros(()), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
-
-
-class Epoch(NamedTuple):
-    """What is random in an epoch.
-
-    Attributes:
-      batches: the image numbers of each step, of shape (steps, batch_size).
-      keys: a PRNG key for the augmentation of each step, of shape (steps,).
-    """
-
-    batches: Array
-    keys: Array
+from . import feeds
+from .data import Dataset, Images
+from .steps import Steps, Totals, TrainState
 
 
 class Loop(NamedTuple):
-    """The functions of a run.
+    """The functions of a run, or of several runs at once.
+
+    For several, the arrays of states and totals have the runs as their first axis, but for the counts of steps, which
+    are the same for all.
 
     Attributes:
-      init: `() -> TrainState`.
-      train: `(state, totals, epoch, first) -> (state, totals)`, `steps_per_dispatch` steps on the batches `first`,
-        `first + 1`, ... of an epoch. The state and the totals are donated.
+      runs: how many go through one program.
+      init: `seeds -> TrainState`.
+      zero: `() -> Totals`, of no images yet.
+      train: `(state, totals, inputs) -> (state, totals)`, one dispatch. The state and the totals are donated.
       test: `state -> Totals`, over the test images.
-      epoch: `number -> Epoch`.
+      epoch: `(seeds, number, done) -> Iterator`, the inputs of each dispatch of an epoch after its first `done` steps.
+      split: `tree -> list`, the state or the totals of each run.
       steps_per_dispatch: steps of one call of `train`; it divides the steps of an epoch.
+      compile: `() -> int`, compiles `train`, which else the first call does; the bytes the program needs in all.
       compile_count: how often `train` has been compiled so far.
+      text: the compiled program of `train`.
     """
 
-    init: Callable[[], TrainState]
-    train: Callable[[TrainState, Totals, Epoch, int], tuple[TrainState, Totals]]
+    runs: int
+    init: Callable[[Sequence[int]], TrainState]
+    zero: Callable[[], Totals]
+    train: Callable[[TrainState, Totals, Any], tuple[TrainState, Totals]]
     test: Callable[[TrainState], Totals]
-    epoch: Callable[[int], Epoch]
+    epoch: Callable[[Sequence[int], int, int], Iterator[Any]]
+    split: Callable[[Any], list[Any]]
     steps_per_dispatch: int
+    compile: Callable[[], int]
     compile_count: Callable[[], int]
+    text: Callable[[], str]
 
 
-def make(
-    model: nnx.Module,
-    optimizer: optax.GradientTransformationExtraArgs,
-    data: Dataset,
-    *,
-    batch_size: int,
-    steps_per_epoch: int,
-    order_key: Array,
-    augment_key: Array,
-    augment: Callable[[Array, Array], Array] | None = None,
-) -> Loop:
-    """The functions of a run, for a model, an optimiser and data.
+def make(steps: Steps, data: Dataset, runs: int, batch_size: int, steps_per_epoch: int) -> Loop:
+    """The functions of some runs that differ in their seeds.
 
-    `augment` maps a key and a batch of images to a batch of the same shape, for training only.
-
-    On CPU a dispatch is one step, since XLA runs convolutions inside a loop many times slower there. On an
-    accelerator it is a whole epoch.
+    Args:
+      steps: the pure functions of one run.
+      data: the data set.
+      runs: how many go through one program.
+      batch_size: images a step.
+      steps_per_epoch: steps an epoch.
     """
-    steps_per_dispatch = 1 if jax.default_backend() == "cpu" else steps_per_epoch
-    mean, std = data.mean_and_std()
-    train_images, train_labels = jnp.asarray(data.train_images), jnp.asarray(data.train_labels)
-    model.train()
-    graph, params, model_state = nnx.split(model, nnx.Param, ...)
-    model.eval()
-    eval_graph = nnx.graphdef(model)
+    if isinstance(data.train, Images):
+        feed = feeds.resident(data, batch_size, steps_per_epoch, runs)
+    else:
+        feed = feeds.streamed(data, batch_size, steps_per_epoch)
+    init, step, test = steps.init, steps.train, steps.test
+    if runs > 1:
+        axes = _run_axes(jax.eval_shape(init, 0))
+        init = jax.vmap(init, out_axes=axes)
+        step = jax.vmap(step, in_axes=(axes, 0, 0, 0, 0), out_axes=(axes, 0))
+        test = jax.vmap(test, in_axes=(axes, None, None))
     traces = []
 
-    def logits(graph, params, model_state, images):
-        # A copy, as the variables that came in belong to another trace.
-        model = nnx.merge(graph, params, model_state, copy=True)
-        out = model((images / 255 - mean) / std)
-        return out, nnx.state(model, nnx.Not(nnx.Param))
+    def array(seeds):
+        return jnp.array(seeds[0] if runs == 1 else seeds, jnp.uint32)
 
-    def step(carry, draws, images, labels):
-        state, totals = carry
-        images, labels = images[draws.batches], labels[draws.batches]
-        if augment is not None:
-            images = augment(draws.keys, images)
+    def zero():
+        return jax.tree.map(lambda x: x if runs == 1 else jnp.zeros(runs, x.dtype), Totals.zero())
 
-        def loss_fn(params):
-            out, model_state = logits(graph, params, state.model_state, images)
-            loss = optax.softmax_cross_entropy_with_integer_labels(out, labels).mean()
-            return loss, (model_state, jnp.sum(out.argmax(-1) == labels, dtype=jnp.int32))
-
-        (loss, (model_state, correct)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        totals = Totals(totals.loss + loss * len(labels), totals.correct + correct, totals.count + len(labels))
-        return TrainState(params, model_state, opt_state), totals
-
-    # The data are arguments: as constants, they would be compiled into the program.
-    def train(state, totals, epoch, first, images, labels):
+    def train(state, totals, inputs, resident):
         # Runs once per compilation, as Python only sees a function when it is traced.
         traces.append(None)
-        if steps_per_dispatch == 1:
-            # A scan of one step is a loop to XLA too.
-            return step((state, totals), jax.tree.map(lambda x: x[first], epoch), images, labels)
-        draws = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, first, steps_per_dispatch), epoch)
-        return lax.scan(lambda carry, draw: (step(carry, draw, images, labels), None), (state, totals), draws)[0]
+        return feed.dispatch(step, (state, totals), inputs, resident)
 
-    def test(params, model_state, images, labels):
-        out, _ = logits(eval_graph, params, model_state, images)
-        counts = labels >= 0
-        loss = optax.softmax_cross_entropy_with_integer_labels(out, jnp.maximum(labels, 0))
-        return Totals(
-            jnp.sum(loss * counts),
-            jnp.sum((out.argmax(-1) == labels) & counts, dtype=jnp.int32),
-            jnp.sum(counts, dtype=jnp.int32),
-        )
-
+    jitted_init, jitted_test = jax.jit(init), jax.jit(test)
     jitted_train = jax.jit(train, donate_argnums=(0, 1))
-    jitted_test = jax.jit(test)
-    test_batches = _batches(data.test_images, data.test_labels)
+
+    @functools.cache
+    def compiled():
+        state = jax.eval_shape(jitted_init, array(range(runs)))
+        return jitted_train.lower(state, jax.eval_shape(zero), feed.example, feed.resident).compile()
+
+    def compile_train():
+        memory: Any = compiled().memory_analysis()
+        return memory.argument_size_in_bytes + memory.temp_size_in_bytes
 
     def test_all(state):
-        totals = [jitted_test(state.params, state.model_state, *batch) for batch in test_batches]
+        totals = [jitted_test(state, *batch) for batch in feed.test()]
         return jax.tree.map(lambda *sums: sum(sums), *totals)
 
-    def epoch(number):
-        shuffled = jax.random.permutation(jax.random.fold_in(order_key, number), len(data.train_labels))
-        batches = shuffled[: steps_per_epoch * batch_size].reshape(steps_per_epoch, batch_size)
-        return Epoch(batches, jax.random.split(jax.random.fold_in(augment_key, number), steps_per_epoch))
+    def split(tree):
+        if runs == 1:
+            return [tree]
+
+        def of(run):
+            return jax.tree.map(lambda x, axis: x if axis is None else x[run], tree, _run_axes(tree))
+
+        return [of(run) for run in range(runs)]
 
     return Loop(
-        # Copies, since the first step donates them.
-        init=lambda: jax.tree.map(jnp.copy, TrainState(params, model_state, jax.jit(optimizer.init)(params))),
-        train=lambda state, totals, epoch, first: jitted_train(state, totals, epoch, first, train_images, train_labels),
+        runs=runs,
+        init=lambda seeds: jitted_init(array(seeds)),
+        zero=zero,
+        train=lambda state, totals, inputs: compiled()(state, totals, inputs, feed.resident),
         test=test_all,
-        epoch=jax.jit(epoch),
-        steps_per_dispatch=steps_per_dispatch,
+        epoch=lambda seeds, number, done: feed.epoch(array(seeds), number, done),
+        split=split,
+        steps_per_dispatch=feed.steps_per_dispatch,
+        compile=compile_train,
         compile_count=lambda: len(traces),
+        text=lambda: compiled().as_text() or "",
     )
 
 
-def _batches(images: np.ndarray, labels: np.ndarray) -> list[tuple[Array, Array]]:
-    """Batches of one size; the last is filled up with images of label -1, which do not count."""
-    size = min(_TEST_BATCH, len(labels))
-    missing = -len(labels) % size
-    images = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
-    labels = np.concatenate([labels, np.full(missing, -1, labels.dtype)])
-    return [(jnp.asarray(images[i : i + size]), jnp.asarray(labels[i : i + size])) for i in range(0, len(labels), size)]
+def _run_axes(tree: Any) -> Any:
+    """The axis of the runs in each leaf: the first, and none in a count of steps.
+
+    With a count for each run, the question whether this step prunes would have as many answers.
+    """
+
+    def axis(path, _):
+        return None if fj.path_string(path).endswith("/count") else 0
+
+    return jax.tree.map_with_path(axis, tree)

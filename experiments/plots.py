@@ -17,13 +17,20 @@ BLUE, ORANGE, GREY = "#1f6fb4", "#e0761a", "#8a8a8a"
 _MOST_PANELS = 10
 
 
-def curves(folder: Path, metrics: Sequence[dict[str, Any]], title: str) -> None:
+def curves(file: Path, metrics: Sequence[dict[str, Any]], title: str) -> None:
     """Accuracy and sparsity over epochs, with the prunings marked."""
     figure = Figure(figsize=(8, 5.5), layout="constrained")
     accuracy, sparsity = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     epochs = [m["epoch"] for m in metrics]
-    marker = "o" if len(epochs) == 1 else None
-    accuracy.plot(epochs, [m["test_accuracy"] for m in metrics], color=BLUE, label="test", marker=marker)
+    tested = [m for m in metrics if m["test_accuracy"] is not None]
+    marker = "o" if len(tested) <= 1 else None
+    accuracy.plot(
+        [m["epoch"] for m in tested],
+        [m["test_accuracy"] for m in tested],
+        color=BLUE,
+        label="test",
+        marker=marker,
+    )
     accuracy.plot(epochs, [m["train_accuracy"] for m in metrics], color=GREY, lw=1, label="training", marker=marker)
     sparsity.step(epochs, [m["sparsity"] for m in metrics], color=BLUE, where="post", marker=marker)
     for i, epoch in enumerate(m["epoch"] for m in metrics if m["pruned"]):
@@ -36,10 +43,10 @@ def curves(folder: Path, metrics: Sequence[dict[str, Any]], title: str) -> None:
     accuracy.legend(loc="lower right")
     sparsity.set(ylabel="sparsity", xlabel="epoch", ylim=(-0.05, 1.05))
     sparsity.xaxis.set_major_locator(MaxNLocator(integer=True))
-    save(figure, folder / run_directory.CURVES)
+    save(figure, file)
 
 
-def layers(folder: Path, summary: fj.Summary, title: str) -> None:
+def layers(file: Path, summary: fj.Summary, title: str) -> None:
     """What is left of each layer."""
     rows = [row for row in summary.rows if row.prunable]
     figure = Figure(figsize=(8, 1.4 + 0.3 * len(rows)), layout="constrained")
@@ -70,10 +77,10 @@ def layers(folder: Path, summary: fj.Summary, title: str) -> None:
     axes.xaxis.set_major_formatter(lambda x, _: f"{100 * x:g} %")
     axes.set_title(title)
     figure.legend(loc="outside upper right", frameon=False, fontsize=9)
-    save(figure, folder / run_directory.LAYERS)
+    save(figure, file)
 
 
-def flips(folder: Path, prunings: Sequence[flip_counts.Pruning], title: str) -> None:
+def flips(file: Path, prunings: Sequence[flip_counts.Pruning], title: str) -> None:
     """How often removed and kept weights had flipped, at each pruning."""
     if len(prunings) > _MOST_PANELS:
         chosen = np.linspace(0, len(prunings) - 1, _MOST_PANELS).round().astype(int)
@@ -100,7 +107,7 @@ def flips(folder: Path, prunings: Sequence[flip_counts.Pruning], title: str) -> 
     figure.supxlabel("sign flips so far", fontsize=10)
     figure.supylabel("share of the weights", fontsize=10)
     figure.suptitle(title, fontsize=12)
-    save(figure, folder / run_directory.FLIPS)
+    save(figure, file)
 
 
 def _edges(length: int) -> list[int]:

@@ -1,5 +1,6 @@
 """What a run shows while it goes on: a live line in a terminal, a line an epoch elsewhere."""
 
+import statistics
 import time
 from typing import Any
 
@@ -17,7 +18,7 @@ class Display:
         self._progress = Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
         self._task = self._progress.add_task("compiling", total=epochs * steps_per_epoch, status="")
         self._shown = 0.0
-        self._compiled: float | None = None
+        self._compiled: tuple[int, float] | None = None
 
     def __enter__(self):
         if self._live:
@@ -41,10 +42,13 @@ class Display:
         )
         self._shown = time.perf_counter()
 
-    def epoch(self, metrics: dict[str, Any]) -> None:
-        """Shows the figures of an epoch that is done."""
+    def epoch(self, runs: list[dict[str, Any]]) -> None:
+        """Shows the figures of an epoch that is done, the means over the runs where there are several."""
+        metrics = runs[0]
+        accuracies = [run["test_accuracy"] for run in runs if run["test_accuracy"] is not None]
+        accuracy = f"accuracy {statistics.mean(accuracies):.2%}  " if accuracies else ""
         status = (
-            f"loss {metrics['train_loss']:.3f}  accuracy {metrics['test_accuracy']:.2%}  "
+            f"loss {statistics.mean(run['train_loss'] for run in runs):.3f}  {accuracy}"
             f"sparsity {metrics['sparsity']:.2%}  {metrics['images_per_second']:,.0f} images/s"
         )
         epoch = metrics["epoch"]
@@ -61,6 +65,7 @@ class Display:
         now = time.perf_counter()
         if self._compiled is None:
             # The first epoch compiles, so it does not tell how long the others will take.
-            self._compiled = now
+            self._compiled = epoch, now
             return ""
-        return f"{(now - self._compiled) / (epoch - 1) * (self._epochs - epoch):.0f} s left"
+        first, start = self._compiled
+        return f"{(now - start) / (epoch - first) * (self._epochs - epoch):.0f} s left"

@@ -1,9 +1,10 @@
-"""What a run leaves on disk: its configuration, a line of metrics an epoch, a summary, parameters and pictures."""
+"""What a run leaves on disk: configuration, a line of metrics an epoch, tables, parameters and pictures."""
 
 import contextlib
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,11 +16,14 @@ import safetensors.numpy
 
 import flipout_jax as fj
 
-from .config import Config, as_json
+from .config import Config, as_json, from_json
 from .errors import UserError
 
-CONFIG, METRICS, SUMMARY, PARAMETERS = "config.json", "metrics.jsonl", "summary.json", "params.safetensors"
-PICTURES = CURVES, LAYERS, FLIPS = "curves.png", "layers.png", "flips.png"
+CONFIG, METRICS, FLIP_COUNTS, TABLES = "config.json", "metrics.jsonl", "flips.jsonl", "tables.json"
+SUMMARY, PARAMETERS, CHECKPOINTS = "summary.json", "params.safetensors", "checkpoints"
+_LINES = METRICS, FLIP_COUNTS
+PICTURES = "curves.png", "layers.png", "flips.png"
+_FILES = CONFIG, *_LINES, TABLES, SUMMARY, PARAMETERS, *PICTURES, CHECKPOINTS, "events.out.tfevents.*"
 
 
 def create(config: Config, name: str) -> Path:
@@ -37,19 +41,44 @@ def create(config: Config, name: str) -> Path:
         raise UserError(f"--output-dir {folder} must be a folder, and a file has that name.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        old = [folder / file for file in (CONFIG, METRICS, SUMMARY, PARAMETERS, *PICTURES)]
-        old = [file for file in old if file.exists()]
+        old = list(_written(folder))
         if old and not config.overwrite:
             raise UserError(
                 f"--output-dir {folder} already holds a run ({old[0].name}). Name another folder, or add --overwrite "
                 "to replace it."
             )
         for file in old:
-            file.unlink()
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
+            if file.parent != folder and not any(file.parent.iterdir()):
+                file.parent.rmdir()
     except OSError as error:
         raise UserError(f"--output-dir {folder} cannot be written to: {error.strerror or error}.") from error
     write_json(folder / CONFIG, as_json(config))
     return folder
+
+
+def create_again(config: Config) -> None:
+    """Makes the folder of a run of several, unless it is there from before."""
+    folder = of(config)
+    if not (folder / CONFIG).exists():
+        with _writing(folder):
+            folder.mkdir(exist_ok=True)
+        write_json(folder / CONFIG, as_json(config))
+
+
+def _written(folder: Path) -> Iterator[Path]:
+    """What a run has left in its folder, the folders of its seeds included."""
+    for name in _FILES:
+        yield from folder.glob(name)
+    for seed in folder.glob("seed[0-9]*"):
+        yield from _written(seed)
+
+
+def of(config: Config) -> Path:
+    """The folder of a run that has one."""
+    if config.output_dir is None:
+        raise ValueError("The run has no folder yet; `create` makes one.")
+    return config.output_dir
 
 
 def _free(folder: Path, overwrite: bool) -> Path:
@@ -61,18 +90,62 @@ def _free(folder: Path, overwrite: bool) -> Path:
     return free
 
 
-def append_metrics(folder: Path, metrics: dict[str, Any]) -> None:
-    """Adds an epoch to the metrics, as one line of JSON."""
-    line = json.dumps(_finite(metrics), allow_nan=False) + "\n"
-    file = folder / METRICS
+def open_again(folder: Path) -> Config:
+    """The options of a run that is to go on.
+
+    Raises:
+      UserError: if the folder holds no run, or one that has finished.
+    """
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"--resume {folder} must be the folder of a run, and there is no {CONFIG} in it.")
+    if (folder / SUMMARY).is_file():
+        raise UserError(f"--resume {folder} must be the folder of a run that has not finished; this one has.")
+    return read_config(folder)
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The results of a run that has finished."""
+    file = folder / SUMMARY
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read as the results of a run: {error}.") from error
+
+
+def read_config(folder: Path) -> Config:
+    """The options of a run."""
+    file = folder / CONFIG
+    try:
+        return from_json(json.loads(file.read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{file} cannot be read as the options of a run: {error}.") from error
+
+
+def append_line(file: Path, value: dict[str, Any]) -> None:
+    """Adds a line of JSON."""
+    line = json.dumps(_finite(value), allow_nan=False) + "\n"
     with _writing(file), file.open("a", encoding="utf-8") as stream:
         stream.write(line)
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The epochs of a run so far."""
-    file = folder / METRICS
-    return [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.exists() else []
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The lines of JSON so far; none where there is no file."""
+    if not file.exists():
+        return []
+    try:
+        return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read, line by line, as JSON: {error}.") from error
+
+
+def forget_from(folder: Path, epoch: int) -> None:
+    """Drops what was measured in an epoch and after it."""
+    for name in _LINES:
+        lines = read_lines(folder / name)
+        kept = [line for line in lines if line["epoch"] < epoch]
+        if len(kept) < len(lines):
+            text = "".join(json.dumps(line) + "\n" for line in kept)
+            write(folder / name, lambda temporary, text=text: temporary.write_text(text, "utf-8"))
 
 
 def write_json(file: Path, value: dict[str, Any]) -> None:

@@ -1,31 +1,54 @@
 """Trains a network on images and prunes it meanwhile: `python -m experiments.train --help`."""
 
 import dataclasses
-import math
+import functools
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import tyro
+from flax import nnx
 
 import flipout_jax as fj
 
-from . import augment, flip_counts, loop, models, plots, recipe, run_directory
+from . import augment, checkpoint, fit, flops, loop, models, recipe, report, results, run_directory, seeds
 from . import data as datasets
-from .config import Config, Model, check
-from .errors import UserError
+from .config import Config, check
+from .errors import UserError, out_of_memory
 from .interrupt import Interrupt
-from .progress import Display
+from .steps import Steps, TrainState
+from .steps import make as make_steps
+
+_AUGMENT = {"none": None, "crop_flip": augment.crop_and_flip, "resized_crop": augment.resized_crop_and_flip}
+
+
+class Setup(NamedTuple):
+    """What the runs of all seeds share.
+
+    Attributes:
+      config: the options, with what depends on the data filled in.
+      data: the data set.
+      batch_size: images a step.
+      steps_per_epoch: steps an epoch.
+      steps: the functions of one run.
+    """
+
+    config: Config
+    data: datasets.Dataset
+    batch_size: int
+    steps_per_epoch: int
+    steps: Steps
 
 
 def main() -> None:
     """Reads the options, runs, and turns what a user can put right into one line."""
     config = tyro.cli(Config, prog="python -m experiments.train", config=(tyro.conf.FlagCreatePairsOff,))
     try:
-        stopped_by = run(config)
+        with out_of_memory():
+            stopped_by = run(config)
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
@@ -35,114 +58,77 @@ def main() -> None:
 
 
 def run(config: Config) -> int | None:
-    """Trains, and writes what a run leaves; the number of the signal that stopped it before its end, if one did."""
+    """Trains, and writes what the runs leave; the number of the signal that stopped them before the end, if one did."""
+    started = time.perf_counter()
+    folder = config.resume
+    if folder:
+        if dataclasses.replace(config, resume=None) != Config():
+            raise UserError(f"--resume {folder} takes the options the run was started with; give no others.")
+        config = dataclasses.replace(run_directory.open_again(folder), output_dir=folder)
     check(config)
-    data = _limit_test(datasets.load(config.data, config.cache_dir), config.test_images)
-    config, name, batch_size = _with_defaults(config, data)
-    steps_per_epoch = _steps_per_epoch(config, batch_size, data)
-    model_key, optimizer_key, order_key, augment_key = jax.random.split(jax.random.key(config.seed), 4)
-    model = models.create(name, data.shape, len(data.classes), model_key, init=config.init, width=config.width)
-    optimizer = recipe.optimizer(config, steps_per_epoch, optimizer_key)
-    title = f"{_with_width(name, config.width)} on {config.data}, {config.method}" + (
-        f" {config.sparsity:g}" if config.method != "dense" else ""
-    )
-    source = Path(config.data).name.split(":")[-1]
-    slug = f"{source}-{_with_width(name, config.width)}-{config.method}-{config.sparsity:g}-seed{config.seed}"
-    folder = run_directory.create(config, slug)
+    setup = _setup(config)
+    config = setup.config
+    if folder is None:
+        folder = run_directory.create(config, report.slug(config))
+        config = dataclasses.replace(config, output_dir=folder)
+        setup = setup._replace(config=config)
     print(
-        f"{title}: {len(data.train_labels):,} training and {len(data.test_labels):,} test images of "
-        f"{'x'.join(map(str, data.shape))}, {len(data.classes)} classes; {config.epochs} epochs of {steps_per_epoch} "
-        f"steps on {jax.devices()[0].platform}"
+        f"{report.title(config)}: {setup.data.train_count:,} training and {setup.data.test_count:,} test images of "
+        f"{'x'.join(map(str, setup.data.shape))}, {len(setup.data.classes)} classes; {config.epochs} epochs of "
+        f"{setup.steps_per_epoch} steps on {jax.devices()[0].platform}"
     )
-    functions = loop.make(
-        model,
-        optimizer,
-        data,
-        batch_size=batch_size,
-        steps_per_epoch=steps_per_epoch,
-        order_key=order_key,
-        augment_key=augment_key,
-        augment=augment.crop_and_flip if config.augment == "crop_flip" else None,
+    make = functools.cache(
+        lambda runs: loop.make(setup.steps, setup.data, runs, setup.batch_size, setup.steps_per_epoch)
     )
     with Interrupt() as interrupt:
-        start = time.perf_counter()
-        state, prunings = _train(config, functions, steps_per_epoch, folder, interrupt)
-        seconds = time.perf_counter() - start
-        summary = fj.summary(state.params, state.opt_state)
-        metrics = run_directory.read_metrics(folder)
-        print(summary)
-        masks = fj.get_masks(state.opt_state)
-        run_directory.save_parameters(folder, state.params, masks, state.model_state)
-        if metrics:
-            plots.curves(folder, metrics, title)
-        plots.layers(folder, summary, title)
-        epoch = metrics[-1]["epoch"] if metrics else 0
-        plots.flips(folder, prunings or [flip_counts.count(epoch, masks, state.opt_state)], title)
-        _check_weights(state, metrics, folder)
-        if len(metrics) < config.epochs:
-            print(f"Stopped after {len(metrics)} of {config.epochs} epochs; see {folder}/ for what there is so far.")
-            return interrupt.signal
-        run_directory.write_json(
-            folder / run_directory.SUMMARY,
-            _results(config, name, metrics, summary) | {"seconds": seconds, "compile_count": functions.compile_count()},
-        )
-    last = metrics[-1]
-    print(
-        f"test accuracy {last['test_accuracy']:.2%} at a sparsity of {last['sparsity']:.4%}, in {seconds:.0f} s; "
-        f"see {folder}/"
-    )
+        for configs in seeds.groups(config, isinstance(setup.data.train, datasets.Images), make):
+            if not _train(setup, configs, make(len(configs)), interrupt, started):
+                return interrupt.signal
+            started = time.perf_counter()
+    if config.seeds > 1:
+        print(seeds.summarise(config))
     return None
 
 
-def _train(
-    config: Config, functions: loop.Loop, steps_per_epoch: int, folder: Path, interrupt: Interrupt
-) -> tuple[loop.TrainState, list[flip_counts.Pruning]]:
-    """The last state, and the flips at each pruning. It stops early, between two steps, if interrupted."""
-    rate = recipe.learning_rate(config, steps_per_epoch)
-    pruning_epochs = recipe.prunings(config).steps
-    prunings = []
-    state = functions.init()
-    masks = jax.device_get(fj.get_masks(state.opt_state))
-    prunable = sum(mask.size for mask in jax.tree.leaves(masks) if mask.ndim)
-    with Display(config.epochs, steps_per_epoch) as display:
-        for epoch in range(1, config.epochs + 1):
-            start = time.perf_counter()
-            totals, draws = loop.Totals.zero(), functions.epoch(epoch)
-            for first in range(0, steps_per_epoch, functions.steps_per_dispatch):
-                if interrupt.signal is not None:
-                    return state, prunings
-                state, totals = functions.train(state, totals, draws, first)
-                if display.due():
-                    jax.block_until_ready(totals)
-                    display.step(epoch, first + functions.steps_per_dispatch)
-            train = jax.device_get(totals)
-            train_seconds = time.perf_counter() - start
-            test = jax.device_get(functions.test(state))
-            if epoch in pruning_epochs:
-                prunings.append(flip_counts.count(epoch, masks, state.opt_state))
-                masks = jax.device_get(fj.get_masks(state.opt_state))
-            kept = sum(int(mask.sum()) for mask in jax.tree.leaves(masks) if mask.ndim)
-            metrics = {
-                "epoch": epoch,
-                "train_loss": float(train.loss / train.count),
-                "train_accuracy": float(train.correct / train.count),
-                "test_loss": float(test.loss / test.count),
-                "test_accuracy": float(test.correct / test.count),
-                "learning_rate": float(np.asarray(rate(epoch * steps_per_epoch - 1))),
-                "pruned": epoch in pruning_epochs,
-                "kept": kept,
-                "sparsity": 1 - kept / prunable,
-                "seconds": time.perf_counter() - start,
-                "images_per_second": int(train.count) / train_seconds,
-            }
-            run_directory.append_metrics(folder, metrics)
-            display.epoch(metrics)
-            if not math.isfinite(metrics["train_loss"]):
-                print(f"The loss of epoch {epoch} is not finite: a lower --learning-rate may help.", file=sys.stderr)
-    return state, prunings
+def _train(setup: Setup, configs: Sequence[Config], functions: loop.Loop, interrupt: Interrupt, started: float) -> bool:
+    """Trains the runs of one program, and writes what each leaves; whether all epochs are done."""
+    outcome = fit.fit(configs, functions, setup.steps_per_epoch, interrupt)
+    flops_per_image = flops.forward(setup.steps, setup.data.shape)
+    for config, state in zip(configs, outcome.states, strict=True):
+        folder = run_directory.of(config)
+        metrics = run_directory.read_lines(folder / run_directory.METRICS)
+        summary = report.save_tables(folder, len(metrics), state.params, state.opt_state)
+        print(summary)
+        masks = fj.get_masks(state.opt_state)
+        run_directory.save_parameters(folder, state.params, masks, state.model_state)
+        report.draw(folder)
+        _check_weights(state, metrics, folder)
+        if not outcome.finished:
+            print(
+                f"Stopped after {len(metrics)} of {config.epochs} epochs; see {folder}/ for what there is so far. "
+                f"To go on: --resume {setup.config.output_dir}"
+            )
+            continue
+        result = results.of_run(
+            config,
+            metrics,
+            summary,
+            flops_per_image,
+            seconds_to_first_step=outcome.first_step - started,
+            runs_at_once=len(configs),
+            compile_count=functions.compile_count(),
+        )
+        run_directory.write_json(folder / run_directory.SUMMARY, result)
+        print(
+            f"test accuracy {result['test_accuracy']:.2%} at a sparsity of {result['sparsity']:.4%}, in "
+            f"{result['seconds']:.0f} s; see {folder}/"
+        )
+    if outcome.finished:
+        checkpoint.remove(run_directory.of(configs[0]))
+    return outcome.finished
 
 
-def _check_weights(state: loop.TrainState, metrics: list[dict[str, Any]], folder: Path) -> None:
+def _check_weights(state: TrainState, metrics: list[dict[str, Any]], folder: Path) -> None:
     """Raises a `UserError` where training has diverged, which leaves weights that nothing can set to 0."""
     try:
         fj.check(state.params, state.opt_state)
@@ -156,66 +142,54 @@ def _check_weights(state: loop.TrainState, metrics: list[dict[str, Any]], folder
         ) from error
 
 
-def _results(config: Config, model: str, metrics: list[dict[str, Any]], summary: fj.Summary) -> dict[str, Any]:
-    """What `summary.json` says; accuracies are the last epoch's."""
-    last = metrics[-1]
-    # The first epoch compiles.
-    steady = metrics[1:] or metrics
-    return {
-        "method": config.method,
-        "data": config.data,
-        "model": model,
-        "seed": config.seed,
-        "epochs": config.epochs,
-        "sparsity_target": 0.0 if config.method == "dense" else config.sparsity,
-        "sparsity": summary.total.sparsity,
-        "kept": summary.total.kept,
-        "prunable": summary.total.prunable,
-        "test_accuracy": last["test_accuracy"],
-        "test_loss": last["test_loss"],
-        # Measured while it trains, on each batch before its step.
-        "train_accuracy": last["train_accuracy"],
-        "images_per_second": float(np.median([m["images_per_second"] for m in steady])),
-        "layers": [{"path": r.path, "shape": r.shape, "kept": r.kept} for r in summary.rows if r.prunable],
-        "versions": {"flipout_jax": fj.__version__, "jax": jax.__version__},
-        "device": jax.devices()[0].device_kind,
-    }
-
-
-def _with_defaults(config: Config, data: datasets.Dataset) -> tuple[Config, Model, int]:
-    """The options with what depends on the data filled in, so that `config.json` tells what ran; and two of them."""
-    digits = data.name == "digits"
-    model: Model = config.model or ("digits_cnn" if digits else "lenet5" if data.shape[2] == 1 else "resnet18")
-    batch_size = config.batch_size or (32 if digits else 128)
-    filled = dataclasses.replace(
-        config,
-        model=model,
-        batch_size=batch_size,
-        milestones=recipe.milestones(config),
-        augment=config.augment or ("crop_flip" if data.shape[2] == 3 else "none"),
+def _setup(config: Config) -> Setup:
+    """Reads the data, and fills in what depends on them, so that `config.json` tells what ran."""
+    data = datasets.load(
+        config.data,
+        datasets.Options(
+            cache_dir=config.cache_dir,
+            tfds_data_dir=config.tfds_data_dir,
+            image_size=config.image_size,
+            train_split=config.train_split,
+            test_split=config.test_split,
+            stream=config.stream,
+        ),
     )
-    return filled, model, batch_size
-
-
-def _with_width(model: str, width: float) -> str:
-    return model if width == 1 else f"{model}-x{width:g}"
-
-
-def _steps_per_epoch(config: Config, batch_size: int, data: datasets.Dataset) -> int:
-    images = len(data.train_labels)
     if len(data.classes) < 2:
         raise UserError(f"--data {data.name} must have at least 2 classes, got {', '.join(data.classes)}.")
+    data = datasets.limit_test(data, config.test_images)
+    digits, colour = data.name == "digits", data.shape[2] == 3
+    config = dataclasses.replace(
+        config,
+        model=config.model or ("digits_cnn" if digits else "resnet18" if colour else "lenet5"),
+        batch_size=config.batch_size or (32 if digits else 128),
+        learning_rate=recipe.peak_learning_rate(config),
+        milestones=recipe.milestones(config),
+        augment=config.augment or ("crop_flip" if colour else "none"),
+    )
+    name, batch_size, images = config.model, config.batch_size, data.train_count
+    assert name
+    assert batch_size
+    assert config.augment
     if images < batch_size:
         raise UserError(f"--batch-size must be at most the number of training images, {images}, got {batch_size}.")
-    return min(images // batch_size, config.steps_per_epoch or images)
+    steps_per_epoch = min(images // batch_size, config.steps_per_epoch or images)
+    size = config.image_size if config.image_size and data.shape[:2] != (config.image_size,) * 2 else None
+    shape = (size, size, data.shape[2]) if size else data.shape
 
+    def create(key: jax.Array) -> nnx.Module:
+        options = {"init": config.init, "width": config.width, "dtype": config.dtype}
+        return models.create(name, shape, len(data.classes), key, **options)
 
-def _limit_test(data: datasets.Dataset, count: int | None) -> datasets.Dataset:
-    if count is None or count >= len(data.test_labels):
-        return data
-    # Folders come sorted by class.
-    chosen = np.random.default_rng(0).permutation(len(data.test_labels))[:count]
-    return data._replace(test_images=data.test_images[chosen], test_labels=data.test_labels[chosen])
+    steps = make_steps(
+        create,
+        lambda key: recipe.optimizer(config, steps_per_epoch, key),
+        data,
+        image_size=size,
+        augment=_AUGMENT[config.augment],
+        label_smoothing=config.label_smoothing,
+    )
+    return Setup(config, data, batch_size, steps_per_epoch, steps)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,23 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from experiments.config import Config
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory, worker_id):
+    """Most runs of the tests are of a few programs, which are compiled once a session, for all processes of it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "compiled"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
 
 
 @pytest.fixture
@@ -30,6 +42,21 @@ def image_folder(tmp_path):
             (root / split / name).mkdir(parents=True)
             for i in range(count):
                 save(root / split / name / f"{i}.png", rng.integers(0, 256, (6, 5)))
+    return root
+
+
+@pytest.fixture
+def dark_and_light(tmp_path):
+    """A folder of 2 classes with 16 training and 16 test images each, dark and light, of 8x8 pixels."""
+    root = tmp_path / "images"
+    for split in ("train", "test"):
+        for name, level in (("dark", 40), ("light", 210)):
+            (root / split / name).mkdir(parents=True)
+            for i in range(16):
+                save(
+                    root / split / name / f"{i}.png",
+                    np.clip(np.random.default_rng(i).normal(level, 20, (8, 8)), 0, 255),
+                )
     return root
 
 

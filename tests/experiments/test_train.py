@@ -4,27 +4,43 @@ import json
 import math
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
+from typing import get_args
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 from PIL import Image
+from tensorboardX.proto import event_pb2
 
-from experiments import compare, train
-from experiments.config import Config, check
+from experiments import checkpoint, compare, inspect, train
+from experiments.config import Config, Optimizer, check
 from experiments.errors import UserError
+from experiments.interrupt import Interrupt
 
 FIELDS = {
     *("method", "data", "model", "seed", "epochs", "sparsity_target", "sparsity", "kept", "prunable"),
     *("test_accuracy", "test_loss", "train_accuracy", "seconds", "images_per_second", "compile_count"),
+    *("seconds_to_first_step", "flops_per_image", "peak_flops_per_second", "flop_utilisation"),
 }
+PICTURES = ("curves.png", "layers.png", "flips.png")
+FILES = {"config.json", "metrics.jsonl", "tables.json", "params.safetensors", *PICTURES}
 
 
 def read(file):
     return json.loads(file.read_text())
+
+
+def read_lines(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def without_times(metrics):
+    return [{k: v for k, v in m.items() if k not in ("seconds", "images_per_second")} for m in metrics]
 
 
 def test_a_run_leaves_what_it_promises(quick, tmp_path, capsys):
@@ -46,10 +62,13 @@ def test_a_run_leaves_what_it_promises(quick, tmp_path, capsys):
     assert (summary["epochs"], summary["seed"], summary["sparsity_target"]) == (3, 5, 0.75)
     assert summary["compile_count"] == 1
     assert all(0 <= summary[k] <= 1 for k in ("test_accuracy", "train_accuracy"))
-    assert sum(layer["kept"] for layer in summary["layers"]) == summary["kept"]
+    assert 0 < summary["flop_utilisation"] < 1
+    assert summary["seconds"] == pytest.approx(sum(m["seconds"] for m in read_lines(folder / "metrics.jsonl")))
+    assert sum(layer["kept"] for layer in read(folder / "tables.json")["rows"]) == summary["kept"]
 
-    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    metrics = read_lines(folder / "metrics.jsonl")
     assert [m["epoch"] for m in metrics] == [1, 2, 3]
+    assert {file.name for file in folder.iterdir()} == FILES | {"flips.jsonl", "summary.json"}
     assert [m["pruned"] for m in metrics] == [True, True, False]
     assert [m["sparsity"] for m in metrics] == [0.5, 0.75, 0.75]
     assert metrics[-1]["test_accuracy"] == summary["test_accuracy"]
@@ -64,7 +83,7 @@ def test_a_run_leaves_what_it_promises(quick, tmp_path, capsys):
         np.testing.assert_array_equal(arrays[name] != 0, mask)
     assert "state/norm_0/mean" in arrays
 
-    for picture in ("curves.png", "layers.png", "flips.png"):
+    for picture in PICTURES:
         with Image.open(folder / picture) as image:
             # Not a blank page.
             assert len(np.unique(image.convert("L").resize((64, 64)))) > 10
@@ -99,16 +118,10 @@ def test_every_method_runs(quick, tmp_path, method):
     assert summary["sparsity_target"] == (0 if method == "dense" else 0.9)
 
 
-def test_a_folder_of_images_is_learnt(quick, tmp_path):
-    for split in ("train", "test"):
-        for name, level in (("dark", 40), ("light", 210)):
-            (tmp_path / "images" / split / name).mkdir(parents=True)
-            for i in range(16):
-                image = np.clip(np.random.default_rng(i).normal(level, 20, (8, 8)), 0, 255).astype(np.uint8)
-                Image.fromarray(image).save(tmp_path / "images" / split / name / f"{i}.png")
+def test_a_folder_of_images_is_learnt(quick, tmp_path, dark_and_light):
     train.run(
         quick(
-            data=f"folder:{tmp_path / 'images'}",
+            data=f"folder:{dark_and_light}",
             model="lenet_300_100",
             sparsity=0.75,
             epochs=20,
@@ -147,15 +160,239 @@ def test_runs_without_a_name_get_folders_of_their_own(quick, tmp_path, monkeypat
 def test_a_run_that_diverges_keeps_what_it_has(quick, tmp_path):
     with pytest.raises(UserError, match=r"not finite since epoch .* Lower --learning-rate"):
         train.run(quick(learning_rate=1e20, model="lenet_300_100", sparsity=0.75, prunings=1))
-    assert {f.name for f in (tmp_path / "run").iterdir()} == {
-        *("config.json", "metrics.jsonl", "params.safetensors", "curves.png", "layers.png", "flips.png")
-    }
+    assert {f.name for f in (tmp_path / "run").iterdir()} == FILES | {"flips.jsonl"}
 
 
 def test_a_loss_that_is_not_finite_is_said_and_readable(quick, tmp_path, capsys):
     train.run(quick(learning_rate=1e20, model="lenet_300_100", method="dense"))
     assert "not finite" in capsys.readouterr().err
     assert read(tmp_path / "run" / "summary.json")["test_loss"] is None
+
+
+@pytest.mark.parametrize(
+    ("method", "train_loss", "test_loss"),
+    [("dense", 0.95116, 0.20998), ("flipout", 0.94578, 0.21897), ("magnitude", 0.95116, 0.20742)],
+)
+def test_the_loss_of_an_epoch_is_the_recorded_one(quick, tmp_path, method, train_loss, test_loss):
+    """It moves with the data, the network, its start, the order of images, the optimiser and the noise."""
+    train.run(quick(method=method, epochs=1, steps_per_epoch=None, batch_size=32, learning_rate=0.01, sparsity=0.5))
+    (metrics,) = read_lines(tmp_path / "run" / "metrics.jsonl")
+    np.testing.assert_allclose((metrics["train_loss"], metrics["test_loss"]), (train_loss, test_loss), rtol=5e-3)
+
+
+@pytest.mark.parametrize("at_once", [None, 3, 2])
+def test_several_seeds(quick, tmp_path, at_once, capsys):
+    options = {"model": "lenet_300_100", "sparsity": 0.75}
+    train.run(quick(seeds=3, seed=4, seeds_at_once=at_once, **options))
+    train.run(quick(seed=5, output_dir=tmp_path / "alone", **options))
+    folder = tmp_path / "run"
+    summary = read(folder / "summary.json")
+    runs = [read(folder / f"seed{seed}" / "summary.json") for seed in (4, 5, 6)]
+    accuracies = [run["test_accuracy"] for run in runs]
+    assert summary["seeds"] == [run["seed"] for run in runs] == [4, 5, 6]
+    assert summary["test_accuracy"] == pytest.approx(np.mean(accuracies))
+    assert summary["test_accuracy_std"] == pytest.approx(np.std(accuracies, ddof=1))
+    assert [run["runs_at_once"] for run in runs] == {None: [1, 1, 1], 3: [3, 3, 3], 2: [2, 2, 1]}[at_once]
+    assert {run["compile_count"] for run in runs} == {1}
+    assert {run["kept"] for run in runs} == {summary["kept"]}
+    assert {file.name for file in (folder / "seed6").iterdir()} == FILES | {"flips.jsonl", "summary.json"}
+    alone = read(tmp_path / "alone" / "summary.json")
+    assert runs[1]["test_loss"] == pytest.approx(alone["test_loss"], rel=0 if at_once is None else 1e-3)
+    assert "over 3 seeds" in capsys.readouterr().out
+
+    (group,) = compare.read((folder,))
+    assert [s["seed"] for s in group.summaries] == [4, 5, 6]
+    inspect.inspect(folder)
+    assert f"{summary['test_accuracy_std']:.2%}" in capsys.readouterr().out
+
+
+def stopped(monkeypatch, dispatches):
+    """Makes each run see a SIGTERM before the dispatch of this number."""
+    seen = []
+
+    class Stopped(Interrupt):
+        @property
+        def signal(self):
+            seen.append(None)
+            return signal.SIGTERM if len(seen) > dispatches else None
+
+        @signal.setter
+        def signal(self, _):
+            pass
+
+    monkeypatch.setattr(train, "Interrupt", Stopped)
+
+
+@pytest.mark.parametrize(
+    ("dispatches", "options"),
+    [
+        *((dispatches, {"seeds": 1}) for dispatches in (0, 1, 4, 6, 9)),
+        (4, {"seeds": 2, "seeds_at_once": 2}),
+        # In the second run.
+        (17, {"seeds": 2}),
+    ],
+)
+def test_a_run_that_goes_on_is_as_one_that_was_not_stopped(quick, tmp_path, monkeypatch, dispatches, options):
+    # Four epochs of three steps, with prunings after the first two epochs.
+    options = {"model": "lenet_300_100", "epochs": 4, "steps_per_epoch": 3, "sparsity": 0.75, **options}
+    train.run(quick(output_dir=tmp_path / "whole", **options))
+    with monkeypatch.context() as context:
+        stopped(context, dispatches)
+        assert train.run(quick(**options)) == signal.SIGTERM
+    assert not (tmp_path / "run" / "summary.json").exists()
+    assert train.run(Config(resume=tmp_path / "run")) is None
+    names = ["."] if options["seeds"] == 1 else ["seed0", "seed1"]
+    for name in names:
+        resumed, whole = tmp_path / "run" / name, tmp_path / "whole" / name
+        arrays = safetensors.numpy.load_file(resumed / "params.safetensors")
+        for path, array in safetensors.numpy.load_file(whole / "params.safetensors").items():
+            np.testing.assert_array_equal(arrays[path], array, err_msg=path)
+        metrics = [without_times(read_lines(folder / "metrics.jsonl")) for folder in (resumed, whole)]
+        assert metrics[0] == metrics[1]
+        assert (resumed / "flips.jsonl").read_text() == (whole / "flips.jsonl").read_text()
+        assert {file.name for file in resumed.iterdir()} >= FILES | {"summary.json"}
+        assert not (resumed / "checkpoints").exists()
+
+
+def test_a_checkpoint_is_written_when_its_time_has_come(quick, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(checkpoint, "save", lambda folder, position: saved.append((position.epoch, position.done)))
+    train.run(quick(model="lenet_300_100", save_minutes=0.0))
+    # Not after the last epoch, when the run is done.
+    assert saved == [(2, 0), (3, 0)]
+
+
+def test_what_cannot_go_on_is_told(quick, tmp_path):
+    with pytest.raises(UserError, match=r"--resume .*nothing must be the folder of a run"):
+        train.run(Config(resume=tmp_path / "nothing"))
+    train.run(quick(epochs=1, model="lenet_300_100"))
+    with pytest.raises(UserError, match="has not finished; this one has"):
+        train.run(Config(resume=tmp_path / "run"))
+    with pytest.raises(UserError, match="give no others"):
+        train.run(Config(resume=tmp_path / "run", epochs=7))
+    (tmp_path / "run" / "summary.json").unlink()
+    (tmp_path / "run" / "config.json").write_text('{"speed": 3}')
+    with pytest.raises(UserError, match=r"config\.json cannot be read as the options of a run: .*speed"):
+        train.run(Config(resume=tmp_path / "run"))
+
+
+def test_tests_are_as_often_as_asked(quick, tmp_path):
+    train.run(quick(model="lenet_300_100", epochs=5, eval_every=2))
+    metrics = read_lines(tmp_path / "run" / "metrics.jsonl")
+    assert [m["test_accuracy"] is not None for m in metrics] == [False, True, False, True, True]
+    assert read(tmp_path / "run" / "summary.json")["test_accuracy"] == metrics[-1]["test_accuracy"]
+    compare.compare(compare.Options((tmp_path / "run",), picture=tmp_path / "c.png"))
+
+
+def test_events_for_tensorboard(quick, tmp_path):
+    train.run(quick(model="lenet_300_100", tensorboard=True))
+    (events,) = (tmp_path / "run").glob("events.out.tfevents.*")
+    content, start, seen = events.read_bytes(), 0, {}
+    while start < len(content):
+        # A record is its length, 4 bytes of checksum, an event, 4 bytes of checksum.
+        (length,) = struct.unpack("<Q", content[start : start + 8])
+        event = event_pb2.Event.FromString(content[start + 12 : start + 12 + length])
+        seen |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+        start += 16 + length
+    for metrics in read_lines(tmp_path / "run" / "metrics.jsonl"):
+        for name in ("train_loss", "test_accuracy", "sparsity", "learning_rate", "images_per_second"):
+            assert seen[name, metrics["epoch"]] == pytest.approx(metrics[name], rel=1e-6)
+    train.run(quick(model="lenet_300_100", overwrite=True))
+    assert not events.exists()
+
+
+@pytest.mark.parametrize("optimizer", get_args(Optimizer))
+def test_every_optimizer_learns(quick, tmp_path, optimizer):
+    options = {
+        "optimizer": optimizer,
+        "schedule": "cosine",
+        "warmup_epochs": 1,
+        "label_smoothing": 0.1,
+        "clip_norm": 5.0,
+    }
+    train.run(quick(epochs=8, steps_per_epoch=20, model="lenet_300_100", sparsity=0.5, prunings=1, **options))
+    summary = read(tmp_path / "run" / "summary.json")
+    assert summary["sparsity"] == 0.5
+    assert summary["test_accuracy"] > 0.5
+    config = read(tmp_path / "run" / "config.json")
+    assert config["learning_rate"] == {"sgd": 0.1, "lion": 1e-4}.get(optimizer, 1e-3)
+    assert config["milestones"] == []
+
+
+def test_bfloat16_learns(quick, tmp_path):
+    train.run(quick(epochs=2, steps_per_epoch=30, dtype="bfloat16", sparsity=0.5, prunings=1, learning_rate=0.02))
+    assert read(tmp_path / "run" / "summary.json")["test_accuracy"] > 0.8
+    arrays = safetensors.numpy.load_file(tmp_path / "run" / "params.safetensors")
+    assert {a.dtype for name, a in arrays.items() if not name.startswith("masks/")} == {np.dtype(np.float32)}
+
+
+def test_streamed_images_are_learnt_and_resumed(quick, tmp_path, monkeypatch, dark_and_light):
+    options = {
+        **{
+            "data": f"folder:{dark_and_light}",
+            "stream": True,
+            "model": "lenet_300_100",
+            "epochs": 4,
+            "steps_per_epoch": 3,
+        },
+        **{"learning_rate": 0.02, "sparsity": 0.5, "prunings": 1, "batch_size": 8},
+    }
+    train.run(quick(output_dir=tmp_path / "whole", **options))
+    assert read(tmp_path / "whole" / "summary.json")["test_accuracy"] == 1
+    with monkeypatch.context() as context:
+        stopped(context, 4)
+        assert train.run(quick(**options)) == signal.SIGTERM
+    train.run(Config(resume=tmp_path / "run"))
+    arrays = [safetensors.numpy.load_file(tmp_path / name / "params.safetensors") for name in ("run", "whole")]
+    for path, array in arrays[0].items():
+        np.testing.assert_array_equal(array, arrays[1][path], err_msg=path)
+    with pytest.raises(UserError, match="--seeds-at-once must be 1 where images stream from disk, got 2"):
+        train.run(quick(seeds=2, seeds_at_once=2, overwrite=True, **options))
+
+
+def test_images_brought_to_the_size_a_network_needs(quick, tmp_path):
+    with pytest.raises(UserError, match="--model lenet5 needs image"):
+        train.run(quick(model="lenet5"))
+    train.run(quick(model="lenet5", image_size=28, epochs=1, sparsity=0.5, prunings=1))
+    assert read(tmp_path / "run" / "summary.json")["prunable"] == 430_500
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")]
+)
+def test_memory_that_is_not_enough(monkeypatch, capsys, error):
+    def run(_):
+        raise error
+
+    monkeypatch.setattr(train, "run", run)
+    monkeypatch.setattr(sys, "argv", ["train"])
+    with pytest.raises(SystemExit) as stop:
+        train.main()
+    assert str(stop.value).startswith("error: The memory is not enough. Lower --batch-size, --width")
+
+
+def test_inspect_prints_and_draws_what_the_run_did(quick, tmp_path, capsys):
+    train.run(quick(model="lenet_300_100"))
+    folder = tmp_path / "run"
+    table = next(part for part in capsys.readouterr().out.split("\n\n") if "dense_0/kernel" in part)
+    rows = [line for line in table.splitlines() if "/kernel" in line]
+    pictures = {name: (folder / name).read_bytes() for name in PICTURES}
+    for name in PICTURES:
+        (folder / name).unlink()
+    inspect.inspect(folder)
+    out = capsys.readouterr().out
+    assert all(row in out for row in rows)
+    assert f"{read(folder / 'summary.json')['test_accuracy']:.2%}" in out
+    for name, picture in pictures.items():
+        assert (folder / name).read_bytes() == picture
+    (folder / "summary.json").unlink()
+    inspect.inspect(folder)
+    assert "3 of 3 epochs" in capsys.readouterr().out
+    (folder / "tables.json").write_text("{}")
+    with pytest.raises(UserError, match=r"tables\.json cannot be read as a table of layers"):
+        inspect.inspect(folder)
+    with pytest.raises(UserError, match="must be the folder of a run"):
+        inspect.inspect(tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -173,9 +410,7 @@ def test_a_stopped_run_leaves_what_it_has(tmp_path, number):
     assert process.returncode == 128 + number
     assert "Stopped after" in out
     assert all(json.loads(line)["epoch"] for line in metrics.read_text().splitlines())
-    assert {f.name for f in tmp_path.iterdir()} == {
-        *("config.json", "metrics.jsonl", "params.safetensors", "curves.png", "layers.png", "flips.png")
-    }
+    assert {f.name for f in tmp_path.iterdir()} == FILES | {"checkpoints"}
 
 
 @pytest.mark.parametrize(
@@ -204,6 +439,22 @@ def test_a_stopped_run_leaves_what_it_has(tmp_path, number):
         ("init", "orthogonal"),
         ("model", "alexnet"),
         ("method", "snip"),
+        ("dtype", "float8"),
+        ("optimizer", "adagrad"),
+        ("schedule", "linear"),
+        ("decay", "biases"),
+        ("beta1", 1.0),
+        ("beta2", -0.5),
+        ("epsilon", -1e-8),
+        ("clip_norm", 0.0),
+        ("label_smoothing", 1.0),
+        ("warmup_epochs", -1),
+        ("warmup_epochs", 140),
+        ("seeds", 0),
+        ("seeds_at_once", 0),
+        ("eval_every", 0),
+        ("save_minutes", float("nan")),
+        ("image_size", 0),
     ],
 )
 def test_wrong_options_are_named_with_their_value(option, value):
@@ -211,6 +462,13 @@ def test_wrong_options_are_named_with_their_value(option, value):
         check(Config(**{option: value}))
     assert str(error.value).startswith(f"--{option.replace('_', '-')} must be ")
     assert repr(value) in str(error.value)
+
+
+def test_options_that_do_not_go_together():
+    with pytest.raises(UserError, match=r"--milestones must be left out with --schedule cosine, got \(3, 5\)"):
+        check(Config(schedule="cosine", milestones=(3, 5)))
+    with pytest.raises(UserError, match="--warmup-epochs must be below the first milestone, 3, got 4"):
+        check(Config(warmup_epochs=4, milestones=(3, 5)))
 
 
 def test_a_batch_larger_than_the_data(quick):
@@ -227,7 +485,7 @@ def test_a_folder_that_cannot_be_written(quick, tmp_path):
 def test_errors_are_one_line_without_traceback():
     environment = os.environ | {"COLUMNS": "200"}
     for arguments, message in (
-        (["--data", "mnist2"], "error: --data must be `digits` or `folder:PATH`, got 'mnist2'."),
+        (["--data", "folder:"], "error: --data must be `digits`, `folder:PATH`, "),
         (["--model", "alexnet"], "lenet_300_100"),
         (["--sparsity", "1.5"], "error: --sparsity must be in [0, 1), got 1.5."),
     ):

@@ -1,0 +1,63 @@
+"""What `summary.json` says of a run, and of several that differ in their seeds."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+import flipout_jax as fj
+
+from . import flops
+from .config import Config
+
+_AVERAGED = ("test_accuracy", "test_loss", "train_accuracy", "images_per_second", "seconds", "sparsity")
+_SHARED = ("method", "data", "model", "epochs", "sparsity_target", "kept", "prunable", "versions", "device")
+
+
+def of_run(
+    config: Config,
+    metrics: Sequence[dict[str, Any]],
+    summary: fj.Summary,
+    flops_per_image: float,
+    **measured: float,
+) -> dict[str, Any]:
+    """The results of a run; accuracies are the last epoch's."""
+    last = metrics[-1]
+    # The first epoch warms up.
+    speed = float(np.median([m["images_per_second"] for m in metrics[1:] or metrics]))
+    return {
+        "method": config.method,
+        "data": config.data,
+        "model": config.model,
+        "seed": config.seed,
+        "epochs": config.epochs,
+        "sparsity_target": 0.0 if config.method == "dense" else config.sparsity,
+        "sparsity": summary.total.sparsity,
+        "kept": summary.total.kept,
+        "prunable": summary.total.prunable,
+        "test_accuracy": last["test_accuracy"],
+        "test_loss": last["test_loss"],
+        # Measured while it trains, on each batch before its step.
+        "train_accuracy": last["train_accuracy"],
+        "seconds": sum(m["seconds"] for m in metrics),
+        "images_per_second": speed,
+        **flops.utilisation(flops_per_image, speed, config.dtype)._asdict(),
+        **measured,
+        "versions": {"flipout_jax": fj.__version__, "jax": jax.__version__},
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def over_seeds(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Means and sample standard deviations of runs that differ in their seeds only; None where they do not exist."""
+    seeds = [run["seed"] for run in runs]
+    averaged = {}
+    for name in _AVERAGED:
+        values = [run[name] for run in runs]
+        # A run that diverged has no loss.
+        whole = None not in values
+        averaged[name] = statistics.mean(values) if whole else None
+        averaged[f"{name}_std"] = statistics.stdev(values) if whole else None
+    return {"seeds": seeds} | {name: runs[0][name] for name in _SHARED} | averaged

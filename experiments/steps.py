@@ -1,0 +1,156 @@
+"""One run's pure functions: how it starts, one training step, and one batch of a test."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import Array
+from jax.typing import ArrayLike
+
+from .data import Dataset
+
+
+class TrainState(NamedTuple):
+    """What training changes.
+
+    Attributes:
+      params: the parameters, `nnx.Param` only.
+      model_state: every other variable of the model, such as running statistics.
+      opt_state: the optimiser's state.
+    """
+
+    params: Any
+    model_state: Any
+    opt_state: Any
+
+
+class Totals(NamedTuple):
+    """Sums over images; divide by `count` for means.
+
+    Attributes:
+      loss: cross-entropy, in nats; float32 scalar.
+      correct: right predictions; int32 scalar.
+      count: images; int32 scalar.
+    """
+
+    loss: Array
+    correct: Array
+    count: Array
+
+    @classmethod
+    def zero(cls) -> "Totals":
+        """No images yet."""
+        # Three arrays, since donation does not take the same buffer twice.
+        return cls(jnp.zeros(()), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+
+
+class Keys(NamedTuple):
+    """The PRNG keys of a run."""
+
+    model: Array
+    optimizer: Array
+    order: Array
+    augment: Array
+
+
+def keys(seed: ArrayLike) -> Keys:
+    """The PRNG keys of a seed."""
+    return Keys(*jax.random.split(jax.random.key(seed), len(Keys._fields)))
+
+
+class Steps(NamedTuple):
+    """The functions of one run, to be compiled.
+
+    Attributes:
+      init: `seed -> TrainState`.
+      train: `(state, totals, images, labels, key) -> (state, totals)`, one step; the key is for augmentation.
+      test: `(state, images, labels) -> Totals`; an image of label -1 does not count.
+      logits: `(state, images) -> logits`, in evaluation mode.
+    """
+
+    init: Callable[[ArrayLike], TrainState]
+    train: Callable[[TrainState, Totals, Array, Array, Array], tuple[TrainState, Totals]]
+    test: Callable[[TrainState, Array, Array], Totals]
+    logits: Callable[[TrainState, Array], Array]
+
+
+def make(
+    create: Callable[[Array], nnx.Module],
+    optimizer: Callable[[Array], optax.GradientTransformationExtraArgs],
+    data: Dataset,
+    *,
+    image_size: int | None = None,
+    augment: Callable[[Array, Array], Array] | None = None,
+    label_smoothing: float = 0.0,
+) -> Steps:
+    """The functions of one run.
+
+    Args:
+      create: the model of a key.
+      optimizer: the optimiser of a key, which only its `init` may use.
+      data: the data set, for its mean and standard deviation.
+      image_size: height and width to which images are brought; None leaves them.
+      augment: maps a key and a batch of images to a batch of the same shape, for training only.
+      label_smoothing: share of each label that is spread over all classes, for training only.
+    """
+    any_key = jax.random.key(0)
+    transformation = optimizer(any_key)
+    abstract = nnx.eval_shape(lambda: create(any_key))
+    abstract.train()
+    graph = nnx.graphdef(abstract)
+    abstract.eval()
+    eval_graph = nnx.graphdef(abstract)
+
+    def resize(images: Array) -> Array:
+        if image_size is None:
+            return images
+        shape = images.shape[0], image_size, image_size, images.shape[3]
+        return jax.image.resize(images.astype(jnp.float32), shape, "bilinear")
+
+    def forward(graph, params, model_state, images):
+        # A copy, as the variables that came in belong to another trace.
+        model = nnx.merge(graph, params, model_state, copy=True)
+        out = model((images / 255 - data.mean) / data.std)
+        return out.astype(jnp.float32), nnx.state(model, nnx.Not(nnx.Param))
+
+    def init(seed):
+        own = keys(seed)
+        _, params, model_state = nnx.split(create(own.model), nnx.Param, ...)
+        return TrainState(params, model_state, optimizer(own.optimizer).init(params))
+
+    def train(state, totals, images, labels, key):
+        with jax.named_scope("augment"):
+            images = resize(images)
+            if augment is not None:
+                images = augment(key, images)
+
+        def loss_fn(params):
+            out, model_state = forward(graph, params, state.model_state, images)
+            targets = optax.smooth_labels(jax.nn.one_hot(labels, out.shape[-1]), label_smoothing)
+            loss = optax.softmax_cross_entropy(out, targets).mean()
+            return loss, (model_state, jnp.sum(out.argmax(-1) == labels, dtype=jnp.int32))
+
+        (loss, (model_state, correct)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        with jax.named_scope("update"):
+            updates, opt_state = transformation.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+        totals = Totals(totals.loss + loss * len(labels), totals.correct + correct, totals.count + len(labels))
+        return TrainState(params, model_state, opt_state), totals
+
+    def logits(state, images):
+        return forward(eval_graph, state.params, state.model_state, resize(images))[0]
+
+    def test(state, images, labels):
+        out = logits(state, images)
+        counts = labels >= 0
+        loss = optax.softmax_cross_entropy_with_integer_labels(out, jnp.maximum(labels, 0))
+        return Totals(
+            jnp.sum(loss * counts),
+            jnp.sum((out.argmax(-1) == labels) & counts, dtype=jnp.int32),
+            jnp.sum(counts, dtype=jnp.int32),
+        )
+
+    return Steps(init, train, test, logits)
