@@ -47,8 +47,8 @@ class Config:
 
     data: str = "digits"
     """digits, bundled 8x8 images that need no network; folder:PATH, a folder with train/<class>/* and test/<class>/*
-    in any image format; mnist, fashion_mnist, cifar10, cifar100, imagenette or tiny_imagenet; or any other set of
-    TensorFlow Datasets by its name. All but the first two need the extra tfds."""
+    in any image format; tiny_imagenet, as its authors packed it; or, with the extra tfds, mnist, fashion_mnist,
+    cifar10, cifar100, imagenette, and any other set of TensorFlow Datasets by its name."""
     model: Model | None = None
     """Network. Without it: digits_cnn for digits, lenet5 for other grey images, resnet18 for colour."""
     augment: Augment | None = None

@@ -56,7 +56,7 @@ def optimizer(config: Config, steps_per_epoch: int, key: jax.Array) -> optax.Gra
 
     The state of every method, dense included, holds masks and flips, so that all runs are looked at in one way.
     """
-    inner = _inner(config, learning_rate(config, steps_per_epoch))
+    inner = bare(config, steps_per_epoch)
     by_epoch = prunings(config)
     schedule = by_epoch._replace(steps=tuple(steps_per_epoch * epoch for epoch in by_epoch.steps))
     noise_key, saliency_key = jax.random.split(key)
@@ -68,8 +68,9 @@ def optimizer(config: Config, steps_per_epoch: int, key: jax.Array) -> optax.Gra
     return fj.prune(inner, schedule, saliency=_with_flips(saliency))
 
 
-def _inner(config: Config, rate: optax.Schedule) -> optax.GradientTransformation:
+def bare(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
     """The optimiser under the pruning."""
+    rate = learning_rate(config, steps_per_epoch)
     beta1, epsilon = config.beta1, config.epsilon
     beta2 = _BETA2.get(config.optimizer, 0.0) if config.beta2 is None else config.beta2
     decay: dict[str, Any] = {"weight_decay": config.weight_decay}

@@ -3,10 +3,11 @@
 import dataclasses
 import time
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import jax
 import numpy as np
+import optax
 import tyro
 
 from .. import augment, flops, loop, models, recipe, steps
@@ -28,8 +29,8 @@ class Options:
     """Images a step."""
     dtype: DType = "float32"
     """What the networks compute in."""
-    method: Method = "magnitude"
-    """What prunes."""
+    method: Method | Literal["bare"] = "magnitude"
+    """What prunes; bare is the optimiser alone."""
     seconds: float = 10.0
     """At least so long is each network timed, and at least three steps."""
     markdown: Path | None = None
@@ -55,7 +56,7 @@ def main(options: Options) -> None:
 
 
 def training(
-    name: Model, batch_size: int, steps_per_epoch: int, dtype: DType, method: Method
+    name: Model, batch_size: int, steps_per_epoch: int, dtype: DType, method: Method | Literal["bare"]
 ) -> tuple[loop.Loop, steps.Steps, tuple[int, int, int]]:
     """The training of a network on random images of 10 classes: the loop, its functions, and the images' shape."""
     shape = _SHAPES.get(name, (32, 32, 3))
@@ -63,14 +64,33 @@ def training(
     count = steps_per_epoch * batch_size
     images = Images(rng.integers(0, 256, (count, *shape), np.uint8), rng.integers(0, 10, count).astype(np.int32))
     data = in_memory("random", images, images, tuple("0123456789"))
-    config = Config(model=name, method=method)
+    config = Config(model=name, method="dense" if method == "bare" else method)
+
+    def optimizer(key: jax.Array) -> optax.GradientTransformationExtraArgs:
+        if method == "bare":
+            return optax.with_extra_args_support(recipe.bare(config, steps_per_epoch))
+        return recipe.optimizer(config, steps_per_epoch, key)
+
     functions = steps.make(
         lambda key: models.create(name, shape, 10, key, dtype=dtype),
-        lambda key: recipe.optimizer(config, steps_per_epoch, key),
+        optimizer,
         data,
         augment=augment.crop_and_flip if shape[2] == 3 else None,
     )
     return loop.make(functions, data, 1, batch_size, steps_per_epoch), functions, shape
+
+
+def time_step(functions: loop.Loop, seconds: float) -> float:
+    """Seconds a step, over at least three steps and so many seconds, after a first dispatch to warm up."""
+    state, totals = functions.init([0]), functions.zero()
+    inputs = next(functions.epoch([0], 1, 0))
+    state, totals = jax.block_until_ready(functions.train(state, totals, inputs))
+    count, start = 0, time.perf_counter()
+    while count < 3 or time.perf_counter() - start < seconds:
+        state, totals = functions.train(state, totals, inputs)
+        jax.block_until_ready(totals)
+        count += functions.steps_per_dispatch
+    return (time.perf_counter() - start) / count
 
 
 def _line(name: Model, options: Options) -> str:
@@ -78,16 +98,7 @@ def _line(name: Model, options: Options) -> str:
     start = time.perf_counter()
     functions.compile()
     compiled = time.perf_counter() - start
-    state, totals = functions.init([0]), functions.zero()
-    inputs = next(functions.epoch([0], 1, 0))
-    # The first dispatch warms up.
-    state, totals = jax.block_until_ready(functions.train(state, totals, inputs))
-    count, start = 0, time.perf_counter()
-    while count < 3 or time.perf_counter() - start < options.seconds:
-        state, totals = functions.train(state, totals, inputs)
-        jax.block_until_ready(totals)
-        count += functions.steps_per_dispatch
-    seconds = (time.perf_counter() - start) / count
+    seconds = time_step(functions, options.seconds)
     use = flops.utilisation(flops.forward(pure, shape), options.batch_size / seconds, options.dtype)
     return (
         f"| {name} | {'x'.join(map(str, shape))} | {options.batch_size / seconds:,.0f} | {1e3 * seconds:,.1f} | "

@@ -9,13 +9,13 @@ import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import tyro
 
 from ..config import DType, Method, Model
-from .models import training
+from .models import time_step, training
 
 _CONTAINERS = {"while", "conditional", "call", "tuple", "get-tuple-element", "parameter", "constant", "bitcast"}
 
@@ -30,15 +30,27 @@ class Options:
     """Images a step."""
     dtype: DType = "float32"
     """What the network computes in."""
-    method: Method = "flipout"
-    """What prunes."""
+    methods: tuple[Method | Literal["bare"], ...] = ("bare", "magnitude", "flipout")
+    """What prunes; bare is the optimiser alone. The last one is looked at in detail."""
     dispatches: int = 3
-    """How many are timed."""
+    """How many are profiled."""
+    seconds: float = 20.0
+    """At least so long is each method timed."""
 
 
 def main(options: Options) -> None:
-    """Prints the share of each kind of work."""
-    functions, *_ = training(options.model, options.batch_size, 4, options.dtype, options.method)
+    """Prints what a step takes with each method, and the share of each kind of work in the last."""
+    device = jax.devices()[0]
+    print(
+        f"{device.device_kind}, jax {jax.__version__}, {options.model}, batch {options.batch_size}, {options.dtype}\n\n"
+        "| step | ms | beside the first |\n|---|---:|---:|"
+    )
+    times: list[float] = []
+    for method in options.methods:
+        functions, *_ = training(options.model, options.batch_size, 4, options.dtype, method)
+        times.append(1e3 * time_step(functions, options.seconds))
+        print(f"| {method} | {times[-1]:,.1f} | {times[-1] / times[0]:.3f} |", flush=True)
+    functions, *_ = training(options.model, options.batch_size, 4, options.dtype, options.methods[-1])
     kinds = _kinds(functions.text())
     state, totals = functions.init([0]), functions.zero()
     inputs = next(functions.epoch([0], 1, 0))
@@ -54,11 +66,7 @@ def main(options: Options) -> None:
             if name in kinds:
                 seconds[kinds[name]] += duration
     count = options.dispatches * functions.steps_per_dispatch
-    device = jax.devices()[0]
-    print(
-        f"{device.device_kind}, jax {jax.__version__}, {options.model}, batch {options.batch_size}, {options.dtype}, "
-        f"{options.method}; time of the device, summed over its threads\n"
-    )
+    print(f"\n{options.methods[-1]}; time of the device, summed over its threads\n")
     print("| work | ms a step | share |\n|---|---:|---:|")
     total = sum(seconds.values())
     for kind, duration in sorted(seconds.items(), key=lambda item: -item[1]):

@@ -15,7 +15,7 @@ import flipout_jax as fj
 from experiments import models
 from experiments.config import Model
 from experiments.errors import UserError
-from experiments.models.layers import Layers
+from experiments.models.layers import Layers, max_pool
 from experiments.models.norm import BatchNorm
 
 IMAGENETTE, CIFAR, MNIST, DIGITS = (224, 224, 3), (32, 32, 3), (28, 28, 1), (8, 8, 1)
@@ -150,6 +150,36 @@ def test_batch_norm_is_that_of_flax():
         results.append((outputs, *statistics, norm(x), *jax.tree.leaves(grads)))
     for ours, flax in zip(*results, strict=True):
         np.testing.assert_allclose(ours, flax, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (2, 4), (1, 8), (3, 3)])
+def test_a_convolution_of_few_pixels_is_that_of_flax(shape, use_bias):
+    ours = Layers(nnx.Rngs(0)).conv(4, 5, 3, use_bias=use_bias)
+    flax = nnx.Conv(4, 5, (3, 3), padding=1, use_bias=use_bias, rngs=nnx.Rngs(0))
+    nnx.update(flax, nnx.state(ours))
+    x = jax.random.normal(jax.random.key(0), (2, *shape, 4))
+    weights = jax.random.normal(jax.random.key(1), (2, *shape, 5))
+
+    def loss(layer, x):
+        return jnp.sum(weights * layer(x) ** 2)
+
+    np.testing.assert_allclose(ours(x), flax(x), rtol=1e-5, atol=1e-5)
+    for a, b in zip(
+        *(jax.tree.leaves(nnx.grad(loss, argnums=(0, 1))(layer, x)) for layer in (ours, flax)), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (5, 7), (2, 3)])
+def test_max_pool_is_that_of_flax(shape):
+    x = jax.random.normal(jax.random.key(0), (3, *shape, 2))
+    weights = jax.random.normal(jax.random.key(1), (3, shape[0] // 2, shape[1] // 2, 2))
+    results = []
+    for pool in (max_pool, lambda x: nnx.max_pool(x, (2, 2), (2, 2))):
+        results.append((pool(x), jax.grad(lambda x, pool=pool: jnp.sum(weights * pool(x)))(x)))
+    for ours, flax in zip(*results, strict=True):
+        np.testing.assert_array_equal(ours, flax)
 
 
 @pytest.mark.parametrize("name", ["digits_cnn", "resnet20", "vit"])
