@@ -79,7 +79,8 @@ class Config:
     optimizer: Optimizer = "sgd"
     """Optimiser under the pruning."""
     learning_rate: float | None = None
-    """Highest learning rate. Without it: 0.1 for sgd, 0.001 for adam, adamw and rmsprop, 0.0001 for lion."""
+    """Highest learning rate. Without it: 0.1 for sgd, and 0.02 for lenet5 and conv2 to conv8, which have no
+    normalisation; 0.001 for adam, adamw and rmsprop; 0.0001 for lion."""
     schedule: Schedule = "milestones"
     """Course of the learning rate after the warm-up: milestones (steps down), cosine (to 0) or constant."""
     milestones: tuple[int, ...] | None = None

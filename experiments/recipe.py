@@ -10,6 +10,8 @@ import flipout_jax as fj
 
 from .config import Config, last_pruning_epoch
 
+# SGD at 0.1 does not start these, as they have no normalisation.
+_WITHOUT_NORM = {"lenet5", "conv2", "conv4", "conv6", "conv8"}
 _LEARNING_RATES = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3, "lion": 1e-4}
 _BETA2 = {"adam": 0.999, "adamw": 0.999, "rmsprop": 0.9, "lion": 0.99}
 
@@ -25,7 +27,11 @@ def milestones(config: Config) -> tuple[int, ...]:
 
 def peak_learning_rate(config: Config) -> float:
     """The highest learning rate."""
-    return config.learning_rate or _LEARNING_RATES[config.optimizer]
+    if config.learning_rate is not None:
+        return config.learning_rate
+    if config.optimizer == "sgd" and config.model in _WITHOUT_NORM:
+        return 0.02
+    return _LEARNING_RATES[config.optimizer]
 
 
 def learning_rate(config: Config, steps_per_epoch: int) -> optax.Schedule:

@@ -16,7 +16,7 @@ import flipout_jax as fj
 
 from . import augment, checkpoint, fit, flops, loop, models, recipe, report, results, run_directory, seeds
 from . import data as datasets
-from .config import Config, check
+from .config import Config, Model, check
 from .errors import UserError, out_of_memory
 from .interrupt import Interrupt
 from .steps import Steps, TrainState
@@ -159,9 +159,10 @@ def _setup(config: Config) -> Setup:
         raise UserError(f"--data {data.name} must have at least 2 classes, got {', '.join(data.classes)}.")
     data = datasets.limit_test(data, config.test_images)
     digits, colour = data.name == "digits", data.shape[2] == 3
+    own_model: Model = "digits_cnn" if digits else "resnet18" if colour else "lenet5"
+    config = dataclasses.replace(config, model=config.model or own_model)
     config = dataclasses.replace(
         config,
-        model=config.model or ("digits_cnn" if digits else "resnet18" if colour else "lenet5"),
         batch_size=config.batch_size or (32 if digits else 128),
         learning_rate=recipe.peak_learning_rate(config),
         milestones=recipe.milestones(config),

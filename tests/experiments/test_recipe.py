@@ -44,6 +44,21 @@ def test_learning_rate_of_the_paper():
     assert recipe.milestones(Config(epochs=1)) == ()
 
 
+@pytest.mark.parametrize(
+    ("options", "peak"),
+    [
+        ({}, 0.1),
+        ({"model": "resnet18"}, 0.1),
+        ({"model": "conv4"}, 0.02),
+        ({"model": "conv4", "optimizer": "adamw"}, 0.001),
+        ({"model": "lenet5", "learning_rate": 0.3}, 0.3),
+        ({"optimizer": "lion"}, 0.0001),
+    ],
+)
+def test_highest_learning_rate(options, peak):
+    assert recipe.peak_learning_rate(Config(**options)) == peak
+
+
 def test_warm_up_then_milestones_or_cosine():
     options = {"epochs": 10, "learning_rate": 0.4, "warmup_epochs": 2}
     steps = np.arange(100)
