@@ -129,11 +129,12 @@ def append_line(file: Path, value: dict[str, Any]) -> None:
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    """The lines of JSON so far; none where there is no file."""
+    """The lines of JSON so far, without a last one that was cut off; none where there is no file."""
     if not file.exists():
         return []
     try:
-        return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+        lines = file.read_text("utf-8").splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read, line by line, as JSON: {error}.") from error
 
@@ -141,9 +142,8 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 def forget_from(folder: Path, epoch: int) -> None:
     """Drops what was measured in an epoch and after it."""
     for name in _LINES:
-        lines = read_lines(folder / name)
-        kept = [line for line in lines if line["epoch"] < epoch]
-        if len(kept) < len(lines):
+        if (folder / name).exists():
+            kept = [line for line in read_lines(folder / name) if line["epoch"] < epoch]
             text = "".join(json.dumps(line) + "\n" for line in kept)
             write(folder / name, lambda temporary, text=text: temporary.write_text(text, "utf-8"))
 
