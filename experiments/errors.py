@@ -16,7 +16,8 @@ def out_of_memory() -> Iterator[None]:
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+        # XLA's status is RESOURCE_EXHAUSTED or, on CPU, INTERNAL; the words are the same.
+        if isinstance(error, jax.errors.JaxRuntimeError) and "out of memory" not in str(error).lower():
             raise
         raise UserError(
             "The memory is not enough. Lower --batch-size, --width, --image-size or --seeds-at-once, or leave the "

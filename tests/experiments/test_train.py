@@ -362,7 +362,12 @@ def test_images_brought_to_the_size_a_network_needs(quick, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "error", [MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")]
+    "error",
+    [
+        MemoryError(),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."),
+        jax.errors.JaxRuntimeError("INTERNAL: Error dispatching computation: Out of memory allocating 9 bytes."),
+    ],
 )
 def test_memory_that_is_not_enough(monkeypatch, capsys, error):
     def run(_):
