@@ -185,20 +185,18 @@ def check(config: Config) -> None:
     for option, (wanted, holds) in _RANGES.items():
         value = getattr(config, option)
         require(value is None or (math.isfinite(value) and holds(value)), option, wanted)
-    milestones = config.milestones or ()
-    require(
-        all(a < b for a, b in zip((0, *milestones), milestones, strict=False)), "milestones", "rising epochs from 1 on"
-    )
+    given = config.milestones or ()
+    require(all(a < b for a, b in zip((0, *given), given, strict=False)), "milestones", "rising epochs from 1 on")
     require(config.warmup_epochs < config.epochs, "warmup_epochs", f"below the number of epochs, {config.epochs}")
     require(
-        not milestones or config.schedule == "milestones",
+        not given or config.schedule == "milestones",
         "milestones",
         f"left out with --schedule {config.schedule}",
     )
     require(
-        not milestones or config.warmup_epochs < milestones[0],
+        config.warmup_epochs == 0 or all(config.warmup_epochs < epoch for epoch in milestones(config)),
         "warmup_epochs",
-        f"below the first milestone, {next(iter(milestones), None)}",
+        f"below the first milestone, {next(iter(milestones(config)), None)}",
     )
     last = last_pruning_epoch(config)
     require(
@@ -206,6 +204,15 @@ def check(config: Config) -> None:
         "prunings",
         f"at most {last}, as the last pruning is after epoch {last} of {config.epochs}",
     )
+
+
+def milestones(config: Config) -> tuple[int, ...]:
+    """The epochs after which the learning rate drops to a tenth."""
+    if config.schedule != "milestones":
+        return ()
+    if config.milestones is not None:
+        return config.milestones
+    return tuple(sorted({config.epochs * at // 350 for at in (150, 250)} - {0}))
 
 
 def last_pruning_epoch(config: Config) -> int:

@@ -8,21 +8,12 @@ import optax
 
 import flipout_jax as fj
 
-from .config import Config, last_pruning_epoch
+from .config import Config, last_pruning_epoch, milestones
 
 # SGD at 0.1 does not start these, as they have no normalisation.
 _WITHOUT_NORM = {"lenet5", "conv2", "conv4", "conv6", "conv8"}
 _LEARNING_RATES = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3, "lion": 1e-4}
 _BETA2 = {"adam": 0.999, "adamw": 0.999, "rmsprop": 0.9, "lion": 0.99}
-
-
-def milestones(config: Config) -> tuple[int, ...]:
-    """The epochs after which the learning rate drops to a tenth."""
-    if config.schedule != "milestones":
-        return ()
-    if config.milestones is not None:
-        return config.milestones
-    return tuple(sorted({config.epochs * at // 350 for at in (150, 250)} - {0}))
 
 
 def peak_learning_rate(config: Config) -> float:

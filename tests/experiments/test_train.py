@@ -458,6 +458,7 @@ def test_a_stopped_run_leaves_what_it_has(tmp_path, number):
         ("clip_norm", 0.0),
         ("label_smoothing", 1.0),
         ("warmup_epochs", -1),
+        ("warmup_epochs", 60),
         ("warmup_epochs", 140),
         ("seeds", 0),
         ("seeds_at_once", 0),
@@ -478,6 +479,8 @@ def test_options_that_do_not_go_together():
         check(Config(schedule="cosine", milestones=(3, 5)))
     with pytest.raises(UserError, match="--warmup-epochs must be below the first milestone, 3, got 4"):
         check(Config(warmup_epochs=4, milestones=(3, 5)))
+    with pytest.raises(UserError, match="--warmup-epochs must be below the first milestone, 3, got 5"):
+        check(Config(warmup_epochs=5, epochs=8))
 
 
 def test_a_batch_larger_than_the_data(quick):
