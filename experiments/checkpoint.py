@@ -65,10 +65,11 @@ def restore(folder: Path, like: Position) -> Position:
         flat = _flatten(like)
         try:
             saved = manager.restore(step, args=ocp.args.StandardRestore(jax.eval_shape(lambda: flat)))
-        except (ValueError, KeyError, OSError) as error:
-            raise UserError(
-                f"The checkpoint in {folder / run_directory.CHECKPOINTS} cannot be read: {error}"
-            ) from error
+        # What Orbax and its storage raise differs from one damaged file to the next.
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            files = folder / run_directory.CHECKPOINTS
+            raise UserError(f"The checkpoint in {files} cannot be read: {reason}") from error
     leaves, tree = jax.tree.flatten(like)
     arrays = [
         jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else array

@@ -258,6 +258,16 @@ def test_a_run_that_goes_on_is_as_one_that_was_not_stopped(quick, tmp_path, monk
         assert not (resumed / "checkpoints").exists()
 
 
+def test_a_damaged_checkpoint_is_told(quick, tmp_path, monkeypatch):
+    with monkeypatch.context() as context:
+        stopped(context, 2)
+        train.run(quick(model="lenet_300_100"))
+    largest = max((tmp_path / "run" / "checkpoints").rglob("d/*"), key=lambda file: file.stat().st_size)
+    largest.unlink()
+    with pytest.raises(UserError, match=r"The checkpoint in .*run/checkpoints cannot be read: "):
+        train.run(Config(resume=tmp_path / "run"))
+
+
 def test_a_checkpoint_is_written_when_its_time_has_come(quick, tmp_path, monkeypatch):
     saved = []
     monkeypatch.setattr(checkpoint, "save", lambda folder, position: saved.append((position.epoch, position.done)))
