@@ -1,14 +1,19 @@
-"""Where a run stands, saved with Orbax, so that it can go on from there."""
+"""Where a run stands, saved from time to time, so that it can go on from there."""
 
-import logging
+import json
 import shutil
+import time
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
+import flipout_jax as fj
 
+from . import config as options
 from . import run_directory
+from .config import Config
 from .errors import UserError
 from .steps import Totals, TrainState
 
@@ -29,70 +34,115 @@ class Position(NamedTuple):
     totals: Totals
 
 
-def exists(folder: Path) -> bool:
-    """Whether a run has a checkpoint to go on from."""
-    return any((folder / run_directory.CHECKPOINTS).glob("[0-9]*"))
+class Checkpoints:
+    """A context that saves the positions of a run, or of several in one program, while the run goes on."""
 
+    def __init__(self, configs: Sequence[Config], data: dict[str, Any]):
+        """Takes the options of each run, the first of which has the folder, and facts that tell the data."""
+        self._config, self._every = configs[0], 60 * configs[0].save_minutes
+        self._folder = _folder(configs[0])
+        facts = {"config": options.as_json(configs[0]), "seeds": [c.seed for c in configs], "data": data}
+        # As JSON gives them back.
+        self._facts = json.loads(json.dumps(facts))
+        self._step = max(fj.checkpoint.steps(self._folder), default=0)
+        self._saved, self._pending = time.perf_counter(), None
 
-def remove(folder: Path) -> None:
-    """Removes the checkpoints of a run that has finished."""
-    shutil.rmtree(folder / run_directory.CHECKPOINTS, ignore_errors=True)
+    def __enter__(self):
+        return self
 
-
-def save(folder: Path, position: Position) -> None:
-    """Writes a checkpoint, and removes the one before when it is whole."""
-    with _manager(folder) as manager:
-        step = max(manager.all_steps(), default=0) + 1
-        import orbax.checkpoint as ocp
-
-        manager.save(step, args=ocp.args.StandardSave(_flatten(position)))
-
-
-def restore(folder: Path, like: Position) -> Position:
-    """The last checkpoint of a run that has one.
-
-    Args:
-      folder: the run's folder.
-      like: a position of the same run, for the tree and its shapes.
-
-    Raises:
-      UserError: if it is damaged, or of another run.
-    """
-    import orbax.checkpoint as ocp
-
-    with _manager(folder) as manager:
-        step = manager.latest_step()
-        flat = _flatten(like)
+    def __exit__(self, kind: type[BaseException] | None, *_):
         try:
-            saved = manager.restore(step, args=ocp.args.StandardRestore(jax.eval_shape(lambda: flat)))
-        # What Orbax and its storage raise differs from one damaged file to the next.
-        except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            files = folder / run_directory.CHECKPOINTS
-            raise UserError(f"The checkpoint in {files} cannot be read: {reason}") from error
-    leaves, tree = jax.tree.flatten(like)
-    arrays = [
-        jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else array
-        for array, leaf in zip(saved, leaves, strict=True)
-    ]
-    position = jax.tree.unflatten(tree, arrays)
-    return position._replace(epoch=int(position.epoch), done=int(position.done))
+            self.wait()
+        except UserError:
+            # What went wrong first is what is told.
+            if kind is None:
+                raise
+
+    def restore(self, start: Position) -> Position:
+        """The newest position that is whole; `start` where none was saved.
+
+        Raises:
+          UserError: if all are damaged, or of other options, seeds or data.
+        """
+        if not self._step:
+            return start
+        with warnings.catch_warnings(record=True) as passed_over:
+            warnings.simplefilter("always")
+            try:
+                tree = {"state": start.state, "totals": start.totals}
+                _, tree, metadata = fj.checkpoint.restore(self._folder, tree)
+            except fj.checkpoint.CheckpointError as error:
+                raise UserError(f"{error} Remove {self._folder} to start the run from its beginning.") from error
+            except ValueError as error:
+                raise UserError(f"The checkpoints in {self._folder} are of another run: {error}") from error
+        for warning in passed_over:
+            print(warning.message)
+        position, saved = metadata["position"], metadata["facts"]
+        self._check_facts(saved)
+        return Position(position["epoch"], position["done"], tree["state"], tree["totals"])
+
+    def due(self, epoch: int | None = None) -> bool:
+        """Whether it is time to save, by the minutes, or by the epochs where one has just ended."""
+        by_epochs = self._config.save_epochs is not None and epoch is not None and epoch % self._config.save_epochs == 0
+        return by_epochs or time.perf_counter() - self._saved > self._every
+
+    def save(self, position: Position, score: float | None = None) -> None:
+        """Saves a position when the one before is written; the state may be given to the next step at once."""
+        self.wait()
+        self._step += 1
+        self._saved = time.perf_counter()
+        self._pending: Future[Path] | None = fj.checkpoint.save(
+            self._folder,
+            self._step,
+            {"state": position.state, "totals": position.totals},
+            metadata={"position": {"epoch": position.epoch, "done": position.done}, "facts": self._facts},
+            score=score,
+            keep=self._config.keep_checkpoints,
+        )
+
+    def wait(self) -> None:
+        """Waits until all is written.
+
+        Raises:
+          UserError: if it could not be.
+        """
+        pending, self._pending = self._pending, None
+        try:
+            if pending is not None:
+                pending.result()
+        except fj.checkpoint.CheckpointError as error:
+            raise UserError(f"{error} The checkpoints from before are as they were.") from error
+
+    def _check_facts(self, saved: dict[str, Any]) -> None:
+        """Raises a `UserError` where options, seeds or images are not those of the checkpoint."""
+        own, kept = _what_matters(self._facts), _what_matters(saved)
+        # An option that came later has no value there.
+        for name in sorted(own.keys() & kept.keys()):
+            if own[name] != kept[name]:
+                raise UserError(
+                    f"The run in {run_directory.of(self._config)} must go on with what it had at its last checkpoint, "
+                    f"but {name} is {own[name]!r} now, and was {kept[name]!r}. Put it back as it was, or remove "
+                    f"{self._folder} to start the run from its beginning."
+                )
 
 
-def _manager(folder: Path) -> Any:
-    import orbax.checkpoint as ocp
-
-    # It reports every step of its work.
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
-    return ocp.CheckpointManager((folder / run_directory.CHECKPOINTS).absolute(), options=options)
-
-
-def _flatten(position: Position) -> list[jax.Array]:
-    """The arrays, with the data of keys in place of keys."""
-    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(position)]
-    return [jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in leaves]
+def remove(config: Config) -> None:
+    """Removes what a run that has finished does not need: all checkpoints but the best, if that is to stay."""
+    folder = _folder(config)
+    best = fj.checkpoint.best(folder) if config.keep_best else None
+    for step in fj.checkpoint.steps(folder):
+        if step != best:
+            shutil.rmtree(folder / str(step))
+    if best is None:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+def _folder(config: Config) -> Path:
+    return run_directory.of(config) / run_directory.CHECKPOINTS
+
+
+def _what_matters(facts: dict[str, Any]) -> dict[str, Any]:
+    """All that decides what a run computes, as one flat dictionary."""
+    config = {k: v for k, v in facts["config"].items() if k not in options.INCIDENTAL}
+    data = {f"{name} of the data": value for name, value in facts["data"].items()}
+    return {f"--{name.replace('_', '-')}": value for name, value in config.items()} | data | {"seeds": facts["seeds"]}

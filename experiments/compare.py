@@ -1,7 +1,6 @@
 """Runs side by side: `python -m experiments.compare runs/*` prints a table, and draws with `--picture FILE`."""
 
 import dataclasses
-import json
 import statistics
 import sys
 from pathlib import Path
@@ -13,16 +12,11 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from rich.console import Console
 from rich.table import Table
 
-from . import plots, run_directory, seeds
+from . import files, plots, run_directory, seeds
+from .config import INCIDENTAL, as_json
 from .errors import UserError
 
 _COLOURS = ("#4d4d4d", "#1f6fb4", "#e0761a", "#3a9a4b", "#b03a8c", "#8c6d31", "#17a2a8", "#c0392b")
-_NEEDED = {*("method", "data", "model", "epochs", "sparsity_target", "sparsity", "kept", "test_accuracy", "seconds")}
-# Everything else in a configuration must agree for runs to share a row, but for where and how they read and write.
-_NOT_COMPARED = {
-    *("seed", "seeds_at_once", "output_dir", "overwrite", "resume", "save_minutes", "tensorboard", "eval_every"),
-    *("cache_dir", "tfds_data_dir"),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +69,7 @@ def compare(options: Options) -> None:
     Console().print(table)
     if options.markdown:
         lines = ["| " + " | ".join(cells) + " |" for cells in (header, ["---", *["---:"] * 6], *rows)]
-        run_directory.write(options.markdown, lambda file: file.write_text("\n".join(lines) + "\n", "utf-8"))
+        files.write(options.markdown, lambda file: file.write_text("\n".join(lines) + "\n", "utf-8"))
     if options.picture:
         plots.save(draw(groups), options.picture)
 
@@ -91,7 +85,10 @@ def read(folders: tuple[Path, ...]) -> list[Group]:
     runs = [run for folder in folders for member in _members(folder) if (run := _read_one(member))]
     if not runs:
         raise UserError("Name at least one folder of a finished run, such as runs/*.")
-    keys = [tuple(sorted((k, str(v)) for k, v in config.items() if k not in _NOT_COMPARED)) for config, _, _ in runs]
+    keys = [
+        tuple(sorted((k, str(v)) for k, v in config.items() if k != "seed" and k not in INCIDENTAL))
+        for config, _, _ in runs
+    ]
     varying = {k for key in keys for k, v in key if any(dict(other).get(k) != v for other in keys)}
     if len({s["sparsity_target"] for _, s, _ in runs if s["method"] != "dense"}) <= 1:
         varying -= {"sparsity"}
@@ -124,19 +121,13 @@ def _read_one(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[s
     if not (folder / run_directory.SUMMARY).is_file():
         print(f"{folder} is passed over, since its run has not finished.", file=sys.stderr)
         return None
-    try:
-        config, summary = (
-            json.loads((folder / file).read_text("utf-8")) for file in (run_directory.CONFIG, run_directory.SUMMARY)
-        )
-        # A dense run does not ask for what sparsity it was.
-        config["sparsity"] = summary["sparsity_target"]
-        metrics = run_directory.read_lines(folder / run_directory.METRICS)
-        missing = {"seed"} - config.keys() or _NEEDED - summary.keys()
-        if missing or [m["epoch"] for m in metrics] != list(range(1, summary["epochs"] + 1)):
-            raise ValueError(f"it lacks {', '.join(missing) or 'epochs'}")
-        return config, summary, metrics
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} cannot be read as a run: {type(error).__name__}: {error}.") from error
+    config = as_json(run_directory.read_config(folder))
+    summary, metrics = run_directory.read_summary(folder), run_directory.read_metrics(folder)
+    if len(metrics) != summary["epochs"]:
+        raise UserError(f"{folder} cannot be read as a run: it has {len(metrics)} of {summary['epochs']} epochs.")
+    # A dense run does not ask for what sparsity it was.
+    config["sparsity"] = summary["sparsity_target"]
+    return config, summary, metrics
 
 
 def _label(summary: dict[str, Any], options: dict[str, str], varying: set[str]) -> str:
@@ -214,11 +205,6 @@ def draw(groups: list[Group]) -> Figure:
     bottom = max(0, min(0.9, 1 - 3 * (1 - lowest)))
     last.set_ylim(bottom, 1 + 0.03 * (1 - bottom))
     return figure
-
-
-def _tested(metrics: list[dict[str, Any]]) -> dict[int, float]:
-    """The test accuracy by epoch."""
-    return {m["epoch"]: m["test_accuracy"] for m in metrics if m["test_accuracy"] is not None}
 
 
 if __name__ == "__main__":

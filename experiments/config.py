@@ -4,8 +4,9 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_type_hints
 
+from . import files
 from .errors import UserError
 
 Method = Literal["flipout", "magnitude", "magnitude_noise", "random", "dense"]
@@ -132,6 +133,12 @@ class Config:
     """Continue the run of this folder from its last checkpoint, with the options it was started with."""
     save_minutes: float = 10.0
     """Minutes from one checkpoint to the next. A run that is stopped by Ctrl-C or SIGTERM also writes one."""
+    save_epochs: int | None = None
+    """Also write a checkpoint every so many epochs. Without it: by the minutes alone."""
+    keep_checkpoints: int = 2
+    """Number of checkpoints that stay, the newest. When the run has finished, they go."""
+    keep_best: bool = False
+    """Also keep a checkpoint of the epoch with the highest test accuracy after the last pruning, for good."""
     tensorboard: bool = False
     """Also write events for TensorBoard."""
     cache_dir: Path | None = None
@@ -147,6 +154,11 @@ class Config:
     where the decoded images would take more than half of the memory."""
 
 
+# What says where and how a run reads and writes, and nothing of what it computes.
+INCIDENTAL = {
+    *("output_dir", "overwrite", "resume", "tensorboard", "eval_every", "cache_dir", "tfds_data_dir", "seeds_at_once"),
+    *("save_minutes", "save_epochs", "keep_checkpoints", "keep_best"),
+}
 _CHOICES = {
     "model": Model,
     "method": Method,
@@ -167,6 +179,7 @@ _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     **dict.fromkeys(("width", "learning_rate", "power", "clip_norm"), _POSITIVE),
     **dict.fromkeys(("epochs", "batch_size", "prunings", "steps_per_epoch", "test_images", "image_size"), _COUNT),
     **dict.fromkeys(("seeds", "seeds_at_once", "eval_every"), _COUNT),
+    **dict.fromkeys(("save_epochs", "keep_checkpoints"), _COUNT),
     "seed": ("from 0 to 4294967295", lambda x: 0 <= x < 2**32),
 }
 
@@ -230,6 +243,7 @@ def from_json(stored: dict[str, Any]) -> Config:
 
     Raises:
       ValueError: for options that this program does not have.
+      TypeError: for a value of another type than the option's.
     """
     known = {field.name for field in dataclasses.fields(Config)}
     if stored.keys() - known:
@@ -237,6 +251,9 @@ def from_json(stored: dict[str, Any]) -> Config:
     values = dict(stored)
     for name in ("output_dir", "resume", "cache_dir", "tfds_data_dir"):
         values[name] = None if values.get(name) is None else Path(values[name])
-    if values.get("milestones") is not None:
+    if isinstance(values.get("milestones"), list):
         values["milestones"] = tuple(values["milestones"])
+    for name, wanted in get_type_hints(Config).items():
+        if name in values:
+            files.check_type(name, values[name], wanted)
     return Config(**values)

@@ -4,13 +4,14 @@ import contextlib
 import math
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from . import checkpoint, run_directory
-from .checkpoint import Position
+from . import recipe, run_directory
+from .checkpoint import Checkpoints, Position
 from .config import Config
 from .interrupt import Interrupt
 from .loop import Loop
@@ -37,39 +38,43 @@ def fit(
     configs: Sequence[Config],
     functions: Loop,
     steps_per_epoch: int,
+    checkpoints: Checkpoints,
     interrupt: Interrupt,
 ) -> Outcome:
     """Trains all epochs, from the last checkpoint if there is one, and writes metrics as it goes on.
 
     Args:
-      configs: the options of each run, which differ in seeds and folders. The first folder has the checkpoints of all.
+      configs: the options of each run, which differ in seeds and folders.
       functions: what an epoch, a dispatch and a test are.
       steps_per_epoch: steps an epoch.
+      checkpoints: where positions are saved and read.
       interrupt: looked at between two dispatches. On a signal a checkpoint is written, and that is all.
     """
     config, seeds, folders = configs[0], [c.seed for c in configs], [run_directory.of(c) for c in configs]
-    position = Position(1, 0, functions.init(seeds), functions.zero())
-    if checkpoint.exists(folders[0]):
-        position = checkpoint.restore(folders[0], position)
-    first_step, saved = math.nan, time.perf_counter()
+    position = checkpoints.restore(Position(1, 0, functions.init(seeds), functions.zero()))
+    first_step = math.nan
     with contextlib.ExitStack() as stack:
         recorders = [
             stack.enter_context(Recorder(config, steps_per_epoch, folder, position.epoch, state))
             for folder, state in zip(folders, functions.split(position.state), strict=True)
         ]
         display = stack.enter_context(Display(config.epochs, steps_per_epoch))
+        best = _Best(config, folders)
+        stack.enter_context(checkpoints)
         while position.epoch <= config.epochs:
             epoch, done, state, totals = position
             start, images_before = time.perf_counter(), np.sum(totals.count)
             for inputs in functions.epoch(seeds, epoch, done):
                 if interrupt.signal is not None:
-                    checkpoint.save(folders[0], Position(epoch, done, state, totals))
+                    checkpoints.save(Position(epoch, done, state, totals))
                     return Outcome(functions.split(state), False, first_step)
                 if math.isnan(first_step):
                     functions.compile()
                     first_step = start = time.perf_counter()
                 state, totals = functions.train(state, totals, inputs)
                 done += functions.steps_per_dispatch
+                if done < steps_per_epoch and checkpoints.due():
+                    checkpoints.save(Position(epoch, done, state, totals))
                 if display.due():
                     jax.block_until_ready(totals)
                     display.step(epoch, done)
@@ -79,9 +84,32 @@ def fit(
             seconds = time.perf_counter() - start
             trained = functions.split(jax.device_get(totals))
             runs = zip(recorders, functions.split(state), trained, tests, strict=True)
-            display.epoch([to.epoch(epoch, of, train, test, seconds, speed) for to, of, train, test in runs])
+            metrics = [to.epoch(epoch, of, train, test, seconds, speed) for to, of, train, test in runs]
+            display.epoch(metrics)
             position = Position(epoch + 1, 0, state, functions.zero())
-            if time.perf_counter() - saved > 60 * config.save_minutes and epoch < config.epochs:
-                checkpoint.save(folders[0], position)
-                saved = time.perf_counter()
+            score = best.score(metrics)
+            if score is not None or (epoch < config.epochs and checkpoints.due(epoch)):
+                checkpoints.save(position, score)
     return Outcome(functions.split(position.state), True, first_step)
+
+
+class _Best:
+    """The highest test accuracy so far of the epochs after the last pruning, the mean over the runs of a program."""
+
+    def __init__(self, config: Config, folders: Sequence[Path]):
+        self._wanted = config.keep_best
+        self._from = max(recipe.prunings(config).steps, default=1)
+        self._highest = -math.inf
+        for metrics in zip(*(run_directory.read_metrics(folder) for folder in folders), strict=False):
+            self.score(metrics)
+
+    def score(self, metrics: Sequence[dict[str, Any]]) -> float | None:
+        """The test accuracy of an epoch that is to stay, as it is the highest so far; None for any other."""
+        accuracies = [m["test_accuracy"] for m in metrics]
+        if not self._wanted or metrics[0]["epoch"] < self._from or None in accuracies:
+            return None
+        mean = float(np.mean(accuracies))
+        if mean <= self._highest:
+            return None
+        self._highest = mean
+        return mean

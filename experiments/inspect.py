@@ -59,7 +59,7 @@ def inspect(folder: Path) -> None:
         if (folder / run_directory.SUMMARY).is_file():
             Console().print(_over_seeds(folder, config))
         return
-    epochs = run_directory.read_lines(folder / run_directory.METRICS)
+    epochs = run_directory.read_metrics(folder)
     finished = (folder / run_directory.SUMMARY).is_file()
     results = run_directory.read_summary(folder) if finished else epochs[-1] if epochs else {}
     state = "finished" if finished else f"{len(epochs)} of {config.epochs} epochs"
@@ -70,8 +70,25 @@ def inspect(folder: Path) -> None:
     if (folder / run_directory.TABLES).is_file():
         print(report.read_tables(folder)[0])
         print(f"drawn again: {', '.join(str(picture) for picture in report.draw(folder))}")
+        if (folder / run_directory.PARAMETERS).is_file():
+            print(_parameters(folder))
     else:
         print(f"There are no tables in {folder}/ yet, so nothing is drawn.")
+
+
+def _parameters(folder: Path) -> str:
+    """What the file of parameters holds, once it is found whole.
+
+    Raises:
+      UserError: if it is damaged, or a weight is not 0 where it is masked.
+    """
+    stored = run_directory.read_parameters(folder)
+    masks = {name.removeprefix("masks/"): mask for name, mask in stored.items() if name.startswith("masks/")}
+    for name, mask in masks.items():
+        if stored[f"params/{name}"][~mask].any():
+            raise UserError(f"{folder / run_directory.PARAMETERS} must be 0 where it is masked, and {name} is not.")
+    kept = sum(int(mask.sum()) for mask in masks.values())
+    return f"{run_directory.PARAMETERS} is whole: {len(stored)} arrays, {kept:,} prunable weights kept, the rest 0"
 
 
 def _over_seeds(folder: Path, config: Config) -> Table:

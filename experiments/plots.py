@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 import flipout_jax as fj
 
-from . import flip_counts, run_directory
+from . import files, flip_counts
 
 BLUE, ORANGE, GREY = "#1f6fb4", "#e0761a", "#8a8a8a"
 _MOST_PANELS = 10
@@ -124,4 +124,4 @@ def _interval(start: int, stop: int) -> str:
 
 def save(figure: Figure, file: Path) -> None:
     """Writes a PNG, the whole file or nothing."""
-    run_directory.write(file, lambda temporary: figure.savefig(temporary, dpi=130, format="png"))
+    files.write(file, lambda temporary: figure.savefig(temporary, dpi=130, format="png"))

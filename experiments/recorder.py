@@ -10,7 +10,7 @@ import numpy as np
 
 import flipout_jax as fj
 
-from . import flip_counts, recipe, run_directory
+from . import files, flip_counts, recipe, run_directory
 from .config import Config
 from .steps import Totals, TrainState
 
@@ -57,7 +57,7 @@ class Recorder:
         pruned = epoch in self._pruning_epochs
         if pruned:
             counts = flip_counts.count(epoch, self._masks, state.opt_state)
-            run_directory.append_line(self._folder / run_directory.FLIP_COUNTS, flip_counts.as_json(counts))
+            files.append_line(self._folder / run_directory.FLIP_COUNTS, flip_counts.as_json(counts))
             self._masks = jax.device_get(fj.get_masks(state.opt_state))
         prunable = [mask for mask in jax.tree.leaves(self._masks) if mask.ndim]
         kept = sum(int(mask.sum()) for mask in prunable)
@@ -74,7 +74,7 @@ class Recorder:
             "seconds": seconds,
             "images_per_second": speed,
         }
-        run_directory.append_line(self._folder / run_directory.METRICS, metrics)
+        files.append_line(self._folder / run_directory.METRICS, metrics)
         if self._events:
             for name, value in metrics.items():
                 if name != "epoch" and value is not None:

@@ -1,14 +1,12 @@
 """What is shown of a run, from the files in its folder alone: a table and pictures."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import flipout_jax as fj
 
-from . import flip_counts, plots, run_directory
+from . import files, flip_counts, plots, run_directory
 from .config import Config
-from .errors import UserError
 
 
 def title(config: Config) -> str:
@@ -38,26 +36,26 @@ def save_tables(folder: Path, epoch: int, params: Any, opt_state: Any) -> fj.Sum
         "parameters": summary.parameters,
         "flips": flip_counts.as_json(flips),
     }
-    run_directory.write_json(folder / run_directory.TABLES, table)
+    files.write_json(folder / run_directory.TABLES, table)
     return summary
 
 
 def read_tables(folder: Path) -> tuple[fj.Summary, flip_counts.Pruning]:
     """What `save_tables` has written."""
-    file = folder / run_directory.TABLES
-    try:
-        stored = json.loads(file.read_text("utf-8"))
+    file, what = folder / run_directory.TABLES, "a table of layers"
+    stored = files.read_json(file, what, {"rows": list, "total": dict, "parameters": int, "flips": dict})
+    with files.reading(file, what):
         rows = [fj.Row(**row | {"shape": tuple(row["shape"])}) for row in (*stored["rows"], stored["total"])]
+        for row in rows:
+            files.check_type("a row", row._replace(flips=row.flips and tuple(row.flips)), fj.Row)
         return fj.Summary(tuple(rows[:-1]), rows[-1], stored["parameters"]), flip_counts.from_json(stored["flips"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} cannot be read as a table of layers: {error}.") from error
 
 
 def draw(folder: Path) -> list[Path]:
     """Draws the pictures of a run; the files."""
     heading = title(run_directory.read_config(folder))
-    metrics = run_directory.read_lines(folder / run_directory.METRICS)
-    prunings = run_directory.read_lines(folder / run_directory.FLIP_COUNTS)
+    metrics = run_directory.read_metrics(folder)
+    prunings = run_directory.read_flip_counts(folder)
     summary, last = read_tables(folder)
     pictures = [folder / name for name in run_directory.PICTURES]
     curves, layers, flips = pictures

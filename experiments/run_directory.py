@@ -1,69 +1,104 @@
 """What a run leaves on disk: configuration, a line of metrics an epoch, tables, parameters and pictures."""
 
 import contextlib
-import json
-import math
-import os
+import dataclasses
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
 import jax
 import numpy as np
-import safetensors.numpy
 
 import flipout_jax as fj
 
+from . import arrays, files
 from .config import Config, as_json, from_json
 from .errors import UserError
 
 CONFIG, METRICS, FLIP_COUNTS, TABLES = "config.json", "metrics.jsonl", "flips.jsonl", "tables.json"
 SUMMARY, PARAMETERS, CHECKPOINTS = "summary.json", "params.safetensors", "checkpoints"
-_LINES = METRICS, FLIP_COUNTS
+_LOCK = ".lock"
+FLIPS = {"epoch": int, "kept": list[int], "removed": list[int]}
+_NUMBER = float | None
+_RESULTS = {
+    **dict.fromkeys(("method", "data", "model", "device"), str),
+    **dict.fromkeys(("epochs", "kept", "prunable"), int),
+    **dict.fromkeys(("sparsity_target", "sparsity", "test_accuracy", "seconds"), float),
+    **dict.fromkeys(("test_loss", "train_accuracy", "images_per_second"), _NUMBER),
+}
+_EPOCH = {
+    **dict.fromkeys(("epoch", "kept"), int),
+    **dict.fromkeys(("train_loss", "train_accuracy", "test_loss", "test_accuracy"), _NUMBER),
+    **dict.fromkeys(("learning_rate", "sparsity", "seconds", "images_per_second"), float),
+    "pruned": bool,
+}
 PICTURES = "curves.png", "layers.png", "flips.png"
-_FILES = CONFIG, *_LINES, TABLES, SUMMARY, PARAMETERS, *PICTURES, CHECKPOINTS, "events.out.tfevents.*"
+_FILES = CONFIG, METRICS, FLIP_COUNTS, TABLES, SUMMARY, PARAMETERS, *PICTURES, CHECKPOINTS, "events.out.tfevents.*"
 
 
-def create(config: Config, name: str) -> Path:
-    """Makes the folder of a run and writes its configuration.
+def place(config: Config, name: str) -> Path:
+    """Makes the folder of a run, unless it is there.
 
     Args:
       config: the options.
       name: of the folder under `runs/`, where the user named none; a number is added if it is taken.
 
     Raises:
-      UserError: if the folder holds a run already, or cannot be written to.
+      UserError: if it cannot be written to.
     """
     folder = config.output_dir or _free(Path("runs") / name, config.overwrite)
     if folder.is_file():
         raise UserError(f"--output-dir {folder} must be a folder, and a file has that name.")
-    try:
+    with files.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        old = list(_written(folder))
-        if old and not config.overwrite:
-            raise UserError(
-                f"--output-dir {folder} already holds a run ({old[0].name}). Name another folder, or add --overwrite "
-                "to replace it."
-            )
+    return folder
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes from writing to the folder of a run meanwhile; the system ends that when this one dies.
+
+    Raises:
+      UserError: if another has it.
+    """
+    try:
+        with files.writing(folder):
+            lock = filelock.FileLock(folder / _LOCK).acquire(timeout=0)
+    except filelock.Timeout:
+        raise UserError(f"{folder} is being written by another process. Wait for it, or name another folder.") from None
+    with lock:
+        yield
+
+
+def create(folder: Path, config: Config) -> None:
+    """Writes the configuration of a new run into its folder.
+
+    Raises:
+      UserError: if the folder holds a run already and `config.overwrite` does not say to replace it.
+    """
+    old = list(_written(folder))
+    if old and not config.overwrite:
+        raise UserError(
+            f"--output-dir {folder} already holds a run ({old[0].name}). Name another folder, add --overwrite to "
+            f"replace it, or go on with it by --resume {folder}."
+        )
+    with files.writing(folder):
         for file in old:
             shutil.rmtree(file) if file.is_dir() else file.unlink()
             if file.parent != folder and not any(file.parent.iterdir()):
                 file.parent.rmdir()
-    except OSError as error:
-        raise UserError(f"--output-dir {folder} cannot be written to: {error.strerror or error}.") from error
-    write_json(folder / CONFIG, as_json(config))
-    return folder
+    files.write_json(folder / CONFIG, as_json(config))
 
 
 def create_again(config: Config) -> None:
     """Makes the folder of a run of several, unless it is there from before."""
     folder = of(config)
     if not (folder / CONFIG).exists():
-        with _writing(folder):
+        with files.writing(folder):
             folder.mkdir(exist_ok=True)
-        write_json(folder / CONFIG, as_json(config))
+        files.write_json(folder / CONFIG, as_json(config))
 
 
 def _written(folder: Path) -> Iterator[Path]:
@@ -90,68 +125,63 @@ def _free(folder: Path, overwrite: bool) -> Path:
     return free
 
 
-def open_again(folder: Path) -> Config:
-    """The options of a run that is to go on.
-
-    Raises:
-      UserError: if the folder holds no run, or one that has finished.
-    """
+def find(folder: Path) -> Path:
+    """The folder of a run that is there, or a `UserError`."""
     if not (folder / CONFIG).is_file():
         raise UserError(f"--resume {folder} must be the folder of a run, and there is no {CONFIG} in it.")
+    return folder
+
+
+def open_again(folder: Path) -> Config:
+    """The options of a run that is to go on, with its folder, wherever it was moved.
+
+    Raises:
+      UserError: if it has finished.
+    """
     if (folder / SUMMARY).is_file():
         raise UserError(f"--resume {folder} must be the folder of a run that has not finished; this one has.")
-    return read_config(folder)
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """The results of a run that has finished."""
-    file = folder / SUMMARY
-    try:
-        return json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read as the results of a run: {error}.") from error
+    return dataclasses.replace(read_config(folder), output_dir=folder)
 
 
 def read_config(folder: Path) -> Config:
     """The options of a run."""
-    file = folder / CONFIG
-    try:
-        return from_json(json.loads(file.read_text("utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{file} cannot be read as the options of a run: {error}.") from error
+    with files.reading(folder / CONFIG, "the options of a run"):
+        return from_json(files.read_json(folder / CONFIG, "the options of a run", {}))
 
 
-def append_line(file: Path, value: dict[str, Any]) -> None:
-    """Adds a line of JSON."""
-    line = json.dumps(_finite(value), allow_nan=False) + "\n"
-    with _writing(file), file.open("a", encoding="utf-8") as stream:
-        stream.write(line)
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The results of a run that has finished, or of several."""
+    return files.read_json(folder / SUMMARY, "the results of a run", _RESULTS)
 
 
-def read_lines(file: Path) -> list[dict[str, Any]]:
-    """The lines of JSON so far, without a last one that was cut off; none where there is no file."""
-    if not file.exists():
-        return []
-    try:
-        lines = file.read_text("utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read, line by line, as JSON: {error}.") from error
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The metrics of each epoch so far."""
+    file = folder / METRICS
+    metrics = files.read_lines(file, "the metrics of a run", _EPOCH)
+    for number, line in enumerate(metrics, 1):
+        if line["epoch"] != number:
+            raise UserError(f"{file} must have a line for each epoch, but epoch {line['epoch']} is on line {number}.")
+    return metrics
+
+
+def read_flip_counts(folder: Path) -> list[dict[str, Any]]:
+    """The flips at each pruning so far."""
+    return files.read_lines(folder / FLIP_COUNTS, "the flips of a run", FLIPS)
 
 
 def forget_from(folder: Path, epoch: int) -> None:
-    """Drops what was measured in an epoch and after it."""
-    for name in _LINES:
+    """Drops what was measured in an epoch and after it.
+
+    Raises:
+      UserError: if an epoch before it is not there.
+    """
+    metrics = read_metrics(folder)
+    if len(metrics) < epoch - 1:
+        raise UserError(f"{folder / METRICS} has {len(metrics)} epochs, and the run had done {epoch - 1} of them.")
+    for name, lines in ((METRICS, metrics), (FLIP_COUNTS, read_flip_counts(folder))):
         if (folder / name).exists():
-            kept = [line for line in read_lines(folder / name) if line["epoch"] < epoch]
-            text = "".join(json.dumps(line) + "\n" for line in kept)
-            write(folder / name, lambda temporary, text=text: temporary.write_text(text, "utf-8"))
-
-
-def write_json(file: Path, value: dict[str, Any]) -> None:
-    """Writes JSON, the whole file or nothing; a number that is not finite becomes null."""
-    text = json.dumps(_finite(value), indent=2, allow_nan=False) + "\n"
-    write(file, lambda temporary: temporary.write_text(text, "utf-8"))
+            files.write_lines(folder / name, [line for line in lines if line["epoch"] < epoch])
+    files.remove_partial(folder)
 
 
 def save_parameters(folder: Path, params: Any, masks: Any, model_state: Any) -> None:
@@ -159,38 +189,11 @@ def save_parameters(folder: Path, params: Any, masks: Any, model_state: Any) -> 
     leaves = {f"params/{fj.path_string(path)}": leaf for path, leaf in jax.tree.leaves_with_path(params)}
     leaves |= {f"masks/{fj.path_string(path)}": m for path, m in jax.tree.leaves_with_path(masks) if m.ndim}
     leaves |= {f"state/{fj.path_string(path)}": leaf for path, leaf in jax.tree.leaves_with_path(model_state)}
-    arrays = {name: np.ascontiguousarray(jax.device_get(leaf)) for name, leaf in leaves.items()}
-    write(folder / PARAMETERS, lambda temporary: safetensors.numpy.save_file(arrays, temporary))
+    files.write(folder / PARAMETERS, lambda partial: arrays.save(partial, jax.device_get(leaves)))
 
 
-def write(file: Path, write_to: Callable[[Path], Any]) -> None:
-    """Writes a file through a temporary one beside it, so that it is whole or absent."""
-    with _writing(file):
-        handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.stem}-", suffix=file.suffix)
-        os.close(handle)
-        try:
-            write_to(Path(name))
-            os.chmod(name, 0o644)
-            os.replace(name, file)
-        except BaseException:
-            os.unlink(name)
-            raise
-
-
-@contextlib.contextmanager
-def _writing(file: Path) -> Iterator[None]:
-    """Turns an error of the file system into a `UserError` that names the file."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{file} cannot be written: {error.strerror or error}.") from error
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+def read_parameters(folder: Path) -> dict[str, np.ndarray]:
+    """What `save_parameters` has written, by its names."""
+    file = folder / PARAMETERS
+    with files.reading(file, "the parameters of a run"):
+        return arrays.load(file)

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 
 import jax
 
-from . import results, run_directory
-from .config import Config
+from . import files, results, run_directory
+from .config import Config, as_json
 from .errors import UserError
 from .loop import Loop
 
@@ -25,6 +25,9 @@ def groups(config: Config, in_memory: bool, make: Callable[[int], Loop]) -> Iter
     if config.seeds_at_once and config.seeds_at_once > 1 and not in_memory:
         raise UserError(f"--seeds-at-once must be 1 where images stream from disk, got {config.seeds_at_once}.")
     at_once = config.seeds_at_once or (_fitting(config.seeds, make) if in_memory else 1)
+    # Written down, as a run that goes on must do so with the same programs, also on a device with other memory.
+    folder = run_directory.of(config)
+    files.write_json(folder / run_directory.CONFIG, as_json(dataclasses.replace(config, seeds_at_once=at_once)))
     configs = members(config)
     for first in range(0, len(configs), at_once):
         group = [one for one in configs[first : first + at_once] if not _finished(one)]
@@ -47,7 +50,7 @@ def summarise(config: Config) -> str:
     """Writes means and standard deviations over the runs; a line that tells them."""
     runs = [run_directory.read_summary(run_directory.of(one)) for one in members(config)]
     summary = results.over_seeds(runs)
-    run_directory.write_json(run_directory.of(config) / run_directory.SUMMARY, summary)
+    files.write_json(run_directory.of(config) / run_directory.SUMMARY, summary)
     return (
         f"test accuracy {summary['test_accuracy']:.2%} with a standard deviation of {summary['test_accuracy_std']:.2%} "
         f"over {config.seeds} seeds; see {config.output_dir}/"

@@ -14,7 +14,7 @@ from flax import nnx
 
 import flipout_jax as fj
 
-from . import augment, checkpoint, fit, flops, loop, models, recipe, report, results, run_directory, seeds
+from . import augment, checkpoint, files, fit, flops, loop, models, recipe, report, results, run_directory, seeds
 from . import data as datasets
 from .config import Config, Model, check
 from .errors import UserError, out_of_memory
@@ -60,18 +60,25 @@ def main() -> None:
 def run(config: Config) -> int | None:
     """Trains, and writes what the runs leave; the number of the signal that stopped them before the end, if one did."""
     started = time.perf_counter()
-    folder = config.resume
-    if folder:
+    if config.resume:
         if dataclasses.replace(config, resume=None) != Config():
-            raise UserError(f"--resume {folder} takes the options the run was started with; give no others.")
-        config = dataclasses.replace(run_directory.open_again(folder), output_dir=folder)
+            raise UserError(f"--resume {config.resume} takes the options the run was started with; give no others.")
+        with run_directory.locked(run_directory.find(config.resume)):
+            config = run_directory.open_again(config.resume)
+            check(config)
+            return _run(_setup(config), started)
     check(config)
     setup = _setup(config)
+    folder = run_directory.place(setup.config, report.slug(setup.config))
+    config = dataclasses.replace(setup.config, output_dir=folder)
+    with run_directory.locked(folder):
+        run_directory.create(folder, config)
+        return _run(setup._replace(config=config), started)
+
+
+def _run(setup: Setup, started: float) -> int | None:
+    """Trains all seeds; the number of the signal that stopped them, if one did."""
     config = setup.config
-    if folder is None:
-        folder = run_directory.create(config, report.slug(config))
-        config = dataclasses.replace(config, output_dir=folder)
-        setup = setup._replace(config=config)
     print(
         f"{report.title(config)}: {setup.data.train_count:,} training and {setup.data.test_count:,} test images of "
         f"{'x'.join(map(str, setup.data.shape))}, {len(setup.data.classes)} classes; {config.epochs} epochs of "
@@ -92,11 +99,12 @@ def run(config: Config) -> int | None:
 
 def _train(setup: Setup, configs: Sequence[Config], functions: loop.Loop, interrupt: Interrupt, started: float) -> bool:
     """Trains the runs of one program, and writes what each leaves; whether all epochs are done."""
-    outcome = fit.fit(configs, functions, setup.steps_per_epoch, interrupt)
+    checkpoints = checkpoint.Checkpoints(configs, _facts(setup.data))
+    outcome = fit.fit(configs, functions, setup.steps_per_epoch, checkpoints, interrupt)
     flops_per_image = flops.forward(setup.steps, setup.data.shape)
     for config, state in zip(configs, outcome.states, strict=True):
         folder = run_directory.of(config)
-        metrics = run_directory.read_lines(folder / run_directory.METRICS)
+        metrics = run_directory.read_metrics(folder)
         summary = report.save_tables(folder, len(metrics), state.params, state.opt_state)
         print(summary)
         masks = fj.get_masks(state.opt_state)
@@ -118,14 +126,20 @@ def _train(setup: Setup, configs: Sequence[Config], functions: loop.Loop, interr
             runs_at_once=len(configs),
             compile_count=functions.compile_count(),
         )
-        run_directory.write_json(folder / run_directory.SUMMARY, result)
+        files.write_json(folder / run_directory.SUMMARY, result)
         print(
             f"test accuracy {result['test_accuracy']:.2%} at a sparsity of {result['sparsity']:.4%}, in "
             f"{result['seconds']:.0f} s; see {folder}/"
         )
     if outcome.finished:
-        checkpoint.remove(run_directory.of(configs[0]))
+        checkpoint.remove(configs[0])
     return outcome.finished
+
+
+def _facts(data: datasets.Dataset) -> dict[str, Any]:
+    """What tells whether the images are those that a run began with."""
+    facts = {"training images": data.train_count, "test images": data.test_count, "shape": data.shape}
+    return {**facts, "classes": data.classes, "mean": data.mean.tolist(), "standard deviation": data.std.tolist()}
 
 
 def _check_weights(state: TrainState, metrics: list[dict[str, Any]], folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Neural-network pruning for JAX, as one optax call."""
 
+from . import checkpoint as checkpoint
 from . import schedules as schedules
 from ._allocation import Allocation as Allocation
 from ._allocation import global_ as global_

@@ -36,6 +36,14 @@ def not_negative(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must be a finite number of at least 0, got {value!r}.")
 
 
+def finite(name: str, value: Any) -> float:
+    """The value as a float, or a `ValueError` unless it is a finite number."""
+    number = _number(name, value, "a finite number")
+    if number is None or not math.isfinite(number):
+        raise ValueError(f"`{name}` must be a finite number, got {value!r}.")
+    return number
+
+
 def _number(name: str, value: Any, wanted: str) -> float | None:
     """The value as a float; None for a traced one, whose value nobody knows yet."""
     if isinstance(value, Tracer):

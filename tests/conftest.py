@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from hypothesis import settings
+from hypothesis import strategies as st
 
 # The first example of a shape pays for a compilation, which no deadline allows for.
 settings.register_profile("quick", deadline=None, max_examples=40, print_blob=True)
@@ -82,7 +83,7 @@ def assert_same():
     """`assert_same(a, b)`: two trees are equal in structure, dtypes and bits; NaN equals NaN."""
 
     def bits(x):
-        if jnp.issubdtype(jnp.asarray(x).dtype, jax.dtypes.prng_key):
+        if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             x = jax.random.key_data(x)
         x = np.asarray(x)
         return x.dtype, x.shape, x.tobytes()
@@ -93,3 +94,27 @@ def assert_same():
             assert bits(x) == bits(y), jax.tree_util.keystr(path)
 
     return assert_same
+
+
+@pytest.fixture(scope="session")
+def damage():
+    """`damage(file, data)`: truncates, empties, overwrites, lengthens or flips a bit of a file, as Hypothesis draws."""
+
+    def damage(file, data):
+        content = file.read_bytes()
+        kind = data.draw(st.sampled_from(["truncate", "empty", "flip", "overwrite", "lengthen"]), label="kind")
+        if kind == "truncate":
+            content = content[: data.draw(st.integers(0, len(content) - 1), label="bytes left")]
+        elif kind == "empty":
+            content = b""
+        elif kind == "flip":
+            bit = data.draw(st.integers(0, 8 * len(content) - 1), label="bit")
+            changed = content[bit // 8] ^ (1 << bit % 8)
+            content = content[: bit // 8] + bytes([changed]) + content[bit // 8 + 1 :]
+        elif kind == "overwrite":
+            content = data.draw(st.binary(max_size=200).filter(lambda other: other != content), label="content")
+        else:
+            content += data.draw(st.binary(min_size=1, max_size=20), label="appended")
+        file.write_bytes(content)
+
+    return damage

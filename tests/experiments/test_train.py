@@ -68,7 +68,7 @@ def test_a_run_leaves_what_it_promises(quick, tmp_path, capsys):
 
     metrics = read_lines(folder / "metrics.jsonl")
     assert [m["epoch"] for m in metrics] == [1, 2, 3]
-    assert {file.name for file in folder.iterdir()} == FILES | {"flips.jsonl", "summary.json"}
+    assert {file.name for file in folder.iterdir() if file.name != ".lock"} == FILES | {"flips.jsonl", "summary.json"}
     assert [m["pruned"] for m in metrics] == [True, True, False]
     assert [m["sparsity"] for m in metrics] == [0.5, 0.75, 0.75]
     assert metrics[-1]["test_accuracy"] == summary["test_accuracy"]

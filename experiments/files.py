@@ -1,0 +1,129 @@
+"""Files that are whole or absent when they are written, and checked when they are read."""
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import typeguard
+
+from .errors import UserError
+
+_PARTIAL = ".partial-"
+
+
+def write(file: Path, write_to: Callable[[Path], Any]) -> None:
+    """Writes a file through a hidden one beside it, so that it is whole or absent, and what was there stays till then.
+
+    A program that dies meanwhile leaves the hidden file, which the next write replaces.
+
+    Raises:
+      UserError: where the file system does not let it.
+    """
+    partial = file.with_name(f"{_PARTIAL}{file.name}")
+    with writing(file):
+        try:
+            write_to(partial)
+            os.replace(partial, file)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def remove_partial(folder: Path) -> None:
+    """Removes what a program that died has left half written."""
+    for file in folder.glob(f"{_PARTIAL}*"):
+        file.unlink()
+
+
+@contextlib.contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """Turns an error of the file system into a `UserError` that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error.strerror or error}.") from error
+
+
+def write_json(file: Path, value: dict[str, Any]) -> None:
+    """Writes JSON; a number that is not finite becomes null."""
+    text = json.dumps(_finite(value), indent=2, allow_nan=False) + "\n"
+    write(file, lambda partial: partial.write_text(text, "utf-8"))
+
+
+def read_json(file: Path, what: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Args:
+      file: the file.
+      what: what it should be, for the message.
+      fields: the type that each field must have; there may be others.
+
+    Raises:
+      UserError: if it cannot be read as that.
+    """
+    with reading(file, what):
+        return _checked(json.loads(file.read_text("utf-8")), fields)
+
+
+def append_line(file: Path, value: dict[str, Any]) -> None:
+    """Adds a line of JSON; a number that is not finite becomes null."""
+    line = json.dumps(_finite(value), allow_nan=False) + "\n"
+    with writing(file), file.open("a", encoding="utf-8") as stream:
+        stream.write(line)
+
+
+def write_lines(file: Path, values: list[dict[str, Any]]) -> None:
+    """Writes a line of JSON for each value."""
+    text = "".join(json.dumps(value) + "\n" for value in values)
+    write(file, lambda partial: partial.write_text(text, "utf-8"))
+
+
+def read_lines(file: Path, what: str, fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Reads lines of JSON objects, without a last one that was cut off; none where there is no file."""
+    if not file.exists():
+        return []
+    with reading(file, what):
+        lines = file.read_text("utf-8").split("\n")[:-1]
+        return [_checked(json.loads(line), fields) for line in lines]
+
+
+@contextlib.contextmanager
+def reading(file: Path, what: str) -> Iterator[None]:
+    """Turns what a damaged file brings about into a `UserError` that names the file and says what it should be."""
+    try:
+        yield
+    # Brackets that are nested too deep end in a RecursionError.
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        raise UserError(f"{file} cannot be read as {what}: {error or type(error).__name__}.") from error
+
+
+def check_type(name: str, value: Any, wanted: Any) -> None:
+    """Raises a `TypeError` that names a field whose value is not of the type."""
+    try:
+        typeguard.check_type(value, wanted)
+    except typeguard.TypeCheckError as error:
+        raise TypeError(f"{name} is {value!r}, which {error}") from error
+
+
+def _checked(value: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"it holds {value!r:.80}, which is no object")
+    for name, wanted in fields.items():
+        if name not in value:
+            raise KeyError(f"it lacks {name}")
+        check_type(name, value[name], wanted)
+    return value
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,161 @@
+"""A tree as a list of named host arrays, on disk through Orbax, and back onto devices."""
+
+import contextlib
+import itertools
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._manifest import CheckpointError
+from ._prunable import path_string
+
+PyTree = Any
+
+_ARRAYS, _KEY = "arrays", "key:"
+
+
+class Named(NamedTuple):
+    """A leaf on the host.
+
+    Attributes:
+      name: its path in the tree.
+      dtype: its dtype as text; that of a PRNG key names the generator.
+      array: its values, of a key the data.
+    """
+
+    name: str
+    dtype: str
+    array: np.ndarray
+
+
+def copy_to_host(tree: PyTree) -> list[Named]:
+    """Copies of all leaves.
+
+    Raises:
+      ValueError: for a leaf that is no array, no key and no number, or whose parts other processes hold.
+    """
+    # All transfers are under way before the first is waited for.
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, jax.Array) and leaf.is_fully_addressable:
+            leaf.copy_to_host_async()
+    return [_copy(path_string(path), leaf) for path, leaf in jax.tree.leaves_with_path(tree)]
+
+
+def _copy(name: str, leaf: Any) -> Named:
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        raise ValueError(f"`tree` must be in one process, got {name!r}, whose parts other processes hold.")
+    dtype = _dtype(name, leaf)
+    if _is_key(leaf):
+        leaf = jax.random.key_data(leaf)
+    # A copy, as on CPU the array of the device is what `asarray` shows, and the next step may overwrite it.
+    return Named(name, dtype, np.array(leaf, copy=True))
+
+
+def write(orbax: Any, folder: Path, arrays: list[Named]) -> list[list[Any]]:
+    """Writes the arrays into a folder; what is to be known of each to read it."""
+    values = {str(i): leaf.array for i, leaf in enumerate(arrays) if leaf.array.size}
+    if values:
+        with _quiet(), orbax.Checkpointer(orbax.PyTreeCheckpointHandler()) as checkpointer:
+            checkpointer.save(folder / _ARRAYS, args=orbax.args.PyTreeSave(values))
+    return [[leaf.name, leaf.dtype, list(leaf.array.shape), leaf.array.dtype.name] for leaf in arrays]
+
+
+def read(orbax: Any, folder: Path, leaves: list[list[Any]]) -> list[Named]:
+    """The arrays that `write` has written, in the order of the tree."""
+    empty = {str(i): np.empty(tuple(shape), np.dtype(storage)) for i, (_, _, shape, storage) in enumerate(leaves)}
+    stored = {i: array for i, array in empty.items() if array.size}
+    try:
+        if stored:
+            with _quiet(), orbax.Checkpointer(orbax.PyTreeCheckpointHandler()) as checkpointer:
+                stored = checkpointer.restore(folder / _ARRAYS, args=orbax.args.PyTreeRestore(stored))
+    # The files are those that were written, so this is an Orbax that reads them in another way.
+    except Exception as error:
+        raise CheckpointError(f"The checkpoint {folder} cannot be read by this Orbax: {error}.") from error
+    arrays = (np.asarray(array) for array in (empty | stored).values())
+    return [Named(name, dtype, array) for (name, dtype, _, _), array in zip(leaves, arrays, strict=True)]
+
+
+def by_name(arrays: list[Named]) -> dict[str, np.ndarray]:
+    """The arrays by their names; of a key the data."""
+    names = [leaf.name for leaf in arrays]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"`like` must be given where two leaves have one name, as {twice!r} here, got None.")
+    return {leaf.name: leaf.array for leaf in arrays}
+
+
+def place(arrays: list[Named], like: PyTree) -> PyTree:
+    """The tree of `like` with the arrays for leaves, each where the leaf of `like` is.
+
+    Raises:
+      ValueError: naming the first leaf whose path, shape or dtype is another.
+    """
+    by_path, treedef = jax.tree.flatten_with_path(like)
+    wanted = [(path_string(path), leaf) for path, leaf in by_path]
+    for saved, given in itertools.zip_longest(arrays, wanted):
+        if saved is None or given is None or saved.name != given[0]:
+            names = [repr(one[0]) if one else "nothing" for one in (given, saved)]
+            raise ValueError(f"`like` must have the leaves that were saved, got {names[0]} where {names[1]} was.")
+    return jax.tree.unflatten(treedef, [_place(s, leaf) for s, (_, leaf) in zip(arrays, wanted, strict=True)])
+
+
+def _place(saved: Named, leaf: Any) -> Any:
+    shape, dtype = np.shape(leaf), _dtype(saved.name, leaf)
+    saved_shape = saved.array.shape[: len(shape)] if saved.dtype.startswith(_KEY) else saved.array.shape
+    if (shape, dtype) != (saved_shape, saved.dtype):
+        raise ValueError(
+            f"`like` must have the shapes and dtypes that were saved, got {dtype}{list(shape)} for {saved.name!r}, "
+            f"which was {saved.dtype}{list(saved_shape)}."
+        )
+    if isinstance(leaf, bool | int | float | complex):
+        return type(leaf)(saved.array.item())
+    if isinstance(leaf, np.ndarray | np.generic):
+        return saved.array if isinstance(leaf, np.ndarray) else saved.array[()]
+    array: Any = saved.array
+    if _is_key(leaf):
+        array = jax.random.wrap_key_data(jnp.asarray(array), impl=dtype.removeprefix(_KEY))
+    sharding = getattr(leaf, "sharding", None)
+    # An array that no one has put on a device stays free to go where the others of a computation are.
+    free = sharding is None or (isinstance(leaf, jax.Array) and not leaf.committed)
+    return jnp.asarray(array) if free else jax.device_put(array, sharding)
+
+
+def _dtype(name: str, leaf: Any) -> str:
+    if _is_key(leaf):
+        return f"{_KEY}{_key_impl(leaf)}"
+    try:
+        dtype = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+        known = dtype.kind in "biufcV" and dtype.names is None
+    except (TypeError, ValueError, AttributeError):
+        known, dtype = False, None
+    if not known:
+        raise ValueError(f"`tree` must hold arrays, PRNG keys and numbers, got {leaf!r} for {name!r}.")
+    return np.dtype(dtype).name
+
+
+def _is_key(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _key_impl(key: Any) -> str:
+    """The name of the generator of a key, or of what stands for one."""
+    names: list[str] = []
+    jax.eval_shape(lambda key: names.append(str(jax.random.key_impl(key))), key)
+    return names[0]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences the reports of Orbax on its steps; what goes wrong comes as an exception as well."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
