@@ -89,6 +89,9 @@ class Checkpoints:
     def save(self, position: Position, score: float | None = None) -> None:
         """Saves a position when the one before is written; the state may be given to the next step at once."""
         self.wait()
+        if not self._folder.parent.is_dir():
+            # Or a folder that someone has moved would be made anew, with nothing else in it.
+            raise UserError(f"{self._folder} cannot be written: No such file or directory.")
         self._step += 1
         self._saved = time.perf_counter()
         self._pending: Future[Path] | None = fj.checkpoint.save(

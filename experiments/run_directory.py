@@ -63,13 +63,16 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
       UserError: if another has it.
     """
+    lock = filelock.FileLock(folder / _LOCK)
+    with files.writing(folder):
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise UserError(f"{folder} is being written by another process; wait for it or name another.") from None
     try:
-        with files.writing(folder):
-            lock = filelock.FileLock(folder / _LOCK).acquire(timeout=0)
-    except filelock.Timeout:
-        raise UserError(f"{folder} is being written by another process. Wait for it, or name another folder.") from None
-    with lock:
         yield
+    finally:
+        lock.release()
 
 
 def create(folder: Path, config: Config) -> None:

@@ -33,7 +33,8 @@ def everything():
     return {"arrays": arrays, "keys": keys, "empty": jnp.zeros((3, 0)), "special": special, **numbers, "none": None}
 
 
-def pruner(key=jax.random.key(1)):
+def pruner():
+    key = jax.random.key(1)
     return fj.flipout(optax.adam(0.05), fj.schedules.geometric(0.9, begin=2, end=8, prunings=3), key=key)
 
 
@@ -265,10 +266,10 @@ def test_wrong_arguments_are_named_with_their_value(tmp_path, raises):
     for name, value in (("keep", 0), ("score", float("nan")), ("metadata", {"f": print}), ("metadata", [1])):
         with raises(name, value):
             checkpoint.save(tmp_path, 1, TREE, **{name: value})
-    with pytest.raises(checkpoint.CheckpointError, match="There is no checkpoint in .*nothing"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"There is no checkpoint in .*nothing"):
         checkpoint.restore(tmp_path / "nothing")
     checkpoint.save(tmp_path, 4, TREE).result()
-    with pytest.raises(checkpoint.CheckpointError, match="no checkpoint of step 3 in .*; there are 4"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"no checkpoint of step 3 in .*; there are 4"):
         checkpoint.restore(tmp_path, step=3)
     assert [file.name for file in tmp_path.iterdir() if file.is_dir()] == ["4"]
 

@@ -97,7 +97,7 @@ def survive(options: Options, folder: Path) -> Report:
                 killed[_was_doing(own)] += 1
                 progress.update(task, completed=killed.total())
                 continue
-            wrong = [f"a process ended with {code}"] if code else _differences(own, folder / "whole")
+            wrong = [f"a process ended with {code}"] if code else differences(own, folder / "whole")
             lost += [f"run {finished}: {what}" for what in wrong]
             finished += 1
     return Report(dict(killed), finished, lost)
@@ -107,7 +107,7 @@ def _train(config: Config, folder: Path, *, after: float | None = None, operatio
     """Trains in a process of its own, or goes on, and kills it at a moment; how it ended."""
     # Its processes begin with everything imported, so that most of their time is that of a run.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__, "orbax.checkpoint", "sklearn.datasets"])
     process = context.Process(target=_run, args=(config, folder, operation))
     process.start()
     process.join(after)
@@ -155,7 +155,7 @@ def _was_doing(folder: Path) -> str:
     return "while it started" if not metrics.exists() else "in a step, a pruning, a test or a picture"
 
 
-def _differences(run: Path, whole: Path) -> list[str]:
+def differences(run: Path, whole: Path) -> list[str]:
     """What of a run is not as in one that nobody killed."""
     found = []
     for name in (run_directory.CONFIG, run_directory.TABLES, run_directory.FLIP_COUNTS, *run_directory.PICTURES):
@@ -164,13 +164,13 @@ def _differences(run: Path, whole: Path) -> list[str]:
             found.append(f"{name} differs")
     own, other = (run_directory.read_parameters(folder) for folder in (run, whole))
     if own.keys() != other.keys() or any(own[name].tobytes() != other[name].tobytes() for name in own):
-        found.append("the parameters differ")
+        found.append("params.safetensors differs")
     own, other = ([_untimed(m) for m in run_directory.read_metrics(folder)] for folder in (run, whole))
     if own != other:
-        found.append("the metrics differ")
+        found.append("metrics.jsonl differs")
     own, other = (_untimed(run_directory.read_summary(folder)) for folder in (run, whole))
     if own != other:
-        found.append("the summary differs")
+        found.append("summary.json differs")
     return found + [f"{file.name} is half written" for file in run.rglob(".partial-*")]
 
 

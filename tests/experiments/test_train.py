@@ -3,11 +3,9 @@
 import json
 import math
 import os
-import signal
 import struct
 import subprocess
 import sys
-import time
 from typing import get_args
 
 import jax
@@ -17,10 +15,9 @@ import safetensors.numpy
 from PIL import Image
 from tensorboardX.proto import event_pb2
 
-from experiments import checkpoint, compare, inspect, train
+from experiments import compare, inspect, train
 from experiments.config import Config, Optimizer, check
 from experiments.errors import UserError
-from experiments.interrupt import Interrupt
 
 FIELDS = {
     *("method", "data", "model", "seed", "epochs", "sparsity_target", "sparsity", "kept", "prunable"),
@@ -37,10 +34,6 @@ def read(file):
 
 def read_lines(file):
     return [json.loads(line) for line in file.read_text().splitlines()]
-
-
-def without_times(metrics):
-    return [{k: v for k, v in m.items() if k not in ("seconds", "images_per_second")} for m in metrics]
 
 
 def test_a_run_leaves_what_it_promises(quick, tmp_path, capsys):
@@ -206,90 +199,6 @@ def test_several_seeds(quick, tmp_path, at_once, capsys):
     assert f"{summary['test_accuracy_std']:.2%}" in capsys.readouterr().out
 
 
-def stopped(monkeypatch, dispatches):
-    """Makes each run see a SIGTERM before the dispatch of this number."""
-    seen = []
-
-    class Stopped(Interrupt):
-        @property
-        def signal(self):
-            seen.append(None)
-            return signal.SIGTERM if len(seen) > dispatches else None
-
-        @signal.setter
-        def signal(self, _):
-            pass
-
-    monkeypatch.setattr(train, "Interrupt", Stopped)
-
-
-@pytest.mark.parametrize(
-    ("dispatches", "options"),
-    [
-        *((dispatches, {"seeds": 1}) for dispatches in (0, 1, 4, 6, 9)),
-        (4, {"seeds": 2, "seeds_at_once": 2}),
-        # In the second run.
-        (17, {"seeds": 2}),
-    ],
-)
-def test_a_run_that_goes_on_is_as_one_that_was_not_stopped(quick, tmp_path, monkeypatch, dispatches, options):
-    # Four epochs of three steps, with prunings after the first two epochs.
-    options = {"model": "lenet_300_100", "epochs": 4, "steps_per_epoch": 3, "sparsity": 0.75, **options}
-    train.run(quick(output_dir=tmp_path / "whole", **options))
-    with monkeypatch.context() as context:
-        stopped(context, dispatches)
-        assert train.run(quick(**options)) == signal.SIGTERM
-    assert not (tmp_path / "run" / "summary.json").exists()
-    for lines in (tmp_path / "run").rglob("*.jsonl"):
-        if not (lines.parent / "summary.json").exists():
-            # As if the program had died while it wrote.
-            lines.write_text(lines.read_text() + '{"epoch": 9, "tra')
-    assert train.run(Config(resume=tmp_path / "run")) is None
-    names = ["."] if options["seeds"] == 1 else ["seed0", "seed1"]
-    for name in names:
-        resumed, whole = tmp_path / "run" / name, tmp_path / "whole" / name
-        arrays = safetensors.numpy.load_file(resumed / "params.safetensors")
-        for path, array in safetensors.numpy.load_file(whole / "params.safetensors").items():
-            np.testing.assert_array_equal(arrays[path], array, err_msg=path)
-        metrics = [without_times(read_lines(folder / "metrics.jsonl")) for folder in (resumed, whole)]
-        assert metrics[0] == metrics[1]
-        assert (resumed / "flips.jsonl").read_text() == (whole / "flips.jsonl").read_text()
-        assert {file.name for file in resumed.iterdir()} >= FILES | {"summary.json"}
-        assert not (resumed / "checkpoints").exists()
-
-
-def test_a_damaged_checkpoint_is_told(quick, tmp_path, monkeypatch):
-    with monkeypatch.context() as context:
-        stopped(context, 2)
-        train.run(quick(model="lenet_300_100"))
-    largest = max((tmp_path / "run" / "checkpoints").rglob("d/*"), key=lambda file: file.stat().st_size)
-    largest.unlink()
-    with pytest.raises(UserError, match=r"The checkpoint in .*run/checkpoints cannot be read: "):
-        train.run(Config(resume=tmp_path / "run"))
-
-
-def test_a_checkpoint_is_written_when_its_time_has_come(quick, tmp_path, monkeypatch):
-    saved = []
-    monkeypatch.setattr(checkpoint, "save", lambda folder, position: saved.append((position.epoch, position.done)))
-    train.run(quick(model="lenet_300_100", save_minutes=0.0))
-    # Not after the last epoch, when the run is done.
-    assert saved == [(2, 0), (3, 0)]
-
-
-def test_what_cannot_go_on_is_told(quick, tmp_path):
-    with pytest.raises(UserError, match=r"--resume .*nothing must be the folder of a run"):
-        train.run(Config(resume=tmp_path / "nothing"))
-    train.run(quick(epochs=1, model="lenet_300_100"))
-    with pytest.raises(UserError, match="has not finished; this one has"):
-        train.run(Config(resume=tmp_path / "run"))
-    with pytest.raises(UserError, match="give no others"):
-        train.run(Config(resume=tmp_path / "run", epochs=7))
-    (tmp_path / "run" / "summary.json").unlink()
-    (tmp_path / "run" / "config.json").write_text('{"speed": 3}')
-    with pytest.raises(UserError, match=r"config\.json cannot be read as the options of a run: .*speed"):
-        train.run(Config(resume=tmp_path / "run"))
-
-
 def test_tests_are_as_often_as_asked(quick, tmp_path):
     train.run(quick(model="lenet_300_100", epochs=5, eval_every=2))
     metrics = read_lines(tmp_path / "run" / "metrics.jsonl")
@@ -340,30 +249,6 @@ def test_bfloat16_learns(quick, tmp_path):
     assert {a.dtype for name, a in arrays.items() if not name.startswith("masks/")} == {np.dtype(np.float32)}
 
 
-def test_streamed_images_are_learnt_and_resumed(quick, tmp_path, monkeypatch, dark_and_light):
-    options = {
-        **{
-            "data": f"folder:{dark_and_light}",
-            "stream": True,
-            "model": "lenet_300_100",
-            "epochs": 4,
-            "steps_per_epoch": 3,
-        },
-        **{"learning_rate": 0.02, "sparsity": 0.5, "prunings": 1, "batch_size": 8},
-    }
-    train.run(quick(output_dir=tmp_path / "whole", **options))
-    assert read(tmp_path / "whole" / "summary.json")["test_accuracy"] == 1
-    with monkeypatch.context() as context:
-        stopped(context, 4)
-        assert train.run(quick(**options)) == signal.SIGTERM
-    train.run(Config(resume=tmp_path / "run"))
-    arrays = [safetensors.numpy.load_file(tmp_path / name / "params.safetensors") for name in ("run", "whole")]
-    for path, array in arrays[0].items():
-        np.testing.assert_array_equal(array, arrays[1][path], err_msg=path)
-    with pytest.raises(UserError, match="--seeds-at-once must be 1 where images stream from disk, got 2"):
-        train.run(quick(seeds=2, seeds_at_once=2, overwrite=True, **options))
-
-
 def test_images_brought_to_the_size_a_network_needs(quick, tmp_path):
     with pytest.raises(UserError, match="--model lenet5 needs image"):
         train.run(quick(model="lenet5"))
@@ -412,24 +297,6 @@ def test_inspect_prints_and_draws_what_the_run_did(quick, tmp_path, capsys):
         inspect.inspect(folder)
     with pytest.raises(UserError, match="must be the folder of a run"):
         inspect.inspect(tmp_path)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_run_leaves_what_it_has(tmp_path, number):
-    command = [sys.executable, "-m", "experiments.train", "--model", "lenet_300_100", "--epochs", "100000"]
-    process = subprocess.Popen([*command, "--output-dir", str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    metrics = tmp_path / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (metrics.exists() and metrics.read_text().count("\n") >= 3):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(number)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
-    assert "Stopped after" in out
-    assert all(json.loads(line)["epoch"] for line in metrics.read_text().splitlines())
-    assert {f.name for f in tmp_path.iterdir()} == FILES | {"checkpoints"}
 
 
 @pytest.mark.parametrize(
@@ -496,12 +363,6 @@ def test_options_that_do_not_go_together():
 def test_a_batch_larger_than_the_data(quick):
     with pytest.raises(UserError, match=r"--batch-size must be at most .* 1347, got 4000"):
         train.run(quick(batch_size=4000))
-
-
-def test_a_folder_that_cannot_be_written(quick, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
-        train.run(quick(output_dir=tmp_path / "file" / "run"))
 
 
 def test_errors_are_one_line_without_traceback():

@@ -1,0 +1,318 @@
+"""A run that was stopped goes on bit for bit, from the newest checkpoint that is whole; nothing of it is lost."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import filelock
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import flipout_jax as fj
+from experiments import checkpoint, run_directory, train
+from experiments.benchmarks import kills
+from experiments.config import Config
+from experiments.errors import UserError
+from experiments.interrupt import Interrupt
+
+# Four epochs of three steps, with prunings after the first two epochs.
+SMALL = {"model": "lenet_300_100", "epochs": 4, "steps_per_epoch": 3, "sparsity": 0.75}
+
+
+def read_lines(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def without_times(metrics):
+    return [{k: v for k, v in m.items() if k not in ("seconds", "images_per_second")} for m in metrics]
+
+
+def assert_equal_runs(run, whole):
+    arrays = safetensors.numpy.load_file(run / "params.safetensors")
+    for path, array in safetensors.numpy.load_file(whole / "params.safetensors").items():
+        np.testing.assert_array_equal(arrays[path], array, err_msg=path)
+    metrics = [without_times(read_lines(folder / "metrics.jsonl")) for folder in (run, whole)]
+    assert metrics[0] == metrics[1]
+    if (whole / "flips.jsonl").exists():
+        assert (run / "flips.jsonl").read_text() == (whole / "flips.jsonl").read_text()
+
+
+@pytest.fixture
+def stopped(monkeypatch):
+    """`stopped(config, dispatches)`: a run that sees a SIGTERM before the dispatch of this number."""
+
+    def stopped(config, dispatches):
+        seen = []
+
+        class Stopped(Interrupt):
+            @property
+            def signal(self):
+                seen.append(None)
+                return signal.SIGTERM if len(seen) > dispatches else None
+
+            @signal.setter
+            def signal(self, _):
+                pass
+
+        with monkeypatch.context() as context:
+            context.setattr(train, "Interrupt", Stopped)
+            assert train.run(config) == signal.SIGTERM
+        assert not (config.output_dir / "summary.json").exists()
+        return config.output_dir
+
+    return stopped
+
+
+@pytest.mark.parametrize(
+    ("dispatches", "options"),
+    [
+        *((dispatches, {"seeds": 1}) for dispatches in (0, 1, 4, 6, 9)),
+        (4, {"seeds": 2, "seeds_at_once": 2}),
+        # In the second run.
+        (17, {"seeds": 2}),
+    ],
+)
+def test_a_run_that_goes_on_is_as_one_that_was_not_stopped(quick, tmp_path, stopped, dispatches, options):
+    options = SMALL | options
+    train.run(quick(output_dir=tmp_path / "whole", **options))
+    run = stopped(quick(**options), dispatches)
+    for lines in run.rglob("*.jsonl"):
+        if not (lines.parent / "summary.json").exists():
+            # As if the program had died while it wrote.
+            lines.write_text(lines.read_text() + '{"epoch": 9, "tra')
+    assert train.run(Config(resume=run)) is None
+    for name in ["."] if options["seeds"] == 1 else ["seed0", "seed1"]:
+        assert_equal_runs(run / name, tmp_path / "whole" / name)
+        assert (run / name / "summary.json").exists()
+        assert not (run / name / "checkpoints").exists()
+
+
+def test_streamed_images_are_learnt_and_resumed(quick, tmp_path, stopped, dark_and_light):
+    options = SMALL | {"data": f"folder:{dark_and_light}", "stream": True, "learning_rate": 0.02, "batch_size": 8}
+    options |= {"sparsity": 0.5, "prunings": 1}
+    train.run(quick(output_dir=tmp_path / "whole", **options))
+    assert read_lines(tmp_path / "whole" / "metrics.jsonl")[-1]["test_accuracy"] == 1
+    train.run(Config(resume=stopped(quick(**options), 4)))
+    assert_equal_runs(tmp_path / "run", tmp_path / "whole")
+    with pytest.raises(UserError, match="--seeds-at-once must be 1 where images stream from disk, got 2"):
+        train.run(quick(seeds=2, seeds_at_once=2, overwrite=True, **options))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL, and processes that fork")
+def test_no_run_is_lost_however_often_it_is_killed(tmp_path):
+    report = kills.survive(kills.Options(kills=25, epochs=12), tmp_path)
+    assert sum(report.killed.values()) == 25
+    assert report.finished > 0
+    assert report.lost == []
+
+
+def test_what_a_killed_run_lost_is_seen(quick, tmp_path):
+    for name in ("run", "whole"):
+        train.run(quick(output_dir=tmp_path / name, **SMALL))
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    assert kills.differences(run, whole) == []
+    (run / ".partial-tables.json").write_text("{")
+    (run / "flips.jsonl").write_text("")
+    file = run / "metrics.jsonl"
+    file.write_text(file.read_text().replace('"kept": 25100', '"kept": 25101'))
+    found = kills.differences(run, whole)
+    assert [line.split(" ")[0] for line in found] == ["flips.jsonl", "metrics.jsonl", ".partial-tables.json"]
+    shutil.copy(whole / "tables.json", run / "params.safetensors")
+    with pytest.raises(UserError, match=r"params\.safetensors cannot be read as .*: it is damaged"):
+        kills.differences(run, whole)
+
+
+def saved_positions(monkeypatch):
+    """The positions that are saved from now on, and the score of each."""
+    positions = []
+
+    class Noted(checkpoint.Checkpoints):
+        def save(self, position, score=None):
+            positions.append((position.epoch, position.done, score))
+            super().save(position, score)
+
+    monkeypatch.setattr(checkpoint, "Checkpoints", Noted)
+    return positions
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        # Not after the last epoch, when the run is done.
+        ({"save_minutes": 0.0}, [(e, d) for e in (1, 2, 3, 4) for d in (0, 1, 2)][1:]),
+        ({"save_epochs": 1}, [(2, 0), (3, 0), (4, 0)]),
+        ({"save_epochs": 2}, [(3, 0)]),
+        ({}, []),
+    ],
+)
+def test_checkpoints_are_as_often_as_asked(quick, tmp_path, monkeypatch, options, expected):
+    positions = saved_positions(monkeypatch)
+    train.run(quick(**SMALL, **options))
+    assert [position[:2] for position in positions] == expected
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_so_many_checkpoints_stay_as_asked(quick, stopped):
+    run = stopped(quick(**SMALL, save_epochs=1, keep_checkpoints=3), 10)
+    assert fj.checkpoint.steps(run / "checkpoints") == [2, 3, 4]
+
+
+def test_the_best_epoch_after_the_last_pruning_stays(quick, tmp_path, monkeypatch, stopped):
+    options = SMALL | {"epochs": 8, "steps_per_epoch": 20, "keep_best": True, "prunings": 1}
+    positions = saved_positions(monkeypatch)
+    train.run(quick(**options))
+    metrics = read_lines(tmp_path / "run" / "metrics.jsonl")
+    last_pruning = max(m["epoch"] for m in metrics if m["pruned"])
+    best = max(m["test_accuracy"] for m in metrics if m["epoch"] >= last_pruning)
+    kept = fj.checkpoint.restore(tmp_path / "run" / "checkpoints")
+    assert fj.checkpoint.steps(tmp_path / "run" / "checkpoints") == [kept.step]
+    assert metrics[kept.metadata["position"]["epoch"] - 2]["test_accuracy"] == best
+    assert (kept.tree["state/params/dense_0/kernel"] == 0).any()
+    # The same when it was stopped.
+    del positions[:]
+    train.run(Config(resume=stopped(quick(**options, overwrite=True), 150)))
+    assert fj.checkpoint.restore(tmp_path / "run" / "checkpoints").metadata["position"] == kept.metadata["position"]
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_newest_whole_one(quick, tmp_path, stopped, capsys):
+    train.run(quick(output_dir=tmp_path / "whole", **SMALL))
+    run = stopped(quick(**SMALL, save_epochs=1), 7)
+    assert fj.checkpoint.steps(run / "checkpoints") == [2, 3]
+    manifest = run / "checkpoints" / "3" / "checkpoint.json"
+    manifest.write_text(manifest.read_text()[:-20])
+    train.run(Config(resume=run))
+    assert "checkpoints/3 is damaged: checkpoint.json cannot be read" in capsys.readouterr().out
+    assert_equal_runs(run, tmp_path / "whole")
+
+
+def test_where_no_checkpoint_is_whole_each_is_told(quick, stopped):
+    run = stopped(quick(**SMALL, save_epochs=1), 7)
+    for file in run.glob("checkpoints/*/checkpoint.json"):
+        file.write_text("")
+    with pytest.raises(UserError, match=r"checkpoints/3 is damaged.*checkpoints/2 is damaged.*Remove .*checkpoints to"):
+        train.run(Config(resume=run))
+
+
+def test_other_options_or_images_than_those_of_the_checkpoint_are_told(quick, stopped, dark_and_light):
+    options = SMALL | {"data": f"folder:{dark_and_light}", "batch_size": 8}
+    run = stopped(quick(**options), 4)
+    file = run / "config.json"
+    before = file.read_text()
+    file.write_text(before.replace('"momentum": 0.9', '"momentum": 0.8'))
+    with pytest.raises(UserError, match=r"--momentum is 0.8 now, and was 0.9"):
+        train.run(Config(resume=run))
+    file.write_text(before.replace('"lenet_300_100"', '"digits_cnn"'))
+    with pytest.raises(UserError, match=r"checkpoints are of another run: `like` must have the leaves"):
+        train.run(Config(resume=run))
+    file.write_text(before)
+    shutil.copy(dark_and_light / "train" / "dark" / "0.png", dark_and_light / "train" / "dark" / "1.png")
+    with pytest.raises(UserError, match=r"mean of the data is \[0\.\d+\] now, and was \[0\.\d+\]"):
+        train.run(Config(resume=run))
+
+
+def test_metrics_that_lack_an_epoch_are_told(quick, stopped):
+    run = stopped(quick(**SMALL), 7)
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text(lines[0])
+    with pytest.raises(UserError, match=r"metrics\.jsonl has 1 epochs, and the run had done 2 of them"):
+        train.run(Config(resume=run))
+    (run / "metrics.jsonl").write_text(lines[1])
+    with pytest.raises(UserError, match=r"must have a line for each epoch, but epoch 2 is on line 1"):
+        train.run(Config(resume=run))
+
+
+def test_what_cannot_go_on_is_told(quick, tmp_path):
+    with pytest.raises(UserError, match=r"--resume .*nothing must be the folder of a run"):
+        train.run(Config(resume=tmp_path / "nothing"))
+    train.run(quick(epochs=1, model="lenet_300_100"))
+    with pytest.raises(UserError, match="has not finished; this one has"):
+        train.run(Config(resume=tmp_path / "run"))
+    with pytest.raises(UserError, match="give no others"):
+        train.run(Config(resume=tmp_path / "run", epochs=7))
+    (tmp_path / "run" / "summary.json").unlink()
+    (tmp_path / "run" / "config.json").write_text('{"speed": 3}')
+    with pytest.raises(UserError, match=r"config\.json cannot be read as the options of a run: .*speed"):
+        train.run(Config(resume=tmp_path / "run"))
+
+
+def test_two_processes_do_not_write_one_run(quick, tmp_path):
+    train.run(quick(epochs=1, model="lenet_300_100"))
+    with filelock.FileLock(tmp_path / "run" / ".lock"):
+        for config in (quick(overwrite=True), Config(resume=tmp_path / "run")):
+            with pytest.raises(UserError, match="run is being written by another process"):
+                train.run(config)
+    assert (tmp_path / "run" / "summary.json").exists()
+
+
+def start(folder, *options):
+    """A process that trains, once it has three epochs."""
+    command = [sys.executable, "-m", "experiments.train", "--model", "lenet_300_100", "--epochs", "100000", *options]
+    process = subprocess.Popen([*command, "--output-dir", str(folder)], stdout=-1, stderr=-1, text=True)
+    metrics, deadline = folder / "metrics.jsonl", time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 3):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_leaves_what_it_has(tmp_path, number):
+    process = start(tmp_path)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "Stopped after" in out
+    assert all(line["epoch"] for line in read_lines(tmp_path / "metrics.jsonl"))
+    written = {"config.json", "metrics.jsonl", "tables.json", "params.safetensors", "checkpoints"}
+    assert {f.name for f in tmp_path.iterdir()} - {".lock"} == written | {"curves.png", "layers.png", "flips.png"}
+
+
+def test_a_lost_folder_ends_a_run_in_one_line(tmp_path):
+    process = start(tmp_path / "run", "--save-epochs", "2")
+    while not fj.checkpoint.steps(tmp_path / "run" / "checkpoints"):
+        assert process.poll() is None
+    os.rename(tmp_path / "run", tmp_path / "moved")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.startswith(f"error: {tmp_path / 'run'}")
+    assert "cannot be written: No such file or directory" in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+    assert run_directory.open_again(tmp_path / "moved").output_dir == tmp_path / "moved"
+    assert fj.checkpoint.steps(tmp_path / "moved" / "checkpoints")
+
+
+def test_a_full_disk_ends_a_run_in_one_line_and_keeps_the_checkpoints(quick, tmp_path, stopped):
+    """The limit on a file's size is a disk that is full for one process."""
+    run = stopped(quick(**SMALL | {"epochs": 4000, "save_epochs": 1, "keep_checkpoints": 1}), 7)
+    steps = fj.checkpoint.steps(run / "checkpoints")
+    program = f"""
+import resource, sys
+from experiments import train
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+sys.argv = ["train", "--resume", {str(run)!r}]
+train.main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith(f"error: The checkpoint {run / 'checkpoints'}")
+    assert "cannot be written" in done.stderr
+    assert "The checkpoints from before are as they were" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert fj.checkpoint.steps(run / "checkpoints") == steps
+    assert fj.checkpoint.restore(run / "checkpoints").metadata["position"] == {"epoch": 3, "done": 1}
+
+
+def test_a_folder_that_cannot_be_written(quick, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/run cannot be written: Not a directory"):
+        train.run(quick(output_dir=tmp_path / "file" / "run"))
+    if os.access("/proc/version", os.R_OK):
+        with pytest.raises(UserError, match="/proc/run cannot be written: No such file"):
+            train.run(quick(output_dir=type(tmp_path)("/proc/run")))
