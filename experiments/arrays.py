@@ -13,7 +13,7 @@ _DIGEST = "sha256"
 
 def save(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes the arrays."""
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     safetensors.numpy.save_file(arrays, file, metadata={_DIGEST: _digest(arrays)})
 
 

@@ -1,9 +1,11 @@
 """Files that are whole or absent when they are written, and checked when they are read."""
 
 import contextlib
+import glob
 import json
 import math
 import os
+import types
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,18 +15,21 @@ import typeguard
 from .errors import UserError
 
 _PARTIAL = ".partial-"
+_NONE: Mapping[str, Any] = types.MappingProxyType({})
 
 
 def write(file: Path, write_to: Callable[[Path], Any]) -> None:
     """Writes a file through a hidden one beside it, so that it is whole or absent, and what was there stays till then.
 
-    A program that dies meanwhile leaves the hidden file, which the next write replaces.
+    A program that dies meanwhile leaves the hidden file, which the next write of the same file removes.
 
     Raises:
       UserError: where the file system does not let it.
     """
-    partial = file.with_name(f"{_PARTIAL}{file.name}")
+    partial = file.with_name(f"{_PARTIAL}{os.getpid()}-{file.name}")
     with writing(file):
+        for left_over in file.parent.glob(f"{_PARTIAL}*-{glob.escape(file.name)}"):
+            left_over.unlink(missing_ok=True)
         try:
             write_to(partial)
             os.replace(partial, file)
@@ -54,19 +59,20 @@ def write_json(file: Path, value: dict[str, Any]) -> None:
     write(file, lambda partial: partial.write_text(text, "utf-8"))
 
 
-def read_json(file: Path, what: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+def read_json(file: Path, what: str, fields: Mapping[str, Any], optional: Mapping[str, Any] = _NONE) -> dict[str, Any]:
     """Reads a JSON object.
 
     Args:
       file: the file.
       what: what it should be, for the message.
       fields: the type that each field must have; there may be others.
+      optional: the type of fields that may be missing.
 
     Raises:
       UserError: if it cannot be read as that.
     """
     with reading(file, what):
-        return _checked(json.loads(file.read_text("utf-8")), fields)
+        return _checked(json.loads(file.read_text("utf-8")), fields, optional)
 
 
 def append_line(file: Path, value: dict[str, Any]) -> None:
@@ -104,18 +110,19 @@ def reading(file: Path, what: str) -> Iterator[None]:
 def check_type(name: str, value: Any, wanted: Any) -> None:
     """Raises a `TypeError` that names a field whose value is not of the type."""
     try:
-        typeguard.check_type(value, wanted)
+        typeguard.check_type(value, wanted, collection_check_strategy=typeguard.CollectionCheckStrategy.ALL_ITEMS)
     except typeguard.TypeCheckError as error:
         raise TypeError(f"{name} is {value!r}, which {error}") from error
 
 
-def _checked(value: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
+def _checked(value: Any, fields: Mapping[str, Any], optional: Mapping[str, Any] = _NONE) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise TypeError(f"it holds {value!r:.80}, which is no object")
-    for name, wanted in fields.items():
-        if name not in value:
-            raise KeyError(f"it lacks {name}")
-        check_type(name, value[name], wanted)
+    for name in fields.keys() - value.keys():
+        raise ValueError(f"it lacks {name}")
+    for name, wanted in {**fields, **optional}.items():
+        if name in value:
+            check_type(name, value[name], wanted)
     return value
 
 

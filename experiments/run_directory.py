@@ -21,12 +21,18 @@ CONFIG, METRICS, FLIP_COUNTS, TABLES = "config.json", "metrics.jsonl", "flips.js
 SUMMARY, PARAMETERS, CHECKPOINTS = "summary.json", "params.safetensors", "checkpoints"
 _LOCK = ".lock"
 FLIPS = {"epoch": int, "kept": list[int], "removed": list[int]}
+_OPTIONS = {**dict.fromkeys(("data", "model", "method"), str), **dict.fromkeys(("epochs", "seed", "seeds"), int)}
 _NUMBER = float | None
 _RESULTS = {
     **dict.fromkeys(("method", "data", "model", "device"), str),
     **dict.fromkeys(("epochs", "kept", "prunable"), int),
     **dict.fromkeys(("sparsity_target", "sparsity", "test_accuracy", "seconds"), float),
     **dict.fromkeys(("test_loss", "train_accuracy", "images_per_second"), _NUMBER),
+}
+_AVERAGED = "test_accuracy", "train_accuracy", "test_loss", "seconds", "sparsity", "images_per_second"
+_MORE_RESULTS = {
+    **dict.fromkeys(("seconds_to_first_step", "flops_per_image", "flop_utilisation"), _NUMBER),
+    **{f"{name}_std": _NUMBER for name in _AVERAGED},
 }
 _EPOCH = {
     **dict.fromkeys(("epoch", "kept"), int),
@@ -149,12 +155,12 @@ def open_again(folder: Path) -> Config:
 def read_config(folder: Path) -> Config:
     """The options of a run."""
     with files.reading(folder / CONFIG, "the options of a run"):
-        return from_json(files.read_json(folder / CONFIG, "the options of a run", {}))
+        return from_json(files.read_json(folder / CONFIG, "the options of a run", _OPTIONS))
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
     """The results of a run that has finished, or of several."""
-    return files.read_json(folder / SUMMARY, "the results of a run", _RESULTS)
+    return files.read_json(folder / SUMMARY, "the results of a run", _RESULTS, _MORE_RESULTS)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -3,19 +3,16 @@
 import hashlib
 import os
 import re
-import tempfile
-import zipfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-
+from .. import arrays, files
+from ..errors import UserError
 from .dataset import Images
 from .options import Options
 
 # Part of every key: raise it when the same files decode to something else.
-_VERSION = 2
+_VERSION = 3
 
 
 def file(name: str, key: str, options: Options) -> Path:
@@ -28,7 +25,7 @@ def file(name: str, key: str, options: Options) -> Path:
     """
     home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     digest = hashlib.sha256(f"{_VERSION} {options.image_size} {key}".encode()).hexdigest()[:16]
-    return (options.cache_dir or home / "flipout_jax") / f"{slug(name)}-{digest}.npz"
+    return (options.cache_dir or home / "flipout_jax") / f"{slug(name)}-{digest}.safetensors"
 
 
 def slug(name: str) -> str:
@@ -50,32 +47,21 @@ def read(path: Path) -> tuple[Images, Images] | None:
     if not path.exists():
         return None
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-            train = Images(stored["train_images"], stored["train_labels"])
-            test = Images(stored["test_images"], stored["test_labels"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        print(f"The decoded images in {path} are damaged ({error}); they are made anew.")
+        stored = arrays.load(path)
+        train, test = (Images(stored[f"{split}_images"], stored[f"{split}_labels"]) for split in ("train", "test"))
+    except (OSError, ValueError, KeyError) as error:
+        print(f"The decoded images in {path} are of no use: {error}. They are made anew.")
         return None
     return train, test
 
 
 def write(path: Path, train: Images, test: Images) -> None:
     """Writes the whole file or nothing. A folder that cannot be written to costs the next run its time, no more."""
+    splits = {"train": train._asdict(), "test": test._asdict()}
+    named = {f"{split}_{name}": array for split, of in splits.items() for name, array in of.items()}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as stream:
-            try:
-                np.savez(
-                    stream,
-                    train_images=train.images,
-                    train_labels=train.labels,
-                    test_images=test.images,
-                    test_labels=test.labels,
-                )
-                stream.close()
-                os.replace(stream.name, path)
-            except BaseException:
-                os.unlink(stream.name)
-                raise
-    except OSError as error:
-        print(f"The decoded images are not cached, as {path} cannot be written: {error}.")
+        with files.writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        files.write(path, lambda partial: arrays.save(partial, named))
+    except UserError as error:
+        print(f"The decoded images are not cached: {error}")

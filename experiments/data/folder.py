@@ -40,14 +40,29 @@ def load_files(
     options: Options,
 ) -> Dataset:
     """The images of files below `root`, each with its label."""
+    _refuse_what_is_outside(root, [file for file, _ in train + test])
     key = cache.fingerprint(root, (file for file, _ in train + test))
     encoded = [Encoded(file, label, str(file)) for file, label in train + test]
     return assemble(name, encoded[: len(train)], encoded[len(train) :], classes, options, key=key)
 
 
+def _refuse_what_is_outside(root: Path, files: list[Path]) -> None:
+    """Raises a `UserError` where a link, or `..` in a name, leads out of the folder."""
+    inside = root.resolve()
+    folders = dict.fromkeys(file.parent for file in files)
+    for path in (*folders, *(file for file in files if file.is_symlink())):
+        if not (target := path.resolve()).is_relative_to(inside):
+            raise UserError(
+                f"All images of --data must be in {root}, but {path} leads to {target}. Copy what is there into it, or "
+                "name the folder where they are."
+            )
+
+
 def _find(root: Path) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]], tuple[str, ...]]:
     """The files of each split with their labels, in a fixed order, and the class names."""
     layout = "train/<class>/* and test/<class>/* (or val, valid, validation)"
+    if root.is_file():
+        raise UserError(f"--data folder:{root} must be a folder with {layout}, and that is a file. Unpack an archive.")
     if not root.is_dir():
         raise UserError(f"--data folder:{root} must be a folder with {layout}, but there is no such folder.")
     found = [root / name for name in _TEST_NAMES if (root / name).is_dir()]

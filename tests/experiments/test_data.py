@@ -149,25 +149,6 @@ def test_a_changed_image_is_read_anew(image_folder, tmp_path):
     assert (load(image_folder, tmp_path).train.images[0] == 7).all()
 
 
-@pytest.mark.parametrize("damage", ["truncate", "empty", "noise", "pickle"])
-def test_a_damaged_cache_is_made_anew(image_folder, tmp_path, damage, capsys):
-    whole = load(image_folder, tmp_path)
-    (cache,) = (tmp_path / "cache").iterdir()
-    if damage == "truncate":
-        cache.write_bytes(cache.read_bytes()[:-100])
-    elif damage == "empty":
-        cache.write_bytes(b"")
-    elif damage == "noise":
-        cache.write_bytes(bytes(range(256)) * 8)
-    else:
-        names = "train_images", "train_labels", "test_images", "test_labels"
-        np.savez(cache, **{name: np.array([{}], object) for name in names})
-    again = load(image_folder, tmp_path)
-    assert f"{cache} are damaged" in capsys.readouterr().out
-    np.testing.assert_array_equal(whole.train.images, again.train.images)
-    np.testing.assert_array_equal(np.load(cache)["train_images"], whole.train.images)
-
-
 def test_a_cache_that_cannot_be_written_costs_time_only(image_folder, tmp_path, capsys):
     (tmp_path / "cache").write_text("a file")
     assert load(image_folder, tmp_path).train_count == 6
