@@ -13,6 +13,7 @@ import numpy as np
 from . import recipe, run_directory
 from .checkpoint import Checkpoints, Position
 from .config import Config
+from .errors import UserError
 from .interrupt import Interrupt
 from .loop import Loop
 from .progress import Display
@@ -37,6 +38,7 @@ class Outcome(NamedTuple):
 def fit(
     configs: Sequence[Config],
     functions: Loop,
+    batch_size: int,
     steps_per_epoch: int,
     checkpoints: Checkpoints,
     interrupt: Interrupt,
@@ -46,6 +48,7 @@ def fit(
     Args:
       configs: the options of each run, which differ in seeds and folders.
       functions: what an epoch, a dispatch and a test are.
+      batch_size: images a step.
       steps_per_epoch: steps an epoch.
       checkpoints: where positions are saved and read.
       interrupt: looked at between two dispatches. On a signal a checkpoint is written, and that is all.
@@ -63,7 +66,7 @@ def fit(
         stack.enter_context(checkpoints)
         while position.epoch <= config.epochs:
             epoch, done, state, totals = position
-            start, images_before = time.perf_counter(), np.sum(totals.count)
+            start, done_before = time.perf_counter(), done
             for inputs in functions.epoch(seeds, epoch, done):
                 if interrupt.signal is not None:
                     checkpoints.save(Position(epoch, done, state, totals))
@@ -78,7 +81,9 @@ def fit(
                 if display.due():
                     jax.block_until_ready(totals)
                     display.step(epoch, done)
-            speed = float(np.sum(totals.count) - images_before) / (time.perf_counter() - start)
+            images = (done - done_before) * batch_size * len(folders)
+            jax.block_until_ready(totals)
+            speed = images / (time.perf_counter() - start)
             tested = epoch % config.eval_every == 0 or epoch == config.epochs
             tests = functions.split(jax.device_get(functions.test(state))) if tested else [None] * len(folders)
             seconds = time.perf_counter() - start
@@ -86,6 +91,11 @@ def fit(
             runs = zip(recorders, functions.split(state), trained, tests, strict=True)
             metrics = [to.epoch(epoch, of, train, test, seconds, speed) for to, of, train, test in runs]
             display.epoch(metrics)
+            if all(m["skipped_steps"] == steps_per_epoch for m in metrics):
+                raise UserError(
+                    f"Training diverged: the gradients of every step of epoch {epoch} were not finite. Lower "
+                    f"--learning-rate. What was measured is in {folders[0]}."
+                )
             position = Position(epoch + 1, 0, state, functions.zero())
             score = best.score(metrics)
             if score is not None or (epoch < config.epochs and checkpoints.due(epoch)):

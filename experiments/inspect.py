@@ -19,6 +19,7 @@ _RESULTS = {
     "sparsity": ("sparsity", "{:.4%}"),
     "kept": ("weights kept", "{:,}"),
     "prunable": ("prunable weights", "{:,}"),
+    "skipped_steps": ("steps skipped, gradients not finite", "{:,}"),
     "seconds": ("seconds", "{:,.0f}"),
     "seconds_to_first_step": ("seconds to the first step", "{:.1f}"),
     "images_per_second": ("images a second", "{:,.0f}"),
@@ -61,9 +62,11 @@ def inspect(folder: Path) -> None:
         return
     epochs = run_directory.read_metrics(folder)
     finished = (folder / run_directory.SUMMARY).is_file()
-    results = run_directory.read_summary(folder) if finished else epochs[-1] if epochs else {}
+    so_far = {**(epochs[-1] if epochs else {}), "skipped_steps": sum(m["skipped_steps"] for m in epochs)}
+    results = run_directory.read_summary(folder) if finished else so_far
     state = "finished" if finished else f"{len(epochs)} of {config.epochs} epochs"
-    table = Table(title=f"{report.title(config)}, seed {config.seed}: {state}", show_header=False)
+    title = f"{report.title(config)}, seed {config.seed}: {state}"
+    table = Table(title=title, show_header=False, min_width=len(title))
     for label, text in _cells(results):
         table.add_row(label, text)
     Console().print(table)
@@ -101,8 +104,10 @@ def _over_seeds(folder: Path, config: Config) -> Table:
 
 
 def _cells(results: dict[str, Any]) -> list[tuple[str, str]]:
-    known = [(name, label, form) for name, (label, form) in _RESULTS.items() if results.get(name) is not None]
-    return [(label, form.format(results[name])) for name, label, form in known]
+    shown = {name: value for name, value in results.items() if value is not None}
+    if not shown.get("skipped_steps"):
+        shown.pop("skipped_steps", None)
+    return [(label, form.format(shown[name])) for name, (label, form) in _RESULTS.items() if name in shown]
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from .steps import Steps, Totals, TrainState
 class Loop(NamedTuple):
     """The functions of a run, or of several runs at once.
 
-    For several, the arrays of states and totals have the runs as their first axis, but for the counts of steps, which
-    are the same for all.
+    For several, the arrays of states and totals have the runs as their first axis, but for the count of steps by
+    which weights are pruned, which is the same for all.
 
     Attributes:
       runs: how many go through one program.
@@ -121,12 +121,12 @@ def make(steps: Steps, data: Dataset, runs: int, batch_size: int, steps_per_epoc
 
 
 def _run_axes(tree: Any) -> Any:
-    """The axis of the runs in each leaf: the first, and none in a count of steps.
+    """The axis of the runs in each leaf: the first, and none in the count of steps by which weights are pruned.
 
     With a count for each run, the question whether this step prunes would have as many answers.
     """
 
     def axis(path, _):
-        return None if fj.path_string(path).endswith("/count") else 0
+        return None if fj.path_string(path) == "opt_state/count" else 0
 
     return jax.tree.map_with_path(axis, tree)

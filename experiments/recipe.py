@@ -13,6 +13,7 @@ from .config import Config, last_pruning_epoch, milestones
 # SGD at 0.1 does not start these, as they have no normalisation.
 _WITHOUT_NORM = {"lenet5", "conv2", "conv4", "conv6", "conv8"}
 _LEARNING_RATES = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3, "lion": 1e-4}
+_FOR_EVER = 2**30
 _BETA2 = {"adam": 0.999, "adamw": 0.999, "rmsprop": 0.9, "lion": 0.99}
 
 
@@ -51,9 +52,10 @@ def prunings(config: Config) -> fj.schedules.Milestones:
 def optimizer(config: Config, steps_per_epoch: int, key: jax.Array) -> optax.GradientTransformationExtraArgs:
     """The optimiser of a run.
 
-    The state of every method, dense included, holds masks and flips, so that all runs are looked at in one way.
+    The state of every method, dense included, holds masks and flips, so that all runs are looked at in one way. A step
+    whose gradients are not finite is skipped and counted; its prunings still come on time.
     """
-    inner = bare(config, steps_per_epoch)
+    inner = optax.apply_if_finite(bare(config, steps_per_epoch), max_consecutive_errors=_FOR_EVER)
     by_epoch = prunings(config)
     schedule = by_epoch._replace(steps=tuple(steps_per_epoch * epoch for epoch in by_epoch.steps))
     noise_key, saliency_key = jax.random.split(key)

@@ -63,10 +63,11 @@ class Recorder:
         kept = sum(int(mask.sum()) for mask in prunable)
         metrics = {
             "epoch": epoch,
-            "train_loss": float(train.loss / train.count),
-            "train_accuracy": float(train.correct / train.count),
+            "train_loss": float(np.divide(train.loss, train.count)) if train.count else math.nan,
+            "train_accuracy": float(np.divide(train.correct, train.count)) if train.count else math.nan,
             "test_loss": float(test.loss / test.count) if test else None,
             "test_accuracy": float(test.correct / test.count) if test else None,
+            "skipped_steps": int(train.skipped),
             "learning_rate": float(np.asarray(self._learning_rate(epoch * self._steps_per_epoch - 1))),
             "pruned": pruned,
             "kept": kept,
@@ -79,6 +80,12 @@ class Recorder:
             for name, value in metrics.items():
                 if name != "epoch" and value is not None:
                     self._events.add_scalar(name, float(value), epoch)
-        if not math.isfinite(metrics["train_loss"]):
+        if metrics["skipped_steps"]:
+            print(
+                f"{metrics['skipped_steps']} of {self._steps_per_epoch} steps of epoch {epoch} were skipped, as their "
+                "gradients were not finite: a lower --learning-rate may help.",
+                file=sys.stderr,
+            )
+        elif not math.isfinite(metrics["train_loss"]):
             print(f"The loss of epoch {epoch} is not finite: a lower --learning-rate may help.", file=sys.stderr)
         return metrics

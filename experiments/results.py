@@ -41,6 +41,7 @@ def of_run(
         "test_loss": last["test_loss"],
         # Measured while it trains, on each batch before its step.
         "train_accuracy": last["train_accuracy"],
+        "skipped_steps": sum(m["skipped_steps"] for m in metrics),
         "seconds": sum(m["seconds"] for m in metrics),
         "images_per_second": speed,
         **flops.utilisation(flops_per_image, speed, config.dtype)._asdict(),
@@ -60,4 +61,5 @@ def over_seeds(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         whole = None not in values
         averaged[name] = statistics.mean(values) if whole else None
         averaged[f"{name}_std"] = statistics.stdev(values) if whole else None
-    return {"seeds": seeds} | {name: runs[0][name] for name in _SHARED} | averaged
+    skipped = sum(run["skipped_steps"] for run in runs)
+    return {"seeds": seeds} | {name: runs[0][name] for name in _SHARED} | {"skipped_steps": skipped} | averaged

@@ -25,7 +25,7 @@ _OPTIONS = {**dict.fromkeys(("data", "model", "method"), str), **dict.fromkeys((
 _NUMBER = float | None
 _RESULTS = {
     **dict.fromkeys(("method", "data", "model", "device"), str),
-    **dict.fromkeys(("epochs", "kept", "prunable"), int),
+    **dict.fromkeys(("epochs", "kept", "prunable", "skipped_steps"), int),
     **dict.fromkeys(("sparsity_target", "sparsity", "test_accuracy", "seconds"), float),
     **dict.fromkeys(("test_loss", "train_accuracy", "images_per_second"), _NUMBER),
 }
@@ -35,7 +35,7 @@ _MORE_RESULTS = {
     **{f"{name}_std": _NUMBER for name in _AVERAGED},
 }
 _EPOCH = {
-    **dict.fromkeys(("epoch", "kept"), int),
+    **dict.fromkeys(("epoch", "kept", "skipped_steps"), int),
     **dict.fromkeys(("train_loss", "train_accuracy", "test_loss", "test_accuracy"), _NUMBER),
     **dict.fromkeys(("learning_rate", "sparsity", "seconds", "images_per_second"), float),
     "pruned": bool,

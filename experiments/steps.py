@@ -33,18 +33,20 @@ class Totals(NamedTuple):
     Attributes:
       loss: cross-entropy, in nats; float32 scalar.
       correct: right predictions; int32 scalar.
-      count: images; int32 scalar.
+      count: images, those of skipped steps left out; int32 scalar.
+      skipped: steps that were skipped, as their gradients were not finite; int32 scalar.
     """
 
     loss: Array
     correct: Array
     count: Array
+    skipped: Array
 
     @classmethod
     def zero(cls) -> "Totals":
         """No images yet."""
-        # Three arrays, since donation does not take the same buffer twice.
-        return cls(jnp.zeros(()), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+        # An array for each, since donation does not take the same buffer twice.
+        return cls(jnp.zeros(()), *(jnp.zeros((), jnp.int32) for _ in range(3)))
 
 
 class Keys(NamedTuple):
@@ -137,8 +139,12 @@ def make(
         with jax.named_scope("update"):
             updates, opt_state = transformation.update(grads, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
-        totals = Totals(totals.loss + loss * len(labels), totals.correct + correct, totals.count + len(labels))
-        return TrainState(params, model_state, opt_state), totals
+        step = Totals(loss * len(labels), correct, jnp.asarray(len(labels)), jnp.zeros((), jnp.int32))
+        finite = optax.tree.get(opt_state, "last_finite", True)
+        skipped = Totals.zero()._replace(skipped=jnp.ones((), jnp.int32))
+        # What a step that is skipped has computed, running statistics included, is of no use.
+        model_state, step = _where(finite, (model_state, step), (state.model_state, skipped))
+        return TrainState(params, model_state, opt_state), jax.tree.map(jnp.add, totals, step)
 
     def logits(state, images):
         return forward(eval_graph, state.params, state.model_state, resize(images))[0]
@@ -151,6 +157,11 @@ def make(
             jnp.sum(loss * counts),
             jnp.sum((out.argmax(-1) == labels) & counts, dtype=jnp.int32),
             jnp.sum(counts, dtype=jnp.int32),
+            jnp.zeros((), jnp.int32),
         )
 
     return Steps(init, train, test, logits)
+
+
+def _where(condition: ArrayLike, one: Any, other: Any) -> Any:
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), one, other)

@@ -100,7 +100,7 @@ def _run(setup: Setup, started: float) -> int | None:
 def _train(setup: Setup, configs: Sequence[Config], functions: loop.Loop, interrupt: Interrupt, started: float) -> bool:
     """Trains the runs of one program, and writes what each leaves; whether all epochs are done."""
     checkpoints = checkpoint.Checkpoints(configs, _facts(setup.data))
-    outcome = fit.fit(configs, functions, setup.steps_per_epoch, checkpoints, interrupt)
+    outcome = fit.fit(configs, functions, setup.batch_size, setup.steps_per_epoch, checkpoints, interrupt)
     flops_per_image = flops.forward(setup.steps, setup.data.shape)
     for config, state in zip(configs, outcome.states, strict=True):
         folder = run_directory.of(config)

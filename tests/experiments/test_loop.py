@@ -73,8 +73,9 @@ def test_several_runs_share_the_count_of_steps(digits):
         leaf for path, leaf in jax.tree.leaves_with_path(state.opt_state) if fj.path_string(path).endswith("count")
     ]
     assert len(counts) >= 2
-    assert [count.shape for count in counts] == [()] * len(counts)
-    assert {int(count) for count in counts} == {4}
+    # By the first the weights are pruned; the others stand still where a run skips a step.
+    assert [count.shape for count in counts] == [(), *[(3,)] * (len(counts) - 1)]
+    assert all((count == 4).all() for count in counts)
     assert all(leaf.shape[0] == 3 for leaf in jax.tree.leaves(state.params))
 
 

@@ -9,6 +9,7 @@ import sys
 from typing import get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -16,7 +17,7 @@ from PIL import Image
 from tensorboardX.proto import event_pb2
 
 from experiments import compare, inspect, train
-from experiments.config import Config, Optimizer, check
+from experiments.config import Config, Method, Optimizer, check
 from experiments.errors import UserError
 
 FIELDS = {
@@ -151,15 +152,56 @@ def test_runs_without_a_name_get_folders_of_their_own(quick, tmp_path, monkeypat
 
 
 def test_a_run_that_diverges_keeps_what_it_has(quick, tmp_path):
-    with pytest.raises(UserError, match=r"not finite since epoch .* Lower --learning-rate"):
-        train.run(quick(learning_rate=1e20, model="lenet_300_100", sparsity=0.75, prunings=1))
-    assert {f.name for f in (tmp_path / "run").iterdir()} == FILES | {"flips.jsonl"}
+    # Three epochs of two steps: the first step of all is the only one whose gradients are finite.
+    with pytest.raises(
+        UserError, match=r"the gradients of every step of epoch 2 were not finite. Lower --learning-rate"
+    ):
+        train.run(quick(learning_rate=1e30, model="lenet_300_100", sparsity=0.75, prunings=1))
+    (metrics, last) = read_lines(tmp_path / "run" / "metrics.jsonl")
+    assert (metrics["skipped_steps"], last["skipped_steps"], last["train_loss"]) == (1, 2, None)
 
 
-def test_a_loss_that_is_not_finite_is_said_and_readable(quick, tmp_path, capsys):
-    train.run(quick(learning_rate=1e20, model="lenet_300_100", method="dense"))
-    assert "not finite" in capsys.readouterr().err
-    assert read(tmp_path / "run" / "summary.json")["test_loss"] is None
+def spoilt(monkeypatch, share):
+    """Makes the images of so many steps infinite, before they reach the network."""
+
+    def spoil(key, images):
+        return jnp.where(jax.random.bernoulli(key, share), jnp.inf, images.astype(jnp.float32))
+
+    monkeypatch.setitem(train._AUGMENT, "crop_flip", spoil)
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+def test_steps_whose_gradients_are_not_finite_are_skipped_and_shown(quick, tmp_path, monkeypatch, capsys, method):
+    spoilt(monkeypatch, 0.3)
+    options = {"augment": "crop_flip", "epochs": 6, "steps_per_epoch": 40, "learning_rate": 0.05, "sparsity": 0.75}
+    train.run(quick(method=method, **options))
+    folder = tmp_path / "run"
+    skipped = [m["skipped_steps"] for m in read_lines(folder / "metrics.jsonl")]
+    assert all(0 < n < 40 for n in skipped)
+    summary = read(folder / "summary.json")
+    assert summary["skipped_steps"] == sum(skipped)
+    assert summary["sparsity"] == (0.0 if method == "dense" else 0.75)
+    assert summary["test_accuracy"] > 0.5
+    arrays = safetensors.numpy.load_file(folder / "params.safetensors")
+    assert all(np.isfinite(array).all() for array in arrays.values())
+    assert f"{skipped[0]} of 40 steps of epoch 1 were skipped" in capsys.readouterr().err
+    inspect.inspect(folder)
+    assert f"{sum(skipped)} " in next(s for s in capsys.readouterr().out.splitlines() if "steps skipped" in s)
+
+
+def test_a_skipped_step_of_one_seed_is_not_one_of_another(quick, tmp_path, monkeypatch):
+    spoilt(monkeypatch, 0.3)
+    options = {"augment": "crop_flip", "steps_per_epoch": 20, "model": "lenet_300_100", "seeds": 2}
+    for at_once in (1, 2):
+        train.run(quick(output_dir=tmp_path / str(at_once), seeds_at_once=at_once, **options))
+    skipped = [
+        [m["skipped_steps"] for m in read_lines(tmp_path / at_once / seed / "metrics.jsonl")]
+        for at_once in ("1", "2")
+        for seed in ("seed0", "seed1")
+    ]
+    assert skipped[:2] == skipped[2:]
+    assert skipped[0] != skipped[1]
+    assert read(tmp_path / "2" / "summary.json")["skipped_steps"] == sum(map(sum, skipped[:2]))
 
 
 @pytest.mark.parametrize(

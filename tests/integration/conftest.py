@@ -1,5 +1,11 @@
 """What the integration tests share: a small problem, a training loop, and quick compilation."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +21,24 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="session")
+def printed():
+    """`printed(script, *arguments, devices, **environment)`: the JSON that a script of this folder prints.
+
+    The number of devices must be set before JAX starts, so it runs in a process of its own.
+    """
+
+    def printed(script, *arguments, devices, **environment):
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+        env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", **environment}
+        command = [sys.executable, Path(__file__).with_name(script), *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, env=env)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return printed
 
 
 @pytest.fixture

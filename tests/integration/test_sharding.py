@@ -1,23 +1,12 @@
 """On 8 devices a step gives the masks and flips of one device, keeps every sharding, and gathers nothing."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 
 @pytest.fixture(scope="module")
-def found():
-    """What `sharded_runs.py` found; the number of devices must be set before JAX starts."""
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    script = Path(__file__).with_name("sharded_runs.py")
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=env)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def found(printed):
+    """What `sharded_runs.py` found."""
+    return printed("sharded_runs.py", devices=8)
 
 
 @pytest.mark.parametrize(
