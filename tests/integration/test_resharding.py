@@ -1,4 +1,4 @@
-"""A run that was saved on 8 devices goes on with any other number of devices: every bit is restored, wherever it goes."""
+"""A run that was saved on 8 devices goes on with any other number: every bit is restored, wherever it goes."""
 
 import pytest
 
