@@ -1,6 +1,8 @@
-"""What the tests share: a quick Hypothesis profile, strict promotion, and helpers, as fixtures that give functions."""
+"""What the tests share: no network, a quick Hypothesis profile, strict promotion, and helpers as fixtures."""
 
+import ipaddress
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,35 @@ from hypothesis import strategies as st
 # The first example of a shape pays for a compilation, which no deadline allows for.
 settings.register_profile("quick", deadline=None, max_examples=40, print_blob=True)
 settings.load_profile("quick")
+
+_CONNECTS = {"socket.connect", "socket.sendto", "socket.sendmsg"}
+_LOOKS_UP = {"socket.getaddrinfo", "socket.gethostbyname"}
+
+
+def _only_loopback(event, arguments):
+    """Fails a test that reaches for another machine."""
+    if event in _CONNECTS:
+        address = arguments[1]
+        # Other families, and a socket that is connected already, have no such address.
+        host = address[0] if isinstance(address, tuple) else None
+    elif event in _LOOKS_UP:
+        host = arguments[0]
+    else:
+        return
+    host = host.decode() if isinstance(host, bytes) else host
+    if host in (None, "", "localhost"):
+        return
+    try:
+        is_loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = False
+    if not is_loopback:
+        # Not an Exception, so that nothing on the way takes it for a server that is down.
+        pytest.fail(f"A test must not use the network: {event} to {host!r}. Use data that the test makes.")
+
+
+# Python raises these events for every socket, from when the first test module is imported.
+sys.addaudithook(_only_loopback)
 
 
 @pytest.fixture(scope="module")
