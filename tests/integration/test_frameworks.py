@@ -83,7 +83,8 @@ def test_nnx_masks_are_plain_arrays(nnx_run):
     masks = fj.get_masks(trainer.opt_state)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(masks))
     # They pair with the plain arrays of the model.
-    params = nnx.as_pure(nnx.state(model, nnx.Param))
+    as_pure = nnx.as_pure if hasattr(nnx, "as_pure") else nnx.pure
+    params = as_pure(nnx.state(model, nnx.Param))
     assert all(jax.tree.leaves(jax.tree.map(lambda w, m: bool(((w == 0) | m).all()), params, masks)))
 
 
