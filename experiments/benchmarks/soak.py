@@ -79,7 +79,7 @@ def run(options: Options) -> list[Finding]:
     )
     compilations: list[str] = []
 
-    def count(event: str, _: float, **__: Any) -> None:
+    def count(event: str, duration_secs: float, **kwargs: str | int) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
             compilations.append(event)
 
