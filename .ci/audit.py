@@ -15,11 +15,13 @@ OWN = "flipout-jax"
 def audit(command: list[str], services: tuple[str, ...] = ("pypi", "osv")) -> int:
     """Asks one service after the other until one knows the packages; the exit status."""
     for service in services:
-        done = subprocess.run(
-            [*command, "--vulnerability-service", service, "--format", "json", "--progress-spinner", "off"],
-            capture_output=True,
-            text=True,
-        )
+        options = ["--vulnerability-service", service, "--format", "json", "--progress-spinner", "off"]
+        try:
+            # A network that swallows what is sent would keep it waiting for each package.
+            done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=180)
+        except subprocess.TimeoutExpired:
+            print(f"{service}: no answer in time")
+            continue
         try:
             packages = [p for p in json.loads(done.stdout)["dependencies"] if p["name"].replace("_", "-") != OWN]
         except (json.JSONDecodeError, KeyError):
