@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 SHAPES = {"dense_0": {"bias": (5,), "kernel": (7, 5)}, "dense_1": {"bias": (3,), "kernel": (5, 3)}}
 
@@ -75,3 +76,9 @@ def make_step(gradient):
 def kept():
     """`kept(masks)`: how many prunable weights are live."""
     return lambda masks: sum(int(mask.sum()) for mask in jax.tree.leaves(masks) if mask.ndim)
+
+
+@pytest.fixture(scope="session")
+def as_pure():
+    """`as_pure(tree)`: arrays in place of NNX variables; later releases of flax renamed it, and the old name warns."""
+    return nnx.as_pure if hasattr(nnx, "as_pure") else nnx.pure

@@ -78,12 +78,11 @@ def test_nnx(nnx_run):
     assert trainer.step[...] == STEPS
 
 
-def test_nnx_masks_are_plain_arrays(nnx_run):
+def test_nnx_masks_are_plain_arrays(nnx_run, as_pure):
     _, model, trainer = nnx_run
     masks = fj.get_masks(trainer.opt_state)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(masks))
     # They pair with the plain arrays of the model.
-    as_pure = nnx.as_pure if hasattr(nnx, "as_pure") else nnx.pure
     params = as_pure(nnx.state(model, nnx.Param))
     assert all(jax.tree.leaves(jax.tree.map(lambda w, m: bool(((w == 0) | m).all()), params, masks)))
 

@@ -147,7 +147,7 @@ def avals(tree):
 
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_keeps_its_promises(name, wrapping, trees, gradient):
+def test_keeps_its_promises(name, wrapping, trees, gradient, as_pure):
     wrap, steps_per_update = WRAPPINGS[wrapping]
     steps = UPDATES * steps_per_update
     programs = {}
@@ -169,7 +169,7 @@ def test_keeps_its_promises(name, wrapping, trees, gradient):
         # A step gives back what it takes: one compilation, and no dtype or structure moves.
         assert avals((end, end_state)) == avals((params, state)), kind
         # `get_masks` puts plain arrays in place of NNX variables.
-        assert jax.tree.structure(masks) == jax.tree.structure(nnx.as_pure(params)), kind
+        assert jax.tree.structure(masks) == jax.tree.structure(as_pure(params)), kind
         check_run(params, path, masks, steps_per_update, kind)
         fj.check(end, end_state)
         assert fj.summary(end, end_state).total.kept == KEPT[-1]
