@@ -235,7 +235,8 @@ def test_what_cannot_go_on_is_told(quick, tmp_path):
     with pytest.raises(UserError, match="give no others"):
         train.run(Config(resume=tmp_path / "run", epochs=7))
     (tmp_path / "run" / "summary.json").unlink()
-    (tmp_path / "run" / "config.json").write_text('{"speed": 3}')
+    file = tmp_path / "run" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"speed": 3}))
     with pytest.raises(UserError, match=r"config\.json cannot be read as the options of a run: .*speed"):
         train.run(Config(resume=tmp_path / "run"))
 
