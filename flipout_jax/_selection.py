@@ -3,7 +3,7 @@
 A score becomes an unsigned integer of the same order. The k-th highest integer is found digit by digit, from the
 top: a histogram of the digit over all leaves tells in which bin the k-th highest lies, and the next digit is counted
 within that bin. Three passes settle 32 bits. Every pass needs sums only, so sharded leaves are reduced where they
-lie. Ties are settled by position, by bisection within one leaf.
+lie. Ties are settled by position, which is one more key: the passes go on over the ties of one leaf.
 """
 
 import functools
@@ -43,17 +43,21 @@ def _keep_highest(scores: list[Array], live: list[Array], keep: Wide) -> list[Ar
     # twice, with different rounding.
     dtype = functools.reduce(_dtypes.wider, [score.dtype for score in scores])
     keys = lax.optimization_barrier([_ordered_bits(score.astype(dtype)) for score in scores])
-    threshold, ties_kept = _kth_highest(keys, live, keep)
-    new_masks = []
-    for key, alive in zip(keys, live, strict=True):
-        tied = alive & (key == threshold)
-        count = _count(tied)
-        taken = _wide.where(_wide.at_least(ties_kept, count), count, ties_kept)
-        ties_kept = _wide.subtract(ties_kept, taken)
-        position = _position(key.shape)
-        cut = _position_of(position, tied, taken.low, count.low)
-        new_masks.append(alive & ((key > threshold) | (tied & (position < cut))))
-    return new_masks
+    threshold, ties_kept, ties = _kth_highest(keys, live, keep)
+
+    def cut_within_ties():
+        return _cut([alive & (key == threshold) for key, alive in zip(keys, live, strict=True)], ties_kept)
+
+    def cut_after_all():
+        return jnp.int32(len(keys)), jnp.uint32(0)
+
+    # Leaves before the leaf of the cut keep all ties, this one those before the cut, and later ones none.
+    leaf, cut = lax.cond(_wide.at_least(ties_kept, ties), cut_after_all, cut_within_ties)
+    masks = []
+    for i, (key, alive) in enumerate(zip(keys, live, strict=True)):
+        is_kept = (i < leaf) | ((i == leaf) & (_position(key.shape) < cut))
+        masks.append(alive & ((key > threshold) | ((key == threshold) & is_kept)))
+    return masks
 
 
 def _ordered_bits(score: Array) -> Array:
@@ -70,36 +74,53 @@ def _ordered_bits(score: Array) -> Array:
     return jnp.where(jnp.isnan(score), jnp.zeros_like(bits), jnp.where(bits < sign, sign + magnitude, sign - magnitude))
 
 
-def _kth_highest(keys: Sequence[Array], live: Sequence[Array], k: Wide) -> tuple[Array, Wide]:
-    """The k-th highest live key, and how many of the live keys equal to it are among the k highest."""
+def _kth_highest(keys: Sequence[Array], live: Sequence[Array], k: Wide) -> tuple[Array, Wide, Wide]:
+    """The k-th highest live key, how many live keys equal to it are among the k highest, and how many there are."""
     unsigned = keys[0].dtype
-    undecided = 8 * unsigned.itemsize
-    prefix = jnp.zeros((), unsigned)
-    while undecided:
-        width = min(_DIGIT_BITS, undecided)
-        shift = undecided - width
-        bins = 2**width
-        histogram = Wide(jnp.zeros(bins, jnp.uint32), jnp.zeros(bins, jnp.uint32))
-        for key, alive in zip(keys, live, strict=True):
-            if undecided < 8 * unsigned.itemsize:
-                alive = alive & (key >> undecided == prefix)
-            digit = (key >> shift & (bins - 1)).astype(jnp.int32)
-            histogram = _wide.add(histogram, _wide.wide(_histogram(digit, alive, bins)))
+    bits = 8 * unsigned.itemsize
+    # The lowest digit overlaps the one above it where the digits do not fit evenly.
+    shifts = [max(bits - end, 0) for end in range(_DIGIT_BITS, bits + _DIGIT_BITS, _DIGIT_BITS)]
+    decided = [2**bits - 2**above for above in (bits, *shifts[:-1])]
+
+    def settle(carry, digit):
+        threshold, k, _ = carry
+        shift, decided = digit
+        bins = jnp.array(2**_DIGIT_BITS - 1, unsigned)
+        histogram = _histogram(
+            [(key >> shift & bins).astype(jnp.int32) for key in keys],
+            [alive & (key & decided == threshold) for key, alive in zip(keys, live, strict=True)],
+        )
         at_least = _wide.suffix_sums(histogram)
         digit = jnp.maximum(jnp.sum(_wide.at_least(at_least, k), dtype=jnp.int32) - 1, 0)
+        equal = _wide.take(histogram, digit)
         # Those above the digit are kept for sure; what is left of k is looked for within it.
-        k = _wide.subtract(k, _wide.subtract(_wide.take(at_least, digit), _wide.take(histogram, digit)))
-        prefix = prefix << width | digit.astype(unsigned)
-        undecided = shift
-    return prefix, k
+        k = _wide.subtract(k, _wide.subtract(_wide.take(at_least, digit), equal))
+        return (threshold | digit.astype(unsigned) << shift, k, equal), None
+
+    start = jnp.zeros((), unsigned), k, _wide.wide(0)
+    # A loop, and not one pass after the other, since each pass is code for every leaf.
+    return lax.scan(settle, start, (jnp.array(shifts, unsigned), jnp.array(decided, unsigned)))[0]
 
 
-def _histogram(digit: Array, alive: Array, bins: int) -> Array:
-    return jnp.zeros(bins, jnp.uint32).at[digit].add(alive.astype(jnp.uint32), mode="promise_in_bounds")
+def _histogram(digits: list[Array], live: list[Array]) -> Wide:
+    """How many live elements have each digit, over all leaves."""
+    total = Wide(*jnp.zeros((2, 2**_DIGIT_BITS), jnp.uint32))
+    for digit, alive in zip(digits, live, strict=True):
+        bins = jnp.zeros(2**_DIGIT_BITS, jnp.uint32)
+        total = _wide.add(total, _wide.wide(bins.at[digit].add(alive.astype(jnp.uint32), mode="promise_in_bounds")))
+    return total
 
 
-def _count(mask: Array) -> Wide:
-    return _wide.wide(jnp.sum(mask, dtype=jnp.uint32))
+def _cut(tied: list[Array], keep: Wide) -> tuple[Array, Array]:
+    """Where the first `keep` of the tied elements end, fewer than all: the leaf, and the position in it."""
+    counts = _wide.wide(jnp.stack([jnp.sum(ties, dtype=jnp.uint32) for ties in tied]))
+    _, before = lax.scan(lambda before, count: (_wide.add(before, count), before), _wide.wide(0), counts)
+    leaf = jnp.sum(_wide.at_least(keep, _wide.add(before, counts)), dtype=jnp.int32)
+    left = _wide.subtract(keep, _wide.take(before, leaf))
+    # The first positions are the highest of their complements.
+    complements = [~_position(ties.shape) for ties in tied]
+    last, _, _ = _kth_highest(complements, [ties & (i == leaf) for i, ties in enumerate(tied)], left)
+    return leaf, jnp.where(left.low == 0, 0, ~last + 1)
 
 
 def _position(shape: tuple[int, ...]) -> Array:
@@ -109,21 +130,3 @@ def _position(shape: tuple[int, ...]) -> Array:
         position = position + lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)
         stride *= shape[axis]
     return position
-
-
-def _position_of(position: Array, tied: Array, taken: Array, count: Array) -> Array:
-    """The cut such that `taken` of the `count` tied elements lie before it; a scalar."""
-
-    def search():
-        # The highest cut with no more than `taken` before it, bit by bit.
-        bits = position.size.bit_length()
-
-        def narrow(i, cut):
-            trial = cut | jnp.uint32(2 ** (bits - 1)) >> i
-            before = jnp.sum(tied & (position < trial), dtype=jnp.uint32)
-            return jnp.where(before <= taken, trial, cut)
-
-        return lax.fori_loop(jnp.uint32(0), jnp.uint32(bits), narrow, jnp.uint32(0))
-
-    all_or_none = jnp.where(taken == 0, 0, jnp.uint32(position.size))
-    return lax.cond((taken == 0) | (taken == count), lambda: all_or_none, search)
