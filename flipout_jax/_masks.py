@@ -82,7 +82,8 @@ def sparsity(params: PyTree, prunable: Any = kernels) -> float | jax.Array:
     total = sum(leaf.size for leaf in leaves)
     zeros = [jnp.sum(leaf == 0, dtype=jnp.uint32) for leaf in leaves]
     if any(isinstance(count, Tracer) for count in zeros):
-        return sum((count.astype(jnp.float32) / total for count in zeros), start=jnp.zeros(()))
+        # A float, since JAX takes a Python integer for an int32.
+        return sum((count.astype(jnp.float32) / float(total) for count in zeros), start=jnp.zeros((), jnp.float32))
     return sum(int(count) for count in zeros) / total if total else 0.0
 
 
@@ -111,10 +112,10 @@ def check(params: PyTree, opt_state: PyTree) -> None:
             continue
         leaf = jnp.asarray(leaf)
         wrong = ~mask & (leaf != 0)
-        count = int(jnp.sum(wrong, dtype=jnp.uint32))
+        count, masked = (int(jnp.sum(which, dtype=jnp.uint32)) for which in (wrong, ~mask))
         if count:
             raise ValueError(
-                f"`params` must be zero where masked, got {count} of {int(jnp.sum(~mask))} masked weights of {path!r} "
+                f"`params` must be zero where masked, got {count} of {masked} masked weights of {path!r} "
                 f"that are not, such as {leaf[wrong][0]!s}. "
                 + (
                     "Make prune the last transformation, and take these parameters from the same step as the "

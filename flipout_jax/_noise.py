@@ -32,7 +32,8 @@ def gradient_noise(key: jax.Array, scale: float = 1.0) -> optax.GradientTransfor
     Inside `prune` the gradients come masked, and masked weights get no noise. The norm is then that of the live
     gradients, so the noise of a tensor fades with the square root of its density, as in the reference code.
 
-    A tensor whose norm is not finite gets no noise, so that one bad element does not spread to its neighbours.
+    A tensor whose norm is not finite gets no noise, so that one bad element does not spread to its neighbours. Nor does
+    an element that the noise would take beyond the largest number of its type, such as 65,504 in float16.
 
     Args:
       key: a PRNG key; its implementation is the one that draws, such as `jax.random.key(0, impl="rbg")`, which is
@@ -86,4 +87,5 @@ def _add(key: jax.Array, gradient: jax.Array, mask: Any, scale: Any) -> jax.Arra
     draw = _sharding.sharded_like(lambda key: jax.random.normal(key, gradient.shape, gradient.dtype), gradient)
     noise = draw(key)
     dtype = _dtypes.wider(noise.dtype, std.dtype)
-    return gradient + (std.astype(dtype) * noise.astype(dtype)).astype(gradient.dtype)
+    noisy = gradient + (std.astype(dtype) * noise.astype(dtype)).astype(gradient.dtype)
+    return jnp.where(jnp.isfinite(noisy), noisy, gradient)

@@ -46,6 +46,15 @@ def _only_loopback(event, arguments):
 sys.addaudithook(_only_loopback)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Where a test runs a library that promotes by itself, so may it, fixtures included, whatever JAX was told."""
+    if not item.get_closest_marker("promotes"):
+        return (yield)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        return (yield)
+
+
 @pytest.fixture(scope="module")
 def strict():
     """Within a module that uses it, no dtype and no rank is promoted without a word."""

@@ -110,6 +110,7 @@ def test_looking_inside_jit():
         jax.jit(lambda params: fj.check(params, state))(PARAMS)
 
 
+@pytest.mark.makes_nan
 def test_weights_that_cannot_become_zero_are_told_apart():
     params = PARAMS | {"kernel": jnp.full((2, 3), jnp.nan)}
     updates, state = update(prune(), grads=jax.tree.map(jnp.zeros_like, params), params=params)

@@ -40,6 +40,7 @@ def pruned():
     return step(pruner(), PARAMS, pruner().init(PARAMS))
 
 
+@pytest.mark.promotes
 @pytest.mark.parametrize("make", NESTINGS.values(), ids=NESTINGS)
 def test_masks_are_found_at_any_nesting(make, pruned, assert_same):
     params, state = step(make(), PARAMS, make().init(PARAMS))
@@ -75,6 +76,7 @@ def test_no_state_or_two_raise(state, said):
             look(state())
 
 
+@pytest.mark.makes_nan
 def test_sparsity_is_the_fraction_of_zeros_among_prunable_weights():
     params = {
         "bias": jnp.zeros(100),
@@ -99,6 +101,7 @@ def test_sparsity_of_empty_parameters_is_0_and_of_none_an_error():
     assert fj.sparsity({"kernel": jnp.zeros((0, 3))}) == 0.0
 
 
+@pytest.mark.makes_nan
 def test_check_names_the_first_parameter_that_is_not_zero_where_masked(pruned):
     params, state = pruned
     fj.check(params, state)
@@ -113,6 +116,7 @@ def test_check_names_the_first_parameter_that_is_not_zero_where_masked(pruned):
         fj.check(only_last, state)
 
 
+@pytest.mark.makes_nan
 def test_what_is_not_prunable_may_be_anything(pruned):
     params, state = pruned
     fj.check({**params, "first": {**params["first"], "bias": jnp.full(3, jnp.nan)}}, state)

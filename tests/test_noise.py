@@ -56,6 +56,7 @@ def test_integer_and_empty_leaves_are_left_alone(assert_same):
     assert add_noise({}) == {}
 
 
+@pytest.mark.makes_nan
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e30])
 def test_a_norm_that_is_not_finite_gives_no_noise_and_does_not_spread(assert_same, bad):
     grads = {"bad": jnp.ones(9).at[4].set(bad), "good": jnp.ones(9)}
@@ -116,6 +117,7 @@ def test_donating_the_state_leaves_the_callers_key():
     update(grads, noise.init(grads))
 
 
+@pytest.mark.promotes
 def test_the_scale_may_be_a_hyperparameter():
     make = optax.inject_hyperparams(fj.gradient_noise, static_args=("key",))
     noise = make(key=jax.random.key(0), scale=optax.piecewise_constant_schedule(1.0, {1: 0.0}))

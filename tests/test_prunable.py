@@ -124,6 +124,7 @@ MODELS = {
 }
 
 
+@pytest.mark.promotes
 @pytest.mark.parametrize(("make", "expected"), MODELS.values(), ids=MODELS)
 def test_kernels_of_real_models(make, expected):
     leaves = jax.tree.leaves_with_path(make())

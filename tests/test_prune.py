@@ -77,6 +77,7 @@ drawn_steps = st.builds(
 )
 
 
+@pytest.mark.makes_nan
 @given(drawn_steps)
 def test_a_global_pruning_keeps_exactly_the_highest_of_the_new_weights(drawn):
     params, state, grads = drawn
@@ -97,6 +98,7 @@ def test_a_global_pruning_keeps_exactly_the_highest_of_the_new_weights(drawn):
     assert bool(after.masks["a"]["bias"])
 
 
+@pytest.mark.makes_nan
 @given(drawn_steps)
 def test_a_uniform_pruning_keeps_exactly_the_highest_of_each_leaf(drawn):
     params, state, grads = drawn
@@ -189,12 +191,14 @@ def test_a_target_that_does_not_rise_prunes_nothing(train):
         assert np.all(masks)
 
 
+@pytest.mark.makes_nan
 @pytest.mark.parametrize("bad", [[math.nan] * 4, [math.inf, -math.inf] * 2, [0.0, 0.0, 0.0, math.inf]])
 def test_gradients_that_are_not_finite_do_not_decide_what_goes(train, bad):
     _, masks = kernel_run(train, [[0.0] * 4, bad], fj.schedules.one_shot(0.75, step=2))
     assert masks == [[True] * 4, [False, False, False, True]]
 
 
+@pytest.mark.makes_nan
 def test_a_weight_that_was_nan_before_goes_first(train):
     _, masks = kernel_run(train, [[0.0] * 4], ONE, start=(0.0, math.nan, -3.0, math.nan))
     assert masks == [[True, False, True, False]]

@@ -22,6 +22,7 @@ def count(old, new, mask=None, start=None, dtype=jnp.uint16):
     return saliency.update(state, old, new, masks).flips["w"]
 
 
+@pytest.mark.makes_nan
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_a_flip_is_a_change_of_sign_and_nan_counts_as_0(dtype):
     old, new = (x.ravel().astype(dtype) for x in np.meshgrid(SPECIAL[:9], SPECIAL[:9]))
@@ -76,12 +77,14 @@ def test_half_precision_weights_are_scored_in_float32(dtype):
     np.testing.assert_allclose(score, [float(w["w"][0]) ** 2, 1 / 2001, 1 / 2002], rtol=1e-6)
 
 
+@pytest.mark.makes_nan
 def test_a_score_of_nan_is_nan_and_of_infinity_infinite():
     flips = fj.FlipsState({"w": jnp.zeros(3, jnp.uint16)})
     score = fj.flips().score(flips, {"w": jnp.array([math.nan, math.inf, -math.inf])})["w"]
     np.testing.assert_array_equal(score, [math.nan, math.inf, math.inf])
 
 
+@pytest.mark.makes_nan
 def test_the_score_of_magnitude():
     for dtype in ("float32", "bfloat16", "float16"):
         w = SPECIAL[:9].astype(dtype)

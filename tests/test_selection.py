@@ -70,12 +70,14 @@ def agrees(data, shapes, dtypes):
         np.testing.assert_array_equal(mask, expected)
 
 
+@pytest.mark.makes_nan
 @pytest.mark.parametrize("shapes", LAYOUTS.values(), ids=LAYOUTS)
 @given(data=st.data())
 def test_the_highest_float32_stay_in_any_layout(shapes, data):
     agrees(data, shapes, [np.float32] * len(shapes))
 
 
+@pytest.mark.makes_nan
 @pytest.mark.parametrize("name", [*FLOATS, *UNSIGNED])
 @given(data=st.data())
 def test_the_highest_of_any_dtype_stay(name, data):
@@ -87,6 +89,7 @@ def test_the_highest_of_any_dtype_stay(name, data):
         jax.config.update("jax_enable_x64", False)
 
 
+@pytest.mark.makes_nan
 @pytest.mark.parametrize("dtypes", [(np.float16, np.float32, jnp.bfloat16), (np.uint8, np.uint32)], ids=str)
 @given(data=st.data())
 def test_leaves_of_several_dtypes_rank_together(dtypes, data):

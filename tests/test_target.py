@@ -64,6 +64,7 @@ def test_milestones_keep_their_exact_counts(step, size):
     assert kept(schedule, [step], size) == [expected]
 
 
+@pytest.mark.promotes
 @pytest.mark.parametrize(
     "schedule",
     [

@@ -30,6 +30,10 @@ def flips(power: float = 2.0, *, dtype: DTypeLike = jnp.uint16) -> Saliency:
     from or to exactly 0 counts. NaN counts as 0. The count of a pruned weight goes to 0 at the update after its
     removal, so directly after a pruning the counts still tell why.
 
+    Scores are float32, or float64 for weights of it. Where $|w_j|^p$ is beyond their range, as it is for
+    $|w_j| > 1.8 \times 10^{19}$ with $p = 2$, scores are equal and rank by position. A denormal counts as itself or
+    as 0, whichever the backend takes it for.
+
     Args:
       power: exponent of the magnitude, above 0. 0 would rank by flips alone.
       dtype: unsigned integer type of the counts. A count stops at the type's largest value and never wraps around:

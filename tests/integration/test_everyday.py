@@ -12,6 +12,9 @@ from flax import nnx
 
 import flipout_jax as fj
 
+# Adam promotes.
+pytestmark = pytest.mark.promotes
+
 SCHEDULE = fj.schedules.one_shot(0.5, step=1)
 
 

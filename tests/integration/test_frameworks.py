@@ -13,6 +13,9 @@ from flax.training.train_state import TrainState
 
 import flipout_jax as fj
 
+# Frameworks and Adam promote.
+pytestmark = pytest.mark.promotes
+
 STEPS = 60
 SCHEDULE = fj.schedules.geometric(0.8, begin=20, end=40, prunings=3)
 # 8 x 16 + 16 x 4 prunable weights, a fifth of them rounded up.

@@ -72,6 +72,7 @@ def rerun_differs(a, b):
 # Around.
 
 
+@pytest.mark.promotes
 def test_multi_steps_counts_updates_and_not_calls(train, params):
     result = train(optax.MultiSteps(flipout(optax.adam(0.1)), 2), params, steps=2 * STEPS)
     assert_prunes(result, [KEPT[i // 2] for i in range(1, 2 * STEPS + 1)])
@@ -109,6 +110,7 @@ def test_a_learning_rate_in_the_state_takes_effect(params, gradient):
     assert update._cache_size() == 1
 
 
+@pytest.mark.promotes
 def test_a_learning_rate_schedule_takes_effect(train, params):
     by_step = optax.piecewise_constant_schedule(0.1, {4: 0.0})
     for inner in (optax.inject_hyperparams(optax.sgd)(by_step), optax.sgd(by_step)):
@@ -138,6 +140,7 @@ def test_masks_in_the_state_of_inject_hyperparams(params):
     assert fj.summary(params, state).total.kept == 50
 
 
+@pytest.mark.promotes
 def test_masked_and_partition_inside(train, params):
     def is_kernel(tree):
         return jax.tree.map(lambda w: w.ndim > 1, tree)
@@ -153,6 +156,7 @@ def test_masked_and_partition_inside(train, params):
     assert_prunes(train(flipout(parts), params))
 
 
+@pytest.mark.promotes
 def test_frozen_parameters_inside(train, params):
     """A layer that does not train is still pruned."""
     label = {"dense_0": {"bias": "frozen", "kernel": "frozen"}, "dense_1": {"bias": "free", "kernel": "free"}}
@@ -178,6 +182,7 @@ def test_prune_of_a_part_of_the_tree(train, params):
 # Bad gradients.
 
 
+@pytest.mark.makes_nan
 @pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_bad_gradients_never_change_the_count_nor_wipe_a_layer(name, train, params):
     """One bad value at each step in turn, and a whole bad tensor; all cases as one batch."""
@@ -212,6 +217,7 @@ def test_bad_gradients_never_change_the_count_nor_wipe_a_layer(name, train, para
 # Extra arguments.
 
 
+@pytest.mark.promotes
 def test_extra_arguments_reach_the_inner_optimiser(train, params, gradient):
     assert_prunes(train(flipout(optax.polyak_sgd(max_learning_rate=0.1)), params, value=jnp.float32(0.5)))
     plateau = optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau(patience=1, factor=0.5, accumulation_size=1))
@@ -227,6 +233,7 @@ def test_extra_arguments_reach_the_inner_optimiser(train, params, gradient):
 # Precision.
 
 
+@pytest.mark.promotes
 def test_bfloat16_parameters_with_a_float32_optimiser_state(train, params):
     halves = jax.tree.map(lambda w: w.astype(jnp.bfloat16), params)
     for inner in (optax.adam(0.1, mu_dtype=jnp.float32), optax.sgd(0.1, momentum=0.9, accumulator_dtype=jnp.float32)):
@@ -235,6 +242,7 @@ def test_bfloat16_parameters_with_a_float32_optimiser_state(train, params):
         assert {w.dtype for w in jax.tree.leaves(result[0])} == {jnp.dtype(jnp.bfloat16)}
 
 
+@pytest.mark.promotes
 @pytest.mark.parametrize(
     ("of_gradients", "of_params"), [("bfloat16", "float32"), ("float32", "bfloat16"), ("float16", "float32")]
 )
@@ -261,6 +269,7 @@ def test_what_follows_prune_in_a_chain_breaks_the_zeros_and_check_tells(after, t
         fj.check(params_, state)
 
 
+@pytest.mark.makes_nan
 def test_a_weight_that_is_nan_goes_first_but_stays_nan(params):
     """An update is added to a weight, so none can clear NaN; `check` tells."""
     params["dense_0"]["kernel"] = params["dense_0"]["kernel"].at[2, 3].set(jnp.nan)
@@ -272,6 +281,7 @@ def test_a_weight_that_is_nan_goes_first_but_stays_nan(params):
         fj.check(optax.apply_updates(params, updates), state)
 
 
+@pytest.mark.makes_nan
 def test_apply_if_finite_gives_up_and_lets_nan_in(train, params):
     """Past its limit of errors it applies what is not finite; what was cleared before stays exactly 0."""
 
@@ -298,6 +308,7 @@ def test_schedule_free_eval_params_are_dense(train, params):
     fj.check(masked, state)
 
 
+@pytest.mark.promotes
 def test_an_average_of_parameters_is_dense(train, params):
     _, state, (path, _) = train(flipout(optax.sgd(0.1)), params)
     ema = optax.ema(0.9)

@@ -145,6 +145,7 @@ def avals(tree):
     return jax.tree.structure(tree), [jax.typeof(leaf) for leaf in jax.tree.leaves(tree)]
 
 
+@pytest.mark.promotes
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_keeps_its_promises(name, wrapping, trees, gradient, as_pure):

@@ -110,7 +110,9 @@ def test_donation_leaves_what_the_user_still_holds(params, gradient, assert_same
         return optax.apply_updates(params, updates), state
 
     given = jax.tree.map(jnp.copy, params), mine.init(params)
-    donated = loop(donating, *given)
+    # While it looks for NaN, JAX keeps what it is given.
+    with jax.debug_nans(False):
+        donated = loop(donating, *given)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(given))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((key, masks)))
     assert jax.random.key_data(key).tolist() == [0, 0]

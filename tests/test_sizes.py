@@ -1,0 +1,175 @@
+"""Sizes at their limits: no parameter, ten thousand, 2**31 weights and more; and the same masks in 64-bit mode."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import flipout_jax as fj
+from flipout_jax import _selection, _wide
+
+ONE = fj.schedules.one_shot(0.9, step=1)
+METHODS = {
+    "flipout": lambda: fj.flipout(optax.sgd(0.1), ONE, key=jax.random.key(0)),
+    "magnitude": lambda: fj.prune(optax.adam(0.1), ONE),
+    "random": lambda: fj.prune(optax.sgd(0.1), ONE, saliency=fj.random(jax.random.key(0)), allocation=fj.uniform()),
+}
+
+
+@pytest.mark.parametrize("params", [{}, [], {"a": None}], ids=str)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_tree_without_leaves_trains_and_prunes_nothing(method, params):
+    """As optax does: a model may hold parts without parameters, and `partition` gives them to an optimiser."""
+    optimizer = METHODS[method]()
+    updates, state = jax.jit(optimizer.update)(params, optimizer.init(params), params)
+    assert updates == params == fj.get_masks(state)
+    assert int(state.count) == 1
+    assert fj.summary(params, state).total.prunable == 0
+    fj.check(params, state)
+
+
+def test_ten_thousand_leaves_are_pruned_exactly():
+    """Without jit: XLA on CPU compiles a program of so many arrays for minutes, that of an optimiser alone as well."""
+    rng = np.random.default_rng(0)
+    names = ["kernel" if i < 20 else "bias" for i in range(10_000)]
+    params = {f"{i:05}": {n: rng.standard_normal((2, 3)).astype(np.float32)} for i, n in enumerate(names)}
+    optimizer = fj.prune(optax.sgd(0.1), ONE)
+    updates, state = optimizer.update(params, optimizer.init(params), params)
+    assert sum(int(m.sum()) for m in jax.device_get(jax.tree.leaves(state.masks)) if m.ndim) == 12
+    assert len(jax.tree.leaves(updates)) == 10_000
+
+
+def test_the_program_grows_with_the_number_of_leaves_and_not_with_its_square():
+    def length(leaves):
+        scores = [jax.ShapeDtypeStruct((2, 3), jnp.float32)] * leaves
+        live = [jax.ShapeDtypeStruct((2, 3), bool)] * leaves
+        return len(jax.jit(_selection.keep_highest).lower(scores, live, _wide.wide(7)).compile().as_text())
+
+    few, more, most = length(5), length(15), length(45)
+    assert (most - more) / 30 < 1.3 * (more - few) / 10
+
+
+# Shapes alone: none of this is ever allocated.
+HUGE = {
+    "2**31": [(2**16, 2**15)],
+    "2**31 + 7": [(1, 2**31 + 7)],
+    "2**32 - 1": [(2**32 - 1, 1)],
+    "3 * 2**30": [(2**15, 2**15)] * 3,
+    "5 * 2**30": [(2**15, 2**15)] * 5,
+}
+
+
+def abstract(shapes):
+    return [{"kernel": jax.ShapeDtypeStruct(shape, jnp.bfloat16)} for shape in shapes]
+
+
+@pytest.mark.parametrize("shapes", HUGE.values(), ids=HUGE)
+@pytest.mark.parametrize("method", METHODS)
+def test_huge_parameters_are_traced_and_counted_in_unsigned_words(method, shapes, equations):
+    params, optimizer = abstract(shapes), METHODS[method]()
+    state = jax.eval_shape(optimizer.init, params)
+    assert [leaf.shape for leaf in jax.tree.leaves(state.masks)] == shapes
+    traced = jax.jit(optimizer.update).trace(params, state, params)
+    for eqn in equations(traced.jaxpr):
+        if eqn.primitive.name in ("reduce_sum", "scatter-add", "cumsum"):
+            for out in eqn.outvars:
+                # The sum over bins is that of 2048 booleans; all others count weights.
+                bins = max(x.aval.size for x in eqn.invars) <= 2048
+                assert bins or out.aval.dtype == jnp.uint32 or jnp.issubdtype(out.aval.dtype, jnp.floating)
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_huge_parameters_compile(name):
+    params, optimizer = abstract(HUGE[name]), METHODS["flipout"]()
+    jax.jit(optimizer.init).lower(params).compile()
+    jax.jit(optimizer.update).lower(params, jax.eval_shape(optimizer.init, params), params).compile()
+
+
+def test_the_sparsity_of_huge_parameters_is_traced():
+    assert jax.eval_shape(fj.sparsity, abstract(HUGE["5 * 2**30"])).dtype == jnp.float32
+
+
+def test_a_leaf_of_2_to_the_32_says_to_be_stored_as_several():
+    optimizer = METHODS["flipout"]()
+    with pytest.raises(ValueError, match=r"fewer than 2\*\*32 elements, got '0/kernel' of 4294967296; store it"):
+        jax.eval_shape(optimizer.init, abstract([(2**16, 2**16)]))
+
+
+@pytest.mark.parametrize("copies", [1, 2**29 + 3, 2**31 - 1])
+def test_the_threshold_is_found_among_more_weights_than_32_bits_count(copies, monkeypatch):
+    """Each element stands for many equal ones: 9 leaves of 2, so 2**35 weights and more."""
+    histogram = _selection._histogram
+
+    def many_times(digits, live):
+        counts = histogram(digits, live)
+        return _wide.multiply(counts.low, copies)
+
+    monkeypatch.setattr(_selection, "_histogram", many_times)
+    values = np.random.default_rng(0).permutation(np.arange(18, dtype=np.uint32) // 2 * 1000)
+    keys = [jnp.asarray(values[i : i + 2]) for i in range(0, 18, 2)]
+    find = jax.jit(lambda k: _selection._kth_highest(keys, [jnp.ones(2, bool)] * 9, k))
+    for k in {1, copies, 2 * copies, 2 * copies + 1, 7 * copies - 1, 11 * copies, 18 * copies}:
+        threshold, left, ties = find(_wide.wide(k))
+        # Two elements of each value, from the highest.
+        above, rest = divmod(k - 1, 2 * copies)
+        assert int(threshold) == (8 - above) * 1000
+        assert [int(x.high) * 2**32 + int(x.low) for x in (left, ties)] == [rest + 1, 2 * copies]
+
+
+def test_more_elements_than_int32_holds_are_counted():
+    count = jax.jit(lambda: _wide.wide(jnp.sum(jnp.ones((2**31 + 7,), bool), dtype=jnp.uint32)))()
+    assert int(count.low) == 2**31 + 7
+
+
+@pytest.fixture
+def x64():
+    """A function that switches to 64-bit mode, which ends with the test."""
+    yield lambda: jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_enable_x64", False)
+
+
+def trained(of_rest):
+    """Masks, flips, parameters and state of a run with float32 kernels, and with other leaves of another type."""
+    rng = np.random.default_rng(0)
+    layers = {i: {"kernel": jnp.asarray(rng.standard_normal((9, 7)), jnp.float32)} for i in range(3)}
+    params = {"layers": layers, "rest": jnp.asarray(rng.standard_normal(5), of_rest)}
+    optimizer = fj.flipout(
+        optax.sgd(0.3, momentum=0.9), fj.schedules.cubic(0.9, begin=2, end=8, prunings=3), key=jax.random.key(0)
+    )
+    state = optimizer.init(params)
+
+    @jax.jit
+    def step(params, state):
+        grads = jax.tree.map(lambda w: jnp.sin(5 * w + 1), params)
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    kept = []
+    for _ in range(9):
+        params, state = step(params, state)
+        kept.append(sum(int(m.sum()) for m in jax.tree.leaves(state.masks["layers"])))
+    assert kept == [189, 70, 70, 70, 26, 26, 26, 19, 19]
+    assert step._cache_size() == 1
+    assert params["rest"].dtype == of_rest
+    return state.masks, state.saliency_state.flips, params["layers"]
+
+
+@pytest.mark.parametrize("of_rest", ["float32", "float64"])
+def test_64_bit_mode_gives_float32_weights_the_same_masks_flips_and_bits(of_rest, x64, assert_same):
+    narrow = jax.device_get(trained("float32"))
+    x64()
+    assert_same(jax.device_get(trained(of_rest)), narrow)
+
+
+def test_64_bit_mode_keeps_types_and_counts_of_float64_weights(x64):
+    x64()
+    params = [{"kernel": jnp.linspace(-1, 1, 60).reshape(6, 10)}, {"kernel": jnp.ones((5, 4), jnp.float32)}]
+    assert params[0]["kernel"].dtype == jnp.float64
+    grads = jax.tree.map(lambda w: jnp.sin(5 * w), params)
+    for optimizer in (make() for make in METHODS.values()):
+        state = optimizer.init(params)
+        updates, after = jax.jit(optimizer.update)(grads, state, params)
+        assert jax.tree.map(jnp.result_type, after) == jax.tree.map(jnp.result_type, state)
+        assert jax.tree.map(jnp.result_type, updates) == jax.tree.map(jnp.result_type, params)
+        assert sum(int(m.sum()) for m in jax.tree.leaves(after.masks)) == 8
