@@ -1,5 +1,7 @@
 """Sizes at their limits: no parameter, ten thousand, 2**31 weights and more; and the same masks in 64-bit mode."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ from flipout_jax import _selection, _wide
 ONE = fj.schedules.one_shot(0.9, step=1)
 METHODS = {
     "flipout": lambda: fj.flipout(optax.sgd(0.1), ONE, key=jax.random.key(0)),
-    "magnitude": lambda: fj.prune(optax.adam(0.1), ONE),
+    "magnitude": lambda: fj.prune(optax.sgd(0.1, momentum=0.9), ONE),
     "random": lambda: fj.prune(optax.sgd(0.1), ONE, saliency=fj.random(jax.random.key(0)), allocation=fj.uniform()),
 }
 
@@ -98,23 +100,23 @@ def test_a_leaf_of_2_to_the_32_says_to_be_stored_as_several():
 
 @pytest.mark.parametrize("copies", [1, 2**29 + 3, 2**31 - 1])
 def test_the_threshold_is_found_among_more_weights_than_32_bits_count(copies, monkeypatch):
-    """Each element stands for many equal ones: 9 leaves of 2, so 2**35 weights and more."""
+    """Each element stands for many equal ones, so that there are up to 2**35 weights, 2**33 of them equal."""
     histogram = _selection._histogram
 
     def many_times(digits, live):
-        counts = histogram(digits, live)
-        return _wide.multiply(counts.low, copies)
+        of_leaves = [histogram([digit], [alive]) for digit, alive in zip(digits, live, strict=True)]
+        return functools.reduce(_wide.add, [_wide.multiply(counts.low, copies) for counts in of_leaves])
 
     monkeypatch.setattr(_selection, "_histogram", many_times)
-    values = np.random.default_rng(0).permutation(np.arange(18, dtype=np.uint32) // 2 * 1000)
-    keys = [jnp.asarray(values[i : i + 2]) for i in range(0, 18, 2)]
-    find = jax.jit(lambda k: _selection._kth_highest(keys, [jnp.ones(2, bool)] * 9, k))
-    for k in {1, copies, 2 * copies, 2 * copies + 1, 7 * copies - 1, 11 * copies, 18 * copies}:
+    # Four of each of five values, which differ in their first digit.
+    values = np.random.default_rng(0).permutation(np.arange(20, dtype=np.uint32) // 4 * 2**29)
+    keys = [jnp.asarray(values[i : i + 2]) for i in range(0, 20, 2)]
+    find = jax.jit(lambda k: _selection._kth_highest(keys, [jnp.ones(2, bool)] * 10, k))
+    for k in {1, copies, 4 * copies, 4 * copies + 1, 7 * copies, 13 * copies - 1, 16 * copies, 20 * copies}:
         threshold, left, ties = find(_wide.wide(k))
-        # Two elements of each value, from the highest.
-        above, rest = divmod(k - 1, 2 * copies)
-        assert int(threshold) == (8 - above) * 1000
-        assert [int(x.high) * 2**32 + int(x.low) for x in (left, ties)] == [rest + 1, 2 * copies]
+        above, rest = divmod(k - 1, 4 * copies)
+        assert int(threshold) == (4 - above) * 2**29
+        assert [int(x.high) * 2**32 + int(x.low) for x in (left, ties)] == [rest + 1, 4 * copies]
 
 
 def test_more_elements_than_int32_holds_are_counted():
