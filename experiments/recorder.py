@@ -29,7 +29,8 @@ class Recorder:
             # Slow to import.
             from tensorboardX import SummaryWriter
 
-            self._events = SummaryWriter(str(folder))
+            # TensorBoard then hides what an earlier process wrote of these epochs.
+            self._events = SummaryWriter(str(folder), purge_step=epoch)
 
     def __enter__(self):
         return self

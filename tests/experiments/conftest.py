@@ -1,11 +1,13 @@
 """What the tests of the runs share: a quick configuration, and a folder of images."""
 
 import dataclasses
+import struct
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
+from tensorboardX.proto import event_pb2
 
 from experiments.config import Config
 
@@ -58,6 +60,22 @@ def dark_and_light(tmp_path):
                     np.clip(np.random.default_rng(i).normal(level, 20, (8, 8)), 0, 255),
                 )
     return root
+
+
+@pytest.fixture(scope="session")
+def events_of():
+    """`events_of(file)`: the events that a file for TensorBoard holds."""
+
+    def events_of(file):
+        content, start, events = file.read_bytes(), 0, []
+        while start < len(content):
+            # A record is its length, 4 bytes of checksum, an event, 4 bytes of checksum.
+            (length,) = struct.unpack("<Q", content[start : start + 8])
+            events.append(event_pb2.Event.FromString(content[start + 12 : start + 12 + length]))
+            start += 16 + length
+        return events
+
+    return events_of
 
 
 def save(file, pixels):

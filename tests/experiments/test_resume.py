@@ -103,6 +103,16 @@ def test_streamed_images_are_learnt_and_resumed(quick, tmp_path, stopped, dark_a
         train.run(quick(seeds=2, seeds_at_once=2, overwrite=True, **options))
 
 
+def test_tensorboard_hides_epochs_that_are_done_again(quick, stopped, events_of):
+    run = stopped(quick(**SMALL, tensorboard=True), 7)
+    for events in run.glob("events.out.tfevents.*"):
+        events.rename(run / "before")
+    train.run(Config(resume=run))
+    (events,) = run.glob("events.out.tfevents.*")
+    starts = [event.step for event in events_of(events) if event.HasField("session_log")]
+    assert starts == [3]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL, and processes that fork")
 def test_no_run_is_lost_however_often_it_is_killed(tmp_path):
     report = kills.survive(kills.Options(kills=25, epochs=12), tmp_path)

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import struct
 import subprocess
 import sys
 from typing import get_args
@@ -14,7 +13,6 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from PIL import Image
-from tensorboardX.proto import event_pb2
 
 from experiments import compare, inspect, train
 from experiments.config import Config, Method, Optimizer, check
@@ -249,16 +247,10 @@ def test_tests_are_as_often_as_asked(quick, tmp_path):
     compare.compare(compare.Options((tmp_path / "run",), picture=tmp_path / "c.png"))
 
 
-def test_events_for_tensorboard(quick, tmp_path):
+def test_events_for_tensorboard(quick, tmp_path, events_of):
     train.run(quick(model="lenet_300_100", tensorboard=True))
     (events,) = (tmp_path / "run").glob("events.out.tfevents.*")
-    content, start, seen = events.read_bytes(), 0, {}
-    while start < len(content):
-        # A record is its length, 4 bytes of checksum, an event, 4 bytes of checksum.
-        (length,) = struct.unpack("<Q", content[start : start + 8])
-        event = event_pb2.Event.FromString(content[start + 12 : start + 12 + length])
-        seen |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
-        start += 16 + length
+    seen = {(value.tag, e.step): value.simple_value for e in events_of(events) for value in e.summary.value}
     for metrics in read_lines(tmp_path / "run" / "metrics.jsonl"):
         for name in ("train_loss", "test_accuracy", "sparsity", "learning_rate", "images_per_second"):
             assert seen[name, metrics["epoch"]] == pytest.approx(metrics[name], rel=1e-6)
