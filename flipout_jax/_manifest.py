@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+_FIELDS = {"step", "score", "metadata", "leaves", "files"}
 _NAME, _FORMAT, _VERSION = "checkpoint.json", "flipout_jax checkpoint", 1
 
 
@@ -90,7 +91,7 @@ def _read(folder: Path) -> dict[str, Any]:
             f"The checkpoint {folder} has version {manifest.get('version')!r} of the format, and this flipout_jax "
             f"reads version {_VERSION}. Read it with the flipout_jax that wrote it."
         )
-    as_written = text == _text(manifest)
+    as_written = text == _text(manifest) and manifest.keys() >= _FIELDS
     if manifest.pop("sha256", None) != _digest_of(manifest) or not as_written:
         raise CheckpointError(f"The checkpoint {folder} is damaged: {_NAME} is not as it was written.")
     return manifest

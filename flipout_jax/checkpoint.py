@@ -1,13 +1,13 @@
 """Checkpoints of any tree: whole or absent, checked before they are read, restored bit for bit."""
 
 import concurrent.futures
+import contextlib
 import importlib
 import json
 import os
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -165,8 +165,7 @@ def _write(folder: Path, step: int, arrays: list[_tree_arrays.Named], content: d
     final, partial, replaced = (folder / name for name in (str(step), f".{step}.partial", f".{step}.replaced"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for left_over in _hidden(folder):
-            shutil.rmtree(left_over)
+        _tidy(folder)
         partial.mkdir()
         leaves = _tree_arrays.write(_import_orbax(), partial, arrays)
         _manifest.write(partial, {**content, "leaves": leaves})
@@ -176,22 +175,27 @@ def _write(folder: Path, step: int, arrays: list[_tree_arrays.Named], content: d
         _manifest.sync(folder)
     # Orbax and its storage have errors of their own for a disk that is full.
     except Exception as error:
-        shutil.rmtree(partial, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            _tidy(folder)
         failure = CheckpointError(f"The checkpoint {final} cannot be written: {_reason(error)}")
         if _INTERPRETER_ENDS in str(error):
             # Nobody is left to look at the future.
             print(failure, file=sys.stderr)
         raise failure from error
     stay = {*steps(folder)[-keep:], step, best(folder)}
-    for old in (*_hidden(folder), *(folder / str(other) for other in steps(folder) if other not in stay)):
+    for old in (replaced, *(folder / str(other) for other in steps(folder) if other not in stay)):
         shutil.rmtree(old, ignore_errors=True)
     return final
 
 
-def _hidden(folder: Path) -> Iterator[Path]:
-    """What a program that died while it wrote has left."""
-    for ending in ("partial", "replaced"):
-        yield from folder.glob(f".*.{ending}")
+def _tidy(folder: Path) -> None:
+    """Clears what a program that died while it wrote has left, and puts back what it was about to replace."""
+    for replaced in folder.glob(".*.replaced"):
+        final = folder / replaced.name.split(".")[1]
+        if not final.exists():
+            os.replace(replaced, final)
+    for left_over in (*folder.glob(".*.partial"), *folder.glob(".*.replaced")):
+        shutil.rmtree(left_over)
 
 
 def _reason(error: Exception) -> str:

@@ -143,12 +143,32 @@ fj.checkpoint.save({str(tmp_path)!r}, 1, {{"x": jnp.ones((2000, 2000))}})
     assert checkpoint.steps(tmp_path) == [1] or "Wait for `result()` of the last save" in done.stderr
 
 
-def test_what_a_dead_program_left_is_cleared(tmp_path):
-    for name in (".7.partial", ".3.replaced"):
-        (tmp_path / name).mkdir(parents=True)
+def test_what_a_dead_program_left_is_cleared_and_what_it_was_about_to_replace_is_back(tmp_path):
+    for step in (3, 7):
+        checkpoint.save(tmp_path, step, TREE).result()
+    os.rename(tmp_path / "3", tmp_path / ".3.replaced")
+    for name in (".9.partial", ".7.replaced"):
+        (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text("half")
-    checkpoint.save(tmp_path, 8, TREE).result()
-    assert [file.name for file in tmp_path.iterdir()] == ["8"]
+    checkpoint.save(tmp_path, 8, TREE, keep=3).result()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["3", "7", "8"]
+    assert all(checkpoint.restore(tmp_path, TREE, step=step).step == step for step in (3, 7, 8))
+
+
+def test_a_replacement_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path, 3, TREE, metadata={"epoch": 1}).result()
+    replace = os.replace
+
+    def fail(source, target):
+        if str(source).endswith(".partial"):
+            raise OSError(5, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(checkpoint.CheckpointError, match=r"3 cannot be written: Input/output error\."):
+        checkpoint.save(tmp_path, 3, TREE, metadata={"epoch": 2}).result()
+    assert [file.name for file in tmp_path.iterdir()] == ["3"]
+    assert checkpoint.restore(tmp_path).metadata == {"epoch": 1}
 
 
 @pytest.fixture(scope="module")
