@@ -320,7 +320,20 @@ train.main()
     assert fj.checkpoint.restore(run / "checkpoints").metadata["position"] == {"epoch": 3, "done": 1}
 
 
-def test_a_folder_that_cannot_be_written(quick, tmp_path, monkeypatch):
+def test_a_folder_that_is_read_only(quick, stopped):
+    run = stopped(quick(**SMALL), 7)
+    before = sorted(run.rglob("*"))
+    run.chmod(0o500)
+    if os.access(run, os.W_OK):
+        pytest.skip("This user may write anywhere.")
+    for config in (Config(resume=run), quick(output_dir=run / "new", **SMALL)):
+        with pytest.raises(UserError, match=r"run.* cannot be written: Permission denied"):
+            train.run(config)
+    run.chmod(0o700)
+    assert sorted(run.rglob("*")) == before
+
+
+def test_a_folder_that_cannot_be_written(quick, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/run cannot be written: Not a directory"):
         train.run(quick(output_dir=tmp_path / "file" / "run"))
