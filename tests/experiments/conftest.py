@@ -1,6 +1,7 @@
 """What the tests of the runs share: a quick configuration, and a folder of images."""
 
 import dataclasses
+import signal
 import struct
 
 import jax
@@ -9,7 +10,9 @@ import pytest
 from PIL import Image
 from tensorboardX.proto import event_pb2
 
+from experiments import train
 from experiments.config import Config
+from experiments.interrupt import Interrupt
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -76,6 +79,32 @@ def events_of():
         return events
 
     return events_of
+
+
+@pytest.fixture
+def stopped(monkeypatch):
+    """`stopped(config, dispatches)`: a run that sees a SIGTERM before the dispatch of this number."""
+
+    def stopped(config, dispatches):
+        seen = []
+
+        class Stopped(Interrupt):
+            @property
+            def signal(self):
+                seen.append(None)
+                return signal.SIGTERM if len(seen) > dispatches else None
+
+            @signal.setter
+            def signal(self, _):
+                pass
+
+        with monkeypatch.context() as context:
+            context.setattr(train, "Interrupt", Stopped)
+            assert train.run(config) == signal.SIGTERM
+        assert not (config.output_dir / "summary.json").exists()
+        return config.output_dir
+
+    return stopped
 
 
 def save(file, pixels):

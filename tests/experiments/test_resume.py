@@ -1,24 +1,16 @@
 """A run that was stopped goes on bit for bit, from the newest checkpoint that is whole; nothing of it is lost."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
-import filelock
 import numpy as np
 import pytest
 import safetensors.numpy
 
 import flipout_jax as fj
-from experiments import checkpoint, run_directory, train
-from experiments.benchmarks import kills
+from experiments import checkpoint, train
 from experiments.config import Config
 from experiments.errors import UserError
-from experiments.interrupt import Interrupt
 
 # Four epochs of three steps, with prunings after the first two epochs.
 SMALL = {"model": "lenet_300_100", "epochs": 4, "steps_per_epoch": 3, "sparsity": 0.75}
@@ -40,32 +32,6 @@ def assert_equal_runs(run, whole):
     assert metrics[0] == metrics[1]
     if (whole / "flips.jsonl").exists():
         assert (run / "flips.jsonl").read_text() == (whole / "flips.jsonl").read_text()
-
-
-@pytest.fixture
-def stopped(monkeypatch):
-    """`stopped(config, dispatches)`: a run that sees a SIGTERM before the dispatch of this number."""
-
-    def stopped(config, dispatches):
-        seen = []
-
-        class Stopped(Interrupt):
-            @property
-            def signal(self):
-                seen.append(None)
-                return signal.SIGTERM if len(seen) > dispatches else None
-
-            @signal.setter
-            def signal(self, _):
-                pass
-
-        with monkeypatch.context() as context:
-            context.setattr(train, "Interrupt", Stopped)
-            assert train.run(config) == signal.SIGTERM
-        assert not (config.output_dir / "summary.json").exists()
-        return config.output_dir
-
-    return stopped
 
 
 @pytest.mark.parametrize(
@@ -111,30 +77,6 @@ def test_tensorboard_hides_epochs_that_are_done_again(quick, stopped, events_of)
     (events,) = run.glob("events.out.tfevents.*")
     starts = [event.step for event in events_of(events) if event.HasField("session_log")]
     assert starts == [3]
-
-
-@pytest.mark.skipif(os.name == "nt", reason="SIGKILL, and processes that fork")
-def test_no_run_is_lost_however_often_it_is_killed(tmp_path):
-    report = kills.survive(kills.Options(kills=25, epochs=12), tmp_path)
-    assert sum(report.killed.values()) == 25
-    assert report.finished > 0
-    assert report.lost == []
-
-
-def test_what_a_killed_run_lost_is_seen(quick, tmp_path):
-    for name in ("run", "whole"):
-        train.run(quick(output_dir=tmp_path / name, **SMALL))
-    run, whole = tmp_path / "run", tmp_path / "whole"
-    assert kills.differences(run, whole) == []
-    (run / ".partial-tables.json").write_text("{")
-    (run / "flips.jsonl").write_text("")
-    file = run / "metrics.jsonl"
-    file.write_text(file.read_text().replace('"kept": 25100', '"kept": 25101'))
-    found = kills.differences(run, whole)
-    assert [line.split(" ")[0] for line in found] == ["flips.jsonl", "metrics.jsonl", ".partial-tables.json"]
-    shutil.copy(whole / "tables.json", run / "params.safetensors")
-    with pytest.raises(UserError, match=r"params\.safetensors cannot be read as .*: it is damaged"):
-        kills.differences(run, whole)
 
 
 def saved_positions(monkeypatch):
@@ -249,94 +191,3 @@ def test_what_cannot_go_on_is_told(quick, tmp_path):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"speed": 3}))
     with pytest.raises(UserError, match=r"config\.json cannot be read as the options of a run: .*speed"):
         train.run(Config(resume=tmp_path / "run"))
-
-
-def test_two_processes_do_not_write_one_run(quick, tmp_path):
-    train.run(quick(epochs=1, model="lenet_300_100"))
-    with filelock.FileLock(tmp_path / "run" / ".lock"):
-        for config in (quick(overwrite=True), Config(resume=tmp_path / "run")):
-            with pytest.raises(UserError, match="run is being written by another process"):
-                train.run(config)
-    assert (tmp_path / "run" / "summary.json").exists()
-
-
-def start(folder, *options):
-    """A process that trains, once it has three epochs."""
-    command = [sys.executable, "-m", "experiments.train", "--model", "lenet_300_100", "--epochs", "100000", *options]
-    process = subprocess.Popen([*command, "--output-dir", str(folder)], stdout=-1, stderr=-1, text=True)
-    metrics, deadline = folder / "metrics.jsonl", time.monotonic() + 120
-    while not (metrics.exists() and metrics.read_text().count("\n") >= 3):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return process
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_run_leaves_what_it_has(tmp_path, number):
-    process = start(tmp_path)
-    process.send_signal(number)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
-    assert "Stopped after" in out
-    assert all(line["epoch"] for line in read_lines(tmp_path / "metrics.jsonl"))
-    written = {"config.json", "metrics.jsonl", "tables.json", "params.safetensors", "checkpoints"}
-    assert {f.name for f in tmp_path.iterdir()} - {".lock"} == written | {"curves.png", "layers.png", "flips.png"}
-
-
-def test_a_lost_folder_ends_a_run_in_one_line(tmp_path):
-    process = start(tmp_path / "run", "--save-epochs", "2")
-    while not fj.checkpoint.steps(tmp_path / "run" / "checkpoints"):
-        assert process.poll() is None
-    os.rename(tmp_path / "run", tmp_path / "moved")
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert err.startswith(f"error: {tmp_path / 'run'}")
-    assert "cannot be written: No such file or directory" in err
-    assert err.count("\n") == 1
-    assert not (tmp_path / "run").exists()
-    assert run_directory.open_again(tmp_path / "moved").output_dir == tmp_path / "moved"
-    assert fj.checkpoint.steps(tmp_path / "moved" / "checkpoints")
-
-
-def test_a_full_disk_ends_a_run_in_one_line_and_keeps_the_checkpoints(quick, tmp_path, stopped):
-    """The limit on a file's size is a disk that is full for one process."""
-    run = stopped(quick(**SMALL | {"epochs": 4000, "save_epochs": 1, "keep_checkpoints": 1}), 7)
-    steps = fj.checkpoint.steps(run / "checkpoints")
-    program = f"""
-import resource, sys
-from experiments import train
-resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-sys.argv = ["train", "--resume", {str(run)!r}]
-train.main()
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1, done.stderr
-    assert done.stderr.startswith(f"error: The checkpoint {run / 'checkpoints'}")
-    assert "cannot be written" in done.stderr
-    assert "The checkpoints from before are as they were" in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert fj.checkpoint.steps(run / "checkpoints") == steps
-    assert fj.checkpoint.restore(run / "checkpoints").metadata["position"] == {"epoch": 3, "done": 1}
-
-
-def test_a_folder_that_is_read_only(quick, stopped):
-    run = stopped(quick(**SMALL), 7)
-    before = sorted(run.rglob("*"))
-    run.chmod(0o500)
-    if os.access(run, os.W_OK):
-        pytest.skip("This user may write anywhere.")
-    for config in (Config(resume=run), quick(output_dir=run / "new", **SMALL)):
-        with pytest.raises(UserError, match=r"run.* cannot be written: Permission denied"):
-            train.run(config)
-    run.chmod(0o700)
-    assert sorted(run.rglob("*")) == before
-
-
-def test_a_folder_that_cannot_be_written(quick, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"file/run cannot be written: Not a directory"):
-        train.run(quick(output_dir=tmp_path / "file" / "run"))
-    if os.access("/proc/version", os.R_OK):
-        with pytest.raises(UserError, match="/proc/run cannot be written: No such file"):
-            train.run(quick(output_dir=type(tmp_path)("/proc/run")))
