@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-_FIELDS = {"step", "score", "metadata", "leaves", "files"}
+_FIELDS = {"step", "score", "metadata", "leaves", "bytes", "files"}
 _NAME, _FORMAT, _VERSION = "checkpoint.json", "flipout_jax checkpoint", 1
 
 

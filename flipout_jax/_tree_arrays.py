@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import logging
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,26 @@ from ._prunable import path_string
 PyTree = Any
 
 _ARRAYS, _KEY = "arrays", "key:"
+# Where each leaf starts, in bytes, and what a large array is cut into on disk.
+_ALIGN, _CHUNK = 64, 2**28
+
+
+class Leaf(NamedTuple):
+    """Where a leaf lies in the bytes of a tree.
+
+    Attributes:
+      name: its path in the tree.
+      dtype: its dtype as text; that of a PRNG key names the generator.
+      shape: the shape of its values, of a key that of its data.
+      stored: the dtype of its values.
+      start: its first byte.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    stored: str
+    start: int
 
 
 class Named(NamedTuple):
@@ -33,51 +54,64 @@ class Named(NamedTuple):
     array: np.ndarray
 
 
-def copy_to_host(tree: PyTree) -> list[Named]:
-    """Copies of all leaves.
+def copy_to_host(tree: PyTree) -> tuple[list[Leaf], np.ndarray]:
+    """Copies of all leaves, in one array of bytes, and where each lies in it.
 
     Raises:
       ValueError: for a leaf that is no array, no key and no number, or whose parts other processes hold.
     """
-    # All transfers are under way before the first is waited for.
-    for leaf in jax.tree.leaves(tree):
-        if isinstance(leaf, jax.Array) and leaf.is_fully_addressable:
-            leaf.copy_to_host_async()
-    return [_copy(path_string(path), leaf) for path, leaf in jax.tree.leaves_with_path(tree)]
+    by_path = [(path_string(path), leaf) for path, leaf in jax.tree.leaves_with_path(tree)]
+    dtypes = [_dtype(name, leaf) for name, leaf in by_path]
+    values = []
+    for name, leaf in by_path:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            raise ValueError(f"`tree` must be in one process, got {name!r}, whose parts other processes hold.")
+        value = jax.random.key_data(leaf) if _is_key(leaf) else leaf
+        if isinstance(value, jax.Array):
+            # All transfers are under way before the first is waited for.
+            value.copy_to_host_async()
+        values.append(value)
+    leaves, end = [], 0
+    for (name, _), dtype, value in zip(by_path, dtypes, values, strict=True):
+        shape, stored = np.shape(value), np.dtype(getattr(value, "dtype", np.asarray(value).dtype))
+        leaves.append(Leaf(name, dtype, shape, stored.name, end))
+        end += -(-math.prod(shape) * stored.itemsize // _ALIGN) * _ALIGN
+    data = np.zeros(end if end < _CHUNK else -(-end // _CHUNK) * _CHUNK, np.uint8)
+    for leaf, value in zip(leaves, values, strict=True):
+        _part(data, leaf)[...] = np.asarray(value)
+    return leaves, data
 
 
-def _copy(name: str, leaf: Any) -> Named:
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        raise ValueError(f"`tree` must be in one process, got {name!r}, whose parts other processes hold.")
-    dtype = _dtype(name, leaf)
-    if _is_key(leaf):
-        leaf = jax.random.key_data(leaf)
-    # A copy, as on CPU the array of the device is what `asarray` shows, and the next step may overwrite it.
-    return Named(name, dtype, np.array(leaf, copy=True))
+def _part(data: np.ndarray, leaf: Leaf) -> np.ndarray:
+    """The values of a leaf, where they lie."""
+    dtype = np.dtype(leaf.stored)
+    end = leaf.start + math.prod(leaf.shape) * dtype.itemsize
+    return data[leaf.start : end].view(dtype).reshape(leaf.shape)
 
 
-def write(orbax: Any, folder: Path, arrays: list[Named]) -> list[list[Any]]:
-    """Writes the arrays into a folder; what is to be known of each to read it."""
-    values = {str(i): leaf.array for i, leaf in enumerate(arrays) if leaf.array.size}
-    if values:
-        with _quiet(), orbax.Checkpointer(orbax.PyTreeCheckpointHandler()) as checkpointer:
-            checkpointer.save(folder / _ARRAYS, args=orbax.args.PyTreeSave(values))
-    return [[leaf.name, leaf.dtype, list(leaf.array.shape), leaf.array.dtype.name] for leaf in arrays]
+def write(orbax: Any, folder: Path, data: np.ndarray) -> None:
+    """Writes the bytes of a tree into a folder."""
+    if not data.size:
+        return
+    # In one array. With many, a disk that is full would fail some while others go on, which outlives the error.
+    save_args = {"bytes": orbax.SaveArgs(chunk_byte_size=_CHUNK)}
+    with _quiet(), orbax.Checkpointer(orbax.PyTreeCheckpointHandler()) as checkpointer:
+        checkpointer.save(folder / _ARRAYS, args=orbax.args.PyTreeSave({"bytes": data}, save_args))
 
 
-def read(orbax: Any, folder: Path, leaves: list[list[Any]]) -> list[Named]:
-    """The arrays that `write` has written, in the order of the tree."""
-    empty = {str(i): np.empty(tuple(shape), np.dtype(storage)) for i, (_, _, shape, storage) in enumerate(leaves)}
-    stored = {i: array for i, array in empty.items() if array.size}
+def read(orbax: Any, folder: Path, leaves: list[list[Any]], size: int) -> list[Named]:
+    """The leaves whose bytes `write` has written, `size` in all."""
+    data = np.zeros(size, np.uint8)
     try:
-        if stored:
+        if size:
             with _quiet(), orbax.Checkpointer(orbax.PyTreeCheckpointHandler()) as checkpointer:
-                stored = checkpointer.restore(folder / _ARRAYS, args=orbax.args.PyTreeRestore(stored))
+                args = orbax.args.PyTreeRestore({"bytes": data})
+                data = np.asarray(checkpointer.restore(folder / _ARRAYS, args=args)["bytes"])
     # The files are those that were written, so this is an Orbax that reads them in another way.
     except Exception as error:
         raise CheckpointError(f"The checkpoint {folder} cannot be read by this Orbax: {error}.") from error
-    arrays = (np.asarray(array) for array in (empty | stored).values())
-    return [Named(name, dtype, array) for (name, dtype, _, _), array in zip(leaves, arrays, strict=True)]
+    places = [Leaf(name, dtype, tuple(shape), stored, start) for name, dtype, shape, stored, start in leaves]
+    return [Named(leaf.name, leaf.dtype, _part(data, leaf).copy()) for leaf in places]
 
 
 def by_name(arrays: list[Named]) -> dict[str, np.ndarray]:

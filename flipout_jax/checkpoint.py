@@ -5,18 +5,21 @@ import contextlib
 import importlib
 import json
 import os
+import re
 import shutil
 import sys
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from . import _errors, _manifest, _tree_arrays
 from ._manifest import CheckpointError as CheckpointError
 
 PyTree = Any
 
-_NO_SPACE, _INTERPRETER_ENDS = "No space left on device", "interpreter shutdown"
+_INTERPRETER_ENDS = "interpreter shutdown"
 # One thread, so that saves end in the order in which they began.
 _WRITER = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
 
@@ -90,8 +93,9 @@ def save(
         raise ValueError(f"`metadata` must be a dict of what JSON can hold, got {metadata!r}.") from error
     if Path(folder).is_file():
         raise ValueError(f"`folder` must be a folder, got {os.fspath(folder)!r}, which is a file.")
-    content = {"step": step, "score": score, "metadata": metadata}
-    return _WRITER.submit(_write, Path(folder).absolute(), step, _tree_arrays.copy_to_host(tree), content, keep)
+    leaves, data = _tree_arrays.copy_to_host(tree)
+    content = {"step": step, "score": score, "metadata": metadata, "leaves": leaves, "bytes": data.size}
+    return _WRITER.submit(_write, Path(folder).absolute(), step, data, content, keep)
 
 
 def restore(folder: str | os.PathLike[str], like: PyTree | None = None, *, step: int | None = None) -> Checkpoint:
@@ -123,7 +127,7 @@ def restore(folder: str | os.PathLike[str], like: PyTree | None = None, *, step:
     for candidate in there[::-1] if step is None else [step]:
         try:
             stored = _manifest.read(folder / str(candidate))
-            arrays = _tree_arrays.read(orbax, folder / str(candidate), stored["leaves"])
+            arrays = _tree_arrays.read(orbax, folder / str(candidate), stored["leaves"], stored["bytes"])
         except CheckpointError as error:
             damage.append(str(error))
             continue
@@ -161,14 +165,14 @@ def best(folder: str | os.PathLike[str]) -> int | None:
     return max(scores, key=lambda step: (scores[step], step), default=None)
 
 
-def _write(folder: Path, step: int, arrays: list[_tree_arrays.Named], content: dict[str, Any], keep: int) -> Path:
+def _write(folder: Path, step: int, data: np.ndarray, content: dict[str, Any], keep: int) -> Path:
     final, partial, replaced = (folder / name for name in (str(step), f".{step}.partial", f".{step}.replaced"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _tidy(folder)
         partial.mkdir()
-        leaves = _tree_arrays.write(_import_orbax(), partial, arrays)
-        _manifest.write(partial, {**content, "leaves": leaves})
+        _tree_arrays.write(_import_orbax(), partial, data)
+        _manifest.write(partial, content)
         if final.exists():
             os.replace(final, replaced)
         os.replace(partial, final)
@@ -203,7 +207,8 @@ def _reason(error: Exception) -> str:
         return f"{error.strerror}."
     if _INTERPRETER_ENDS in str(error):
         return "the program ended first. Wait for `result()` of the last save."
-    return f"{_NO_SPACE}." if _NO_SPACE in str(error) else next(iter(str(error).splitlines()), type(error).__name__)
+    of_system = re.search(r"([^:]+) \[os_error_code", str(error))
+    return f"{of_system[1].strip()}." if of_system else next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _listed(numbers: list[int]) -> str:
