@@ -32,6 +32,8 @@ def write(file: Path, write_to: Callable[[Path], Any]) -> None:
             left_over.unlink(missing_ok=True)
         try:
             write_to(partial)
+            with partial.open("rb+") as stream:
+                os.fsync(stream.fileno())
             os.replace(partial, file)
         except BaseException:
             partial.unlink(missing_ok=True)
@@ -76,10 +78,12 @@ def read_json(file: Path, what: str, fields: Mapping[str, Any], optional: Mappin
 
 
 def append_line(file: Path, value: dict[str, Any]) -> None:
-    """Adds a line of JSON; a number that is not finite becomes null."""
+    """Adds a line of JSON, and waits until it is on the disk; a number that is not finite becomes null."""
     line = json.dumps(_finite(value), allow_nan=False) + "\n"
     with writing(file), file.open("a", encoding="utf-8") as stream:
         stream.write(line)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def write_lines(file: Path, values: list[dict[str, Any]]) -> None:
