@@ -12,9 +12,12 @@ _DIGEST = "sha256"
 
 
 def save(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes the arrays."""
+    """Writes the arrays, or raises an `OSError`."""
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    safetensors.numpy.save_file(arrays, file, metadata={_DIGEST: _digest(arrays)})
+    try:
+        safetensors.numpy.save_file(arrays, file, metadata={_DIGEST: _digest(arrays)})
+    except safetensors.SafetensorError as error:
+        raise OSError(str(error)) from error
 
 
 def load(file: Path) -> dict[str, np.ndarray]:

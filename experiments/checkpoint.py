@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import flipout_jax as fj
 
 from . import config as options
-from . import run_directory
+from . import files, run_directory
 from .config import Config
 from .errors import UserError
 from .steps import Totals, TrainState
@@ -72,14 +72,19 @@ class Checkpoints:
                 tree = {"state": start.state, "totals": start.totals}
                 _, tree, metadata = fj.checkpoint.restore(self._folder, tree)
             except fj.checkpoint.CheckpointError as error:
-                raise UserError(f"{error} Remove {self._folder} to start the run from its beginning.") from error
+                raise UserError(
+                    f"{error} To start the run from its beginning instead, remove {self._folder}."
+                ) from error
             except ValueError as error:
                 raise UserError(f"The checkpoints in {self._folder} are of another run: {error}") from error
         for warning in passed_over:
             print(warning.message)
-        position, saved = metadata["position"], metadata["facts"]
-        self._check_facts(saved)
-        return Position(position["epoch"], position["done"], tree["state"], tree["totals"])
+        try:
+            position = metadata["position"]
+            self._check_facts(metadata["facts"])
+            return Position(int(position["epoch"]), int(position["done"]), tree["state"], tree["totals"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"The checkpoints in {self._folder} are of another program: {error!r}.") from error
 
     def due(self, epoch: int | None = None) -> bool:
         """Whether it is time to save, by the minutes, or by the epochs where one has just ended."""
@@ -133,11 +138,12 @@ def remove(config: Config) -> None:
     """Removes what a run that has finished does not need: all checkpoints but the best, if that is to stay."""
     folder = _folder(config)
     best = fj.checkpoint.best(folder) if config.keep_best else None
-    for step in fj.checkpoint.steps(folder):
-        if step != best:
-            shutil.rmtree(folder / str(step))
-    if best is None:
-        shutil.rmtree(folder, ignore_errors=True)
+    with files.writing(folder):
+        for step in fj.checkpoint.steps(folder):
+            if step != best:
+                shutil.rmtree(folder / str(step))
+        if best is None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _folder(config: Config) -> Path:

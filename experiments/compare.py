@@ -10,6 +10,7 @@ import tyro
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from . import files, plots, run_directory, seeds
@@ -61,11 +62,11 @@ def compare(options: Options) -> None:
     groups = read(options.runs)
     header = ["run", "seeds", "sparsity", "kept", "test accuracy", "std", "seconds"]
     rows = [_row(group) for group in groups]
-    table = Table(title=_common(groups))
+    table = Table(title=escape(_common(groups)))
     for i, name in enumerate(header):
         table.add_column(name, justify="left" if i == 0 else "right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     Console().print(table)
     if options.markdown:
         lines = ["| " + " | ".join(cells) + " |" for cells in (header, ["---", *["---:"] * 6], *rows)]

@@ -178,7 +178,8 @@ _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     **dict.fromkeys(("weight_decay", "noise_scale", "epsilon", "warmup_epochs", "save_minutes"), _NOT_NEGATIVE),
     **dict.fromkeys(("width", "learning_rate", "power", "clip_norm"), _POSITIVE),
     **dict.fromkeys(("epochs", "batch_size", "prunings", "steps_per_epoch", "test_images", "image_size"), _COUNT),
-    **dict.fromkeys(("seeds", "seeds_at_once", "eval_every"), _COUNT),
+    **dict.fromkeys(("seeds_at_once", "eval_every"), _COUNT),
+    "seeds": ("from 1 to 10000", lambda x: 1 <= x <= 10_000),
     **dict.fromkeys(("save_epochs", "keep_checkpoints"), _COUNT),
     "seed": ("from 0 to 4294967295", lambda x: 0 <= x < 2**32),
 }

@@ -1,10 +1,11 @@
 """Files that are whole or absent when they are written, and checked when they are read."""
 
 import contextlib
-import glob
 import json
 import math
 import os
+import shutil
+import time
 import types
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,31 +20,43 @@ _NONE: Mapping[str, Any] = types.MappingProxyType({})
 
 
 def write(file: Path, write_to: Callable[[Path], Any]) -> None:
-    """Writes a file through a hidden one beside it, so that it is whole or absent, and what was there stays till then.
+    """Writes a file in a hidden folder beside it, so that it is whole or absent, and what was there stays till then.
 
-    A program that dies meanwhile leaves the hidden file, which the next write of the same file removes.
+    A program that dies meanwhile leaves the hidden folder; `remove_partial` clears it.
 
     Raises:
       UserError: where the file system does not let it.
     """
+    # A folder, since some that write make files of their own beside the one they were told.
     partial = file.with_name(f"{_PARTIAL}{os.getpid()}-{file.name}")
     with writing(file):
-        for left_over in file.parent.glob(f"{_PARTIAL}*-{glob.escape(file.name)}"):
-            left_over.unlink(missing_ok=True)
         try:
-            write_to(partial)
-            with partial.open("rb+") as stream:
-                os.fsync(stream.fileno())
-            os.replace(partial, file)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+            partial.mkdir(exist_ok=True)
+            write_to(partial / file.name)
+            _sync(partial / file.name)
+            os.replace(partial / file.name, file)
+            _sync(file.parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
-def remove_partial(folder: Path) -> None:
-    """Removes what a program that died has left half written."""
-    for file in folder.glob(f"{_PARTIAL}*"):
-        file.unlink()
+def remove_partial(folder: Path, *, older_than: float = 0.0) -> None:
+    """Removes what programs that died have left half written, so many seconds ago or more."""
+    for partial in folder.glob(f"{_PARTIAL}*"):
+        if time.time() - partial.stat().st_mtime >= older_than:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or the list of files in a folder, is on the disk."""
+    if path.is_dir() and os.name == "nt":
+        # Windows opens no folders.
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager
@@ -80,10 +93,11 @@ def read_json(file: Path, what: str, fields: Mapping[str, Any], optional: Mappin
 def append_line(file: Path, value: dict[str, Any]) -> None:
     """Adds a line of JSON, and waits until it is on the disk; a number that is not finite becomes null."""
     line = json.dumps(_finite(value), allow_nan=False) + "\n"
-    with writing(file), file.open("a", encoding="utf-8") as stream:
-        stream.write(line)
-        stream.flush()
-        os.fsync(stream.fileno())
+    with writing(file):
+        with file.open("a", encoding="utf-8") as stream:
+            stream.write(line)
+        _sync(file)
+        _sync(file.parent)
 
 
 def write_lines(file: Path, values: list[dict[str, Any]]) -> None:

@@ -20,6 +20,9 @@ from .progress import Display
 from .recorder import Recorder
 from .steps import TrainState
 
+# Whole epochs of so many skipped steps in a row are no accident.
+_STUCK = 10
+
 
 class Outcome(NamedTuple):
     """How the epochs ended.
@@ -55,7 +58,12 @@ def fit(
     """
     config, seeds, folders = configs[0], [c.seed for c in configs], [run_directory.of(c) for c in configs]
     position = checkpoints.restore(Position(1, 0, functions.init(seeds), functions.zero()))
-    first_step = math.nan
+    if position.done % functions.steps_per_dispatch:
+        raise UserError(
+            f"The run in {folders[0]} was stopped inside an epoch, on a CPU. Go on with it there: an accelerator does "
+            "whole epochs at once."
+        )
+    first_step, stuck = math.nan, 0
     with contextlib.ExitStack() as stack:
         recorders = [
             stack.enter_context(Recorder(config, steps_per_epoch, folder, position.epoch, state))
@@ -91,10 +99,11 @@ def fit(
             runs = zip(recorders, functions.split(state), trained, tests, strict=True)
             metrics = [to.epoch(epoch, of, train, test, seconds, speed) for to, of, train, test in runs]
             display.epoch(metrics)
-            if all(m["skipped_steps"] == steps_per_epoch for m in metrics):
+            stuck = stuck + steps_per_epoch if all(m["skipped_steps"] == steps_per_epoch for m in metrics) else 0
+            if stuck >= _STUCK:
                 raise UserError(
-                    f"Training diverged: the gradients of every step of epoch {epoch} were not finite. Lower "
-                    f"--learning-rate. What was measured is in {folders[0]}."
+                    f"Training diverged: the gradients of the last {stuck} steps, up to epoch {epoch}, were not "
+                    f"finite. Lower --learning-rate. What was measured is in {folders[0]}."
                 )
             position = Position(epoch + 1, 0, state, functions.zero())
             score = best.score(metrics)

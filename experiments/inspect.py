@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from . import report, run_directory, seeds
@@ -66,9 +67,9 @@ def inspect(folder: Path) -> None:
     results = run_directory.read_summary(folder) if finished else so_far
     state = "finished" if finished else f"{len(epochs)} of {config.epochs} epochs"
     title = f"{report.title(config)}, seed {config.seed}: {state}"
-    table = Table(title=title, show_header=False, min_width=len(title))
+    table = Table(title=escape(title), show_header=False, min_width=len(title))
     for label, text in _cells(results):
-        table.add_row(label, text)
+        table.add_row(label, escape(text))
     Console().print(table)
     if (folder / run_directory.TABLES).is_file():
         print(report.read_tables(folder)[0])
@@ -96,7 +97,7 @@ def _parameters(folder: Path) -> str:
 
 def _over_seeds(folder: Path, config: Config) -> Table:
     summary = run_directory.read_summary(folder)
-    table = Table("", "mean", "standard deviation", title=f"{report.title(config)}, {config.seeds} seeds")
+    table = Table("", "mean", "standard deviation", title=escape(f"{report.title(config)}, {config.seeds} seeds"))
     for name, (label, form) in _RESULTS.items():
         if summary.get(f"{name}_std") is not None:
             table.add_row(label, form.format(summary[name]), form.format(summary[f"{name}_std"]))

@@ -37,7 +37,8 @@ class Recorder:
 
     def __exit__(self, *_):
         if self._events:
-            self._events.close()
+            with files.writing(self._folder / "events.out.tfevents"):
+                self._events.close()
 
     def epoch(
         self, epoch: int, state: TrainState, train: Totals, test: Totals | None, seconds: float, speed: float

@@ -14,7 +14,7 @@ import numpy as np
 import flipout_jax as fj
 
 from . import arrays, files
-from .config import Config, as_json, from_json
+from .config import Config, as_json, check, from_json
 from .errors import UserError
 
 CONFIG, METRICS, FLIP_COUNTS, TABLES = "config.json", "metrics.jsonl", "flips.jsonl", "tables.json"
@@ -138,6 +138,9 @@ def find(folder: Path) -> Path:
     """The folder of a run that is there, or a `UserError`."""
     if not (folder / CONFIG).is_file():
         raise UserError(f"--resume {folder} must be the folder of a run, and there is no {CONFIG} in it.")
+    parent = folder.absolute().parent
+    if (parent / CONFIG).is_file() and read_config(parent).seeds > 1:
+        raise UserError(f"--resume {folder} is one of several seeds, which go on together: --resume {parent}.")
     return folder
 
 
@@ -148,14 +151,23 @@ def open_again(folder: Path) -> Config:
       UserError: if it has finished.
     """
     if (folder / SUMMARY).is_file():
+        if not read_config(folder).keep_best:
+            # A process that died before it could remove them.
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         raise UserError(f"--resume {folder} must be the folder of a run that has not finished; this one has.")
     return dataclasses.replace(read_config(folder), output_dir=folder)
 
 
 def read_config(folder: Path) -> Config:
     """The options of a run."""
-    with files.reading(folder / CONFIG, "the options of a run"):
-        return from_json(files.read_json(folder / CONFIG, "the options of a run", _OPTIONS))
+    what = "the options of a run"
+    with files.reading(folder / CONFIG, what):
+        config = from_json(files.read_json(folder / CONFIG, what, _OPTIONS))
+    try:
+        check(config)
+    except UserError as error:
+        raise UserError(f"{folder / CONFIG} cannot be read as {what}: {error}") from error
+    return config
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

@@ -30,11 +30,13 @@ def groups(config: Config, in_memory: bool, make: Callable[[int], Loop]) -> Iter
     files.write_json(folder / run_directory.CONFIG, as_json(dataclasses.replace(config, seeds_at_once=at_once)))
     configs = members(config)
     for first in range(0, len(configs), at_once):
-        group = [one for one in configs[first : first + at_once] if not _finished(one)]
+        group = configs[first : first + at_once]
+        # All of it, as one program has one checkpoint, and others come to other bits.
+        if all(map(_finished, group)):
+            continue
         for one in group:
             run_directory.create_again(one)
-        if group:
-            yield group
+        yield group
 
 
 def members(config: Config) -> list[Config]:

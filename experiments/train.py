@@ -65,7 +65,6 @@ def run(config: Config) -> int | None:
             raise UserError(f"--resume {config.resume} takes the options the run was started with; give no others.")
         with run_directory.locked(run_directory.find(config.resume)):
             config = run_directory.open_again(config.resume)
-            check(config)
             return _run(_setup(config), started)
     check(config)
     setup = _setup(config)
@@ -181,6 +180,8 @@ def _setup(config: Config) -> Setup:
         learning_rate=recipe.peak_learning_rate(config),
         milestones=recipe.milestones(config),
         augment=config.augment or ("crop_flip" if colour else "none"),
+        # Written down, as a machine with other memory, or with a cache, would choose another order of images.
+        stream=not isinstance(data.train, datasets.Images),
     )
     name, batch_size, images = config.model, config.batch_size, data.train_count
     assert name

@@ -101,17 +101,21 @@ def write(orbax: Any, folder: Path, data: np.ndarray) -> None:
 
 def read(orbax: Any, folder: Path, leaves: list[list[Any]], size: int) -> list[Named]:
     """The leaves whose bytes `write` has written, `size` in all."""
-    data = np.zeros(size, np.uint8)
     try:
+        data = np.zeros(size, np.uint8)
         if size:
             with _quiet(), orbax.Checkpointer(orbax.PyTreeCheckpointHandler()) as checkpointer:
                 args = orbax.args.PyTreeRestore({"bytes": data})
                 data = np.asarray(checkpointer.restore(folder / _ARRAYS, args=args)["bytes"])
+        if data.size != size:
+            raise ValueError(f"it has {data.size} bytes, not {size}")
+        places = [Leaf(name, dtype, tuple(shape), stored, start) for name, dtype, shape, stored, start in leaves]
+        return [Named(leaf.name, leaf.dtype, _part(data, leaf).copy()) for leaf in places]
+    except MemoryError:
+        raise
     # The files are those that were written, so this is an Orbax that reads them in another way.
     except Exception as error:
         raise CheckpointError(f"The checkpoint {folder} cannot be read by this Orbax: {error}.") from error
-    places = [Leaf(name, dtype, tuple(shape), stored, start) for name, dtype, shape, stored, start in leaves]
-    return [Named(leaf.name, leaf.dtype, _part(data, leaf).copy()) for leaf in places]
 
 
 def by_name(arrays: list[Named]) -> dict[str, np.ndarray]:

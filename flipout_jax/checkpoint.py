@@ -82,8 +82,7 @@ def save(
       (3, {'epoch': 1})
     """
     _import_orbax()
-    _errors.integer("step", step, 0)
-    _errors.integer("keep", keep, 1)
+    step, keep = _errors.integer("step", step, 0), _errors.integer("keep", keep, 1)
     if score is not None:
         score = _errors.finite("score", score)
     try:
@@ -99,7 +98,7 @@ def save(
 
 
 def restore(folder: str | os.PathLike[str], like: PyTree | None = None, *, step: int | None = None) -> Checkpoint:
-    """Reads a checkpoint, once all of its files are found to be as they were written.
+    """Reads a checkpoint, once all of its files are found to be as they were written. It waits for saves under way.
 
     Args:
       folder: where the checkpoints are.
@@ -118,10 +117,13 @@ def restore(folder: str | os.PathLike[str], like: PyTree | None = None, *, step:
     """
     orbax = _import_orbax()
     folder = Path(folder).absolute()
+    step = None if step is None else _errors.integer("step", step, 0)
+    # After the saves that are under way.
+    _WRITER.submit(_put_back, folder).result()
     there = steps(folder)
     if not there:
         raise CheckpointError(f"There is no checkpoint in {folder}.")
-    if step is not None and _errors.integer("step", step, 0) not in there:
+    if step is not None and step not in there:
         raise CheckpointError(f"There is no checkpoint of step {step} in {folder}; there are {_listed(there)}.")
     damage = []
     for candidate in there[::-1] if step is None else [step]:
@@ -192,14 +194,25 @@ def _write(folder: Path, step: int, data: np.ndarray, content: dict[str, Any], k
     return final
 
 
-def _tidy(folder: Path) -> None:
-    """Clears what a program that died while it wrote has left, and puts back what it was about to replace."""
-    for replaced in folder.glob(".*.replaced"):
+def _put_back(folder: Path) -> None:
+    """Puts back what a program that died was about to replace."""
+    for replaced in _hidden(folder, "replaced"):
         final = folder / replaced.name.split(".")[1]
         if not final.exists():
-            os.replace(replaced, final)
-    for left_over in (*folder.glob(".*.partial"), *folder.glob(".*.replaced")):
+            with contextlib.suppress(OSError):
+                os.replace(replaced, final)
+
+
+def _tidy(folder: Path) -> None:
+    """Clears what a program that died while it wrote has left."""
+    _put_back(folder)
+    for left_over in _hidden(folder, "(partial|replaced)"):
         shutil.rmtree(left_over)
+
+
+def _hidden(folder: Path, ending: str) -> list[Path]:
+    files = folder.iterdir() if folder.is_dir() else ()
+    return [file for file in files if re.fullmatch(rf"\.\d+\.{ending}", file.name)]
 
 
 def _reason(error: Exception) -> str:

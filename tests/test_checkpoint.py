@@ -1,11 +1,13 @@
 """A checkpoint gives back every bit, or says which file is damaged; what was there before stays until it is whole."""
 
+import hashlib
 import json
 import os
 import pickle
 import shutil
 import subprocess
 import sys
+import threading
 import warnings
 
 import jax
@@ -95,6 +97,16 @@ def test_what_is_saved_may_be_donated_at_once(tmp_path):
         assert (checkpoint.restore(tmp_path, step=i).tree["x"] == i).all()
 
 
+def test_a_save_returns_before_anything_is_written(tmp_path):
+    release = threading.Event()
+    checkpoint._WRITER.submit(release.wait)
+    save = checkpoint.save(tmp_path, 1, TREE)
+    assert not save.done()
+    assert checkpoint.steps(tmp_path) == []
+    release.set()
+    assert save.result() == tmp_path / "1"
+
+
 def test_the_newest_and_the_best_stay(tmp_path):
     for step, score in enumerate([0.2, 0.9, None, 0.9, 0.1, None, 0.3]):
         checkpoint.save(tmp_path, step, TREE, score=score, keep=2).result()
@@ -149,7 +161,11 @@ def test_what_a_dead_program_left_is_cleared_and_what_it_was_about_to_replace_is
     for name in (".9.partial", ".7.replaced"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text("half")
+    (tmp_path / ".mine.partial").mkdir()
+    assert checkpoint.restore(tmp_path, TREE, step=3).step == 3
+    os.rename(tmp_path / "3", tmp_path / ".3.replaced")
     checkpoint.save(tmp_path, 8, TREE, keep=3).result()
+    (tmp_path / ".mine.partial").rmdir()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["3", "7", "8"]
     assert all(checkpoint.restore(tmp_path, TREE, step=step).step == step for step in (3, 7, 8))
 
@@ -252,6 +268,60 @@ def test_links_are_refused(two, scratch, name):
     path.symlink_to(outside / name)
     with pytest.raises(checkpoint.CheckpointError, match=rf"{name} is a link"):
         checkpoint.restore(scratch, TREE, step=2)
+
+
+def test_a_file_that_does_not_belong_is_refused(two, scratch):
+    shutil.rmtree(scratch, ignore_errors=True)
+    shutil.copytree(two, scratch)
+    (scratch / "2" / "arrays" / "more").write_text("")
+    with pytest.raises(checkpoint.CheckpointError, match=r"copy/2 is refused: arrays/more does not belong to it"):
+        checkpoint.restore(scratch, TREE, step=2)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("files", []),
+        ("leaves", {}),
+        ("leaves", [[1]]),
+        ("bytes", "9"),
+        ("bytes", 10**6),
+        ("score", "9"),
+        ("step", None),
+    ],
+)
+def test_a_manifest_that_someone_made_fit_is_told(two, scratch, field, value):
+    shutil.rmtree(scratch, ignore_errors=True)
+    shutil.copytree(two, scratch)
+    file = scratch / "2" / "checkpoint.json"
+    manifest = json.loads(file.read_text()) | {field: value}
+    del manifest["sha256"]
+    manifest["sha256"] = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    file.write_text(json.dumps(manifest, indent=1) + "\n")
+    with pytest.raises(checkpoint.CheckpointError, match=r"copy/2 (is damaged|cannot be read)"):
+        checkpoint.restore(scratch, TREE, step=2)
+    checkpoint.save(scratch, 3, TREE).result()
+
+
+def test_a_file_that_cannot_be_read_is_passed_over(two, scratch, monkeypatch):
+    shutil.rmtree(scratch, ignore_errors=True)
+    shutil.copytree(two, scratch)
+    digest = hashlib.file_digest
+
+    def fail(stream, name):
+        if stream.name.endswith("copy/2/arrays/_METADATA"):
+            raise OSError(5, "Input/output error")
+        return digest(stream, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", fail)
+    with pytest.warns(UserWarning, match=r"_METADATA cannot be read: .*Input/output error.* Step 1 is restored"):
+        assert checkpoint.restore(scratch, TREE).step == 1
+
+
+def test_numbers_of_arrays_are_numbers(tmp_path):
+    checkpoint.save(tmp_path, np.int64(3), TREE, keep=np.int32(2), score=jnp.float32(0.5)).result()
+    assert checkpoint.restore(tmp_path, TREE, step=jnp.int32(3)).step == 3
+    assert checkpoint.best(tmp_path) == 3
 
 
 def test_another_tree_is_told_by_its_first_leaf(tmp_path):

@@ -92,9 +92,10 @@ def survive(options: Options, folder: Path) -> Report:
             if killed.total() < options.kills:
                 by_time = killed.total() % 2 == 0
                 moment = {"after": draw.uniform(0, seconds)} if by_time else {"operation": draw.randrange(operations)}
+            before = _hidden(own)
             code = _train(dataclasses.replace(config, output_dir=own), folder, **moment)
             if code == -signal.SIGKILL:
-                killed[_was_doing(own)] += 1
+                killed[_was_doing(own, _hidden(own) - before)] += 1
                 progress.update(task, completed=killed.total())
                 continue
             wrong = [f"a process ended with {code}"] if code else differences(own, folder / "whole")
@@ -139,17 +140,22 @@ def _run(config: Config, folder: Path, operation: int | None) -> None:
     (folder / "operations").write_text(str(next(seen)))
 
 
-def _was_doing(folder: Path) -> str:
+def _hidden(folder: Path) -> set[tuple[str, float]]:
+    """What is half written, and since when."""
+    return {(f"{file.parent.name}/{file.name}", file.stat().st_mtime) for file in folder.rglob(".*") if file.is_dir()}
+
+
+def _was_doing(folder: Path, left: set[tuple[str, float]]) -> str:
     """What a process was doing when it was killed, by what it has left."""
-    metrics, checkpoints = folder / run_directory.METRICS, folder / run_directory.CHECKPOINTS
+    metrics = folder / run_directory.METRICS
     if not (folder / run_directory.CONFIG).exists():
         return "before the run had a configuration"
     if (folder / run_directory.SUMMARY).exists():
         return "after the last result was written"
-    if any(folder.glob(".partial-*")):
-        return "while a result was written"
-    if any(checkpoints.glob(".*")):
+    if any(name.startswith(run_directory.CHECKPOINTS) for name, _ in left):
         return "while a checkpoint was written"
+    if left:
+        return "while a result was written"
     if metrics.exists() and not metrics.read_text().endswith("\n"):
         return "while a line of metrics was written"
     return "while it started" if not metrics.exists() else "in a step, a pruning, a test or a picture"

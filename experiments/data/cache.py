@@ -62,6 +62,8 @@ def write(path: Path, train: Images, test: Images) -> None:
     try:
         with files.writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            # What others write now is younger.
+            files.remove_partial(path.parent, older_than=86_400)
         files.write(path, lambda partial: arrays.save(partial, named))
     except UserError as error:
         print(f"The decoded images are not cached: {error}")

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 
-import filelock
 import pytest
+import safetensors
+import safetensors.numpy
 
 import flipout_jax as fj
-from experiments import run_directory, train
+from experiments import data, run_directory, train
 from experiments.benchmarks import kills
 from experiments.config import Config
 from experiments.errors import UserError
@@ -34,12 +35,12 @@ def test_what_a_killed_run_lost_is_seen(quick, tmp_path):
         train.run(quick(output_dir=tmp_path / name, **SMALL))
     run, whole = tmp_path / "run", tmp_path / "whole"
     assert kills.differences(run, whole) == []
-    (run / ".partial-tables.json").write_text("{")
+    (run / ".partial-7-tables.json").mkdir()
     (run / "flips.jsonl").write_text("")
     file = run / "metrics.jsonl"
     file.write_text(file.read_text().replace('"kept": 25100', '"kept": 25101'))
     found = kills.differences(run, whole)
-    assert [line.split(" ")[0] for line in found] == ["flips.jsonl", "metrics.jsonl", ".partial-tables.json"]
+    assert [line.split(" ")[0] for line in found] == ["flips.jsonl", "metrics.jsonl", ".partial-7-tables.json"]
     shutil.copy(whole / "tables.json", run / "params.safetensors")
     with pytest.raises(UserError, match=r"params\.safetensors cannot be read as .*: it is damaged"):
         kills.differences(run, whole)
@@ -47,11 +48,20 @@ def test_what_a_killed_run_lost_is_seen(quick, tmp_path):
 
 def test_two_processes_do_not_write_one_run(quick, tmp_path):
     train.run(quick(epochs=1, model="lenet_300_100"))
-    with filelock.FileLock(tmp_path / "run" / ".lock"):
+    program = (
+        "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); "
+        "sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "run" / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
         for config in (quick(overwrite=True), Config(resume=tmp_path / "run")):
             with pytest.raises(UserError, match="run is being written by another process"):
                 train.run(config)
+        other.kill()
     assert (tmp_path / "run" / "summary.json").exists()
+    # What died holds nothing.
+    train.run(quick(epochs=1, model="lenet_300_100", overwrite=True))
 
 
 def start(folder, *options):
@@ -64,6 +74,19 @@ def start(folder, *options):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     return process
+
+
+def test_arrays_that_a_full_disk_does_not_take_are_told_in_one_line(quick, tmp_path, monkeypatch, capsys, image_folder):
+    def fail(*_, **__):
+        raise safetensors.SafetensorError("Error while serializing: I/O error: No space left on device")
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", fail)
+    with pytest.raises(UserError, match=r"params\.safetensors cannot be written: .*No space left on device"):
+        train.run(quick(**SMALL))
+    assert not list((tmp_path / "run").glob(".partial-*"))
+    # A cache that cannot be written costs the next run its time, no more.
+    data.load(f"folder:{image_folder}", data.Options(cache_dir=tmp_path / "cache"))
+    assert "The decoded images are not cached: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -3,12 +3,13 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 
 import flipout_jax as fj
-from experiments import checkpoint, train
+from experiments import checkpoint, files, train
 from experiments.config import Config
 from experiments.errors import UserError
 
@@ -56,6 +57,39 @@ def test_a_run_that_goes_on_is_as_one_that_was_not_stopped(quick, tmp_path, stop
         assert_equal_runs(run / name, tmp_path / "whole" / name)
         assert (run / name / "summary.json").exists()
         assert not (run / name / "checkpoints").exists()
+
+
+def test_seeds_of_one_program_go_on_together_when_some_have_their_results(quick, tmp_path, monkeypatch):
+    options = SMALL | {"seeds": 2, "seeds_at_once": 2, "save_epochs": 1}
+    train.run(quick(output_dir=tmp_path / "whole", **options))
+    write_json = files.write_json
+
+    def die(file, value):
+        if file.name == "summary.json" and file.parent.name == "seed1":
+            raise KeyboardInterrupt
+        write_json(file, value)
+
+    with monkeypatch.context() as context:
+        context.setattr(files, "write_json", die)
+        with pytest.raises(KeyboardInterrupt):
+            train.run(quick(**options))
+    run = tmp_path / "run"
+    assert (run / "seed0" / "summary.json").exists()
+    assert not (run / "seed1" / "summary.json").exists()
+    for seed in ("seed0", "seed1"):
+        with pytest.raises(UserError, match=rf"{seed} is one of several seeds, which go on together: --resume {run}\."):
+            train.run(Config(resume=run / seed))
+    train.run(Config(resume=run))
+    for seed in ("seed0", "seed1"):
+        assert_equal_runs(run / seed, tmp_path / "whole" / seed)
+        assert not (run / seed / "checkpoints").exists()
+
+
+def test_whole_epochs_at_once_do_not_go_on_inside_one(quick, monkeypatch, stopped):
+    run = stopped(quick(**SMALL), 4)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with pytest.raises(UserError, match=r"run was stopped inside an epoch, on a CPU\. Go on with it there"):
+        train.run(Config(resume=run))
 
 
 def test_streamed_images_are_learnt_and_resumed(quick, tmp_path, stopped, dark_and_light):
@@ -146,7 +180,7 @@ def test_where_no_checkpoint_is_whole_each_is_told(quick, stopped):
     run = stopped(quick(**SMALL, save_epochs=1), 7)
     for file in run.glob("checkpoints/*/checkpoint.json"):
         file.write_text("")
-    with pytest.raises(UserError, match=r"checkpoints/3 is damaged.*checkpoints/2 is damaged.*Remove .*checkpoints to"):
+    with pytest.raises(UserError, match=r"checkpoints/3 is damaged.*checkpoints/2 is damaged.*instead, remove"):
         train.run(Config(resume=run))
 
 
@@ -184,6 +218,11 @@ def test_what_cannot_go_on_is_told(quick, tmp_path):
     train.run(quick(epochs=1, model="lenet_300_100"))
     with pytest.raises(UserError, match="has not finished; this one has"):
         train.run(Config(resume=tmp_path / "run"))
+    # What a process that died then had no time to remove.
+    (tmp_path / "run" / "checkpoints" / "1").mkdir(parents=True)
+    with pytest.raises(UserError, match="has not finished; this one has"):
+        train.run(Config(resume=tmp_path / "run"))
+    assert not (tmp_path / "run" / "checkpoints").exists()
     with pytest.raises(UserError, match="give no others"):
         train.run(Config(resume=tmp_path / "run", epochs=7))
     (tmp_path / "run" / "summary.json").unlink()
