@@ -37,7 +37,7 @@ def everything():
 
 def pruner():
     key = jax.random.key(1)
-    return fj.flipout(optax.adam(0.05), fj.schedules.geometric(0.9, begin=2, end=8, prunings=3), key=key)
+    return fj.flipout(optax.sgd(0.05, momentum=0.9), fj.schedules.geometric(0.9, begin=2, end=8, prunings=3), key=key)
 
 
 def test_every_leaf_comes_back_bit_for_bit(tmp_path, assert_same):
