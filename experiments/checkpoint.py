@@ -1,10 +1,11 @@
 """Where a run stands, saved from time to time, so that it can go on from there."""
 
+import contextlib
 import json
 import shutil
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,14 +100,15 @@ class Checkpoints:
             raise UserError(f"{self._folder} cannot be written: No such file or directory.")
         self._step += 1
         self._saved = time.perf_counter()
-        self._pending: Future[Path] | None = fj.checkpoint.save(
-            self._folder,
-            self._step,
-            {"state": position.state, "totals": position.totals},
-            metadata={"position": {"epoch": position.epoch, "done": position.done}, "facts": self._facts},
-            score=score,
-            keep=self._config.keep_checkpoints,
-        )
+        with _told():
+            self._pending: Future[Path] | None = fj.checkpoint.save(
+                self._folder,
+                self._step,
+                {"state": position.state, "totals": position.totals},
+                metadata={"position": {"epoch": position.epoch, "done": position.done}, "facts": self._facts},
+                score=score,
+                keep=self._config.keep_checkpoints,
+            )
 
     def wait(self) -> None:
         """Waits until all is written.
@@ -115,11 +117,9 @@ class Checkpoints:
           UserError: if it could not be.
         """
         pending, self._pending = self._pending, None
-        try:
-            if pending is not None:
+        if pending is not None:
+            with _told():
                 pending.result()
-        except fj.checkpoint.CheckpointError as error:
-            raise UserError(f"{error} The checkpoints from before are as they were.") from error
 
     def _check_facts(self, saved: dict[str, Any]) -> None:
         """Raises a `UserError` where options, seeds or images are not those of the checkpoint."""
@@ -132,6 +132,14 @@ class Checkpoints:
                     f"but {name} is {own[name]!r} now, and was {kept[name]!r}. Put it back as it was, or remove "
                     f"{self._folder} to start the run from its beginning."
                 )
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except fj.checkpoint.CheckpointError as error:
+        raise UserError(f"{error} The checkpoints from before are as they were.") from error
 
 
 def remove(config: Config) -> None:

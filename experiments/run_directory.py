@@ -154,6 +154,7 @@ def open_again(folder: Path) -> Config:
         if not read_config(folder).keep_best:
             # A process that died before it could remove them.
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        files.remove_partial(folder)
         raise UserError(f"--resume {folder} must be the folder of a run that has not finished; this one has.")
     return dataclasses.replace(read_config(folder), output_dir=folder)
 

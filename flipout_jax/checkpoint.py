@@ -67,6 +67,7 @@ def save(
 
     Raises:
       ValueError: for a wrong argument, or a leaf that is no array.
+      CheckpointError: if the folder cannot be made.
       ImportError: if Orbax is not installed.
 
     Example:
@@ -94,7 +95,13 @@ def save(
         raise ValueError(f"`folder` must be a folder, got {os.fspath(folder)!r}, which is a file.")
     leaves, data = _tree_arrays.copy_to_host(tree)
     content = {"step": step, "score": score, "metadata": metadata, "leaves": leaves, "bytes": data.size}
-    return _WRITER.submit(_write, Path(folder).absolute(), step, data, content, keep)
+    folder = Path(folder).absolute()
+    try:
+        # Here and not in the thread, which would make a folder again that was moved meanwhile.
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(folder / str(step), error) from error
+    return _WRITER.submit(_write, folder, step, data, content, keep)
 
 
 def restore(folder: str | os.PathLike[str], like: PyTree | None = None, *, step: int | None = None) -> Checkpoint:
@@ -170,7 +177,6 @@ def best(folder: str | os.PathLike[str]) -> int | None:
 def _write(folder: Path, step: int, data: np.ndarray, content: dict[str, Any], keep: int) -> Path:
     final, partial, replaced = (folder / name for name in (str(step), f".{step}.partial", f".{step}.replaced"))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         _tidy(folder)
         partial.mkdir()
         _tree_arrays.write(_import_orbax(), partial, data)
@@ -183,7 +189,7 @@ def _write(folder: Path, step: int, data: np.ndarray, content: dict[str, Any], k
     except Exception as error:
         with contextlib.suppress(OSError):
             _tidy(folder)
-        failure = CheckpointError(f"The checkpoint {final} cannot be written: {_reason(error)}")
+        failure = _cannot_write(final, error)
         if _INTERPRETER_ENDS in str(error):
             # Nobody is left to look at the future.
             print(failure, file=sys.stderr)
@@ -213,6 +219,10 @@ def _tidy(folder: Path) -> None:
 def _hidden(folder: Path, ending: str) -> list[Path]:
     files = folder.iterdir() if folder.is_dir() else ()
     return [file for file in files if re.fullmatch(rf"\.\d+\.{ending}", file.name)]
+
+
+def _cannot_write(folder: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"The checkpoint {folder} cannot be written: {_reason(error)}")
 
 
 def _reason(error: Exception) -> str:

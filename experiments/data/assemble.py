@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 
 import numpy as np
+from rich.markup import escape
 from rich.progress import Progress
 
 from . import cache
@@ -68,7 +69,7 @@ def _decode_all(items: Iterable[Encoded], count: int, size: int | None, classes:
     images, labels, first = np.zeros((0, 0, 0, 1), np.uint8), np.zeros(count, np.int32), ""
     decoded = in_threads(lambda item: (item, decode(item, size)), items)
     with Progress() as progress:
-        for i, (item, image) in enumerate(progress.track(decoded, total=count, description=title)):
+        for i, (item, image) in enumerate(progress.track(decoded, total=count, description=escape(title))):
             if i == 0:
                 images, first = np.zeros((count, *image.shape), np.uint8), item.name
             check_size(item, image, images.shape[1:], first)
