@@ -262,7 +262,7 @@ def test_without_network_what_to_do_is_said_within_seconds(tmp_path, monkeypatch
 
 def test_a_server_that_never_answers_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(prepare, "_TIMEOUT_SECONDS", 0.1)
-    monkeypatch.setattr(prepare.urllib.request, "urlopen", lambda url, timeout: time.sleep(3))
+    monkeypatch.setattr(prepare.urllib.request, "urlopen", lambda url, timeout: time.sleep(3) or io.BytesIO())
     with pytest.raises(UserError, match=r"cannot be reached \(no answer\)"):
         load("mnist", tmp_path)
 
