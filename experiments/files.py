@@ -13,6 +13,8 @@ from typing import Any
 
 import typeguard
 
+from flipout_jax._manifest import sync
+
 from .errors import UserError
 
 _PARTIAL = ".partial-"
@@ -33,9 +35,9 @@ def write(file: Path, write_to: Callable[[Path], Any]) -> None:
         try:
             partial.mkdir(exist_ok=True)
             write_to(partial / file.name)
-            _sync(partial / file.name)
+            sync(partial / file.name)
             os.replace(partial / file.name, file)
-            _sync(file.parent)
+            sync(file.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -45,18 +47,6 @@ def remove_partial(folder: Path, *, older_than: float = 0.0) -> None:
     for partial in folder.glob(f"{_PARTIAL}*"):
         if time.time() - partial.stat().st_mtime >= older_than:
             shutil.rmtree(partial, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file, or the list of files in a folder, is on the disk."""
-    if path.is_dir() and os.name == "nt":
-        # Windows opens no folders.
-        return
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextlib.contextmanager
@@ -96,8 +86,8 @@ def append_line(file: Path, value: dict[str, Any]) -> None:
     with writing(file):
         with file.open("a", encoding="utf-8") as stream:
             stream.write(line)
-        _sync(file)
-        _sync(file.parent)
+        sync(file)
+        sync(file.parent)
 
 
 def write_lines(file: Path, values: list[dict[str, Any]]) -> None:
