@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
 import sys
 from typing import get_args
 
@@ -15,7 +13,7 @@ import safetensors.numpy
 from PIL import Image
 
 from experiments import compare, inspect, train
-from experiments.config import Config, Method, Optimizer, check
+from experiments.config import Method, Optimizer
 from experiments.errors import UserError
 
 FIELDS = {
@@ -306,154 +304,3 @@ def test_memory_that_is_not_enough(monkeypatch, capsys, error):
     with pytest.raises(SystemExit) as stop:
         train.main()
     assert str(stop.value).startswith("error: The memory is not enough. Lower --batch-size, --width")
-
-
-def test_names_with_brackets_are_names(quick, tmp_path, capsys, dark_and_light):
-    odd = tmp_path / "a[" / "b]c"
-    odd.parent.mkdir()
-    dark_and_light.rename(odd)
-    train.run(quick(model="lenet_300_100", data=f"folder:{odd}", epochs=1, sparsity=0.5, prunings=1))
-    inspect.inspect(tmp_path / "run")
-    compare.compare(compare.Options((tmp_path / "run",)))
-    assert capsys.readouterr().out.count("a[/b]c") >= 2
-
-
-def test_inspect_prints_and_draws_what_the_run_did(quick, tmp_path, capsys):
-    train.run(quick(model="lenet_300_100"))
-    folder = tmp_path / "run"
-    table = next(part for part in capsys.readouterr().out.split("\n\n") if "dense_0/kernel" in part)
-    rows = [line for line in table.splitlines() if "/kernel" in line]
-    pictures = {name: (folder / name).read_bytes() for name in PICTURES}
-    for name in PICTURES:
-        (folder / name).unlink()
-    inspect.inspect(folder)
-    out = capsys.readouterr().out
-    assert all(row in out for row in rows)
-    assert f"{read(folder / 'summary.json')['test_accuracy']:.2%}" in out
-    for name, picture in pictures.items():
-        assert (folder / name).read_bytes() == picture
-    (folder / "summary.json").unlink()
-    inspect.inspect(folder)
-    assert "3 of 3 epochs" in capsys.readouterr().out
-    (folder / "tables.json").write_text("{}")
-    with pytest.raises(UserError, match=r"tables\.json cannot be read as a table of layers"):
-        inspect.inspect(folder)
-    with pytest.raises(UserError, match="must be the folder of a run"):
-        inspect.inspect(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("sparsity", 1.0),
-        ("sparsity", -0.1),
-        ("sparsity", float("nan")),
-        ("epochs", 0),
-        ("batch_size", 0),
-        ("prunings", 0),
-        ("prunings", 129),
-        ("learning_rate", 0.0),
-        ("learning_rate", float("inf")),
-        ("milestones", (5, 5)),
-        ("milestones", (0, 5)),
-        ("momentum", 1.0),
-        ("weight_decay", -1.0),
-        ("noise_scale", -1.0),
-        ("power", 0.0),
-        ("seed", -1),
-        ("steps_per_epoch", 0),
-        ("test_images", 0),
-        ("width", 0.0),
-        ("augment", "mixup"),
-        ("init", "orthogonal"),
-        ("model", "alexnet"),
-        ("method", "snip"),
-        ("dtype", "float8"),
-        ("optimizer", "adagrad"),
-        ("schedule", "linear"),
-        ("decay", "biases"),
-        ("beta1", 1.0),
-        ("beta2", -0.5),
-        ("epsilon", -1e-8),
-        ("clip_norm", 0.0),
-        ("label_smoothing", 1.0),
-        ("warmup_epochs", -1),
-        ("warmup_epochs", 60),
-        ("warmup_epochs", 140),
-        ("seeds", 0),
-        ("seeds_at_once", 0),
-        ("eval_every", 0),
-        ("save_minutes", float("nan")),
-        ("image_size", 0),
-    ],
-)
-def test_wrong_options_are_named_with_their_value(option, value):
-    with pytest.raises(UserError) as error:
-        check(Config(**{option: value}))
-    assert str(error.value).startswith(f"--{option.replace('_', '-')} must be ")
-    assert repr(value) in str(error.value)
-
-
-def test_options_that_do_not_go_together():
-    with pytest.raises(UserError, match=r"--milestones must be left out with --schedule cosine, got \(3, 5\)"):
-        check(Config(schedule="cosine", milestones=(3, 5)))
-    with pytest.raises(UserError, match="--warmup-epochs must be below the first milestone, 3, got 4"):
-        check(Config(warmup_epochs=4, milestones=(3, 5)))
-    with pytest.raises(UserError, match="--warmup-epochs must be below the first milestone, 3, got 5"):
-        check(Config(warmup_epochs=5, epochs=8))
-
-
-def test_a_batch_larger_than_the_data(quick):
-    with pytest.raises(UserError, match=r"--batch-size must be at most .* 1347, got 4000"):
-        train.run(quick(batch_size=4000))
-
-
-def test_errors_are_one_line_without_traceback():
-    environment = os.environ | {"COLUMNS": "200"}
-    for arguments, message in (
-        (["--data", "folder:"], "error: --data must be `digits`, `folder:PATH`, "),
-        (["--model", "alexnet"], "lenet_300_100"),
-        (["--sparsity", "1.5"], "error: --sparsity must be in [0, 1), got 1.5."),
-    ):
-        done = subprocess.run(
-            [sys.executable, "-m", "experiments.train", *arguments], capture_output=True, text=True, env=environment
-        )
-        assert done.returncode != 0
-        assert message in done.stderr + done.stdout
-        assert "Traceback" not in done.stderr
-
-
-def test_compare(quick, tmp_path, capsys):
-    folders = []
-    for method in ("dense", "magnitude"):
-        for seed in (0, 1):
-            folders.append(tmp_path / f"{method}{seed}")
-            train.run(quick(method=method, seed=seed, model="lenet_300_100", output_dir=folders[-1]))
-    capsys.readouterr()
-    options = compare.Options(tuple(folders), picture=tmp_path / "c.png", markdown=tmp_path / "c.md")
-    compare.compare(options)
-    accuracies = [read(folder / "summary.json")["test_accuracy"] for folder in folders]
-    lines = (tmp_path / "c.md").read_text().splitlines()
-    assert len(lines) == 4
-    for line, method, pair in zip(lines[2:], ("dense", "magnitude"), (accuracies[:2], accuracies[2:]), strict=True):
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        assert cells[0].startswith(method)
-        assert cells[1] == "2"
-        assert cells[4] == f"{100 * np.mean(pair):.2f} %"
-        assert cells[5] == f"{100 * np.std(pair, ddof=1):.2f}"
-    assert (tmp_path / "c.png").stat().st_size > 10_000
-    assert "magnitude" in capsys.readouterr().out
-
-    with pytest.raises(UserError, match="holds no run"):
-        compare.read((tmp_path,))
-    with pytest.raises(UserError, match="no such folder"):
-        compare.read((tmp_path / "none",))
-    whole = (folders[3] / "metrics.jsonl").read_text()
-    (folders[3] / "metrics.jsonl").write_text(whole.split("\n")[0])
-    with pytest.raises(UserError, match=r"magnitude1 cannot be read as a run: .*epochs"):
-        compare.read(tuple(folders))
-    (folders[3] / "summary.json").unlink()
-    assert [len(group.summaries) for group in compare.read(tuple(folders))] == [2, 1]
-    assert "magnitude1 is passed over" in capsys.readouterr().err
-    with pytest.raises(UserError, match="named once"):
-        compare.read((folders[0], folders[0]))
