@@ -19,7 +19,8 @@ from ._manifest import CheckpointError as CheckpointError
 
 PyTree = Any
 
-_INTERPRETER_ENDS = "interpreter shutdown"
+# Said by whichever of the pools of threads notices first.
+_PROGRAM_ENDS = re.compile("after (interpreter )?shutdown")
 # One thread, so that saves end in the order in which they began.
 _WRITER = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
 
@@ -190,7 +191,7 @@ def _write(folder: Path, step: int, data: np.ndarray, content: dict[str, Any], k
         with contextlib.suppress(OSError):
             _tidy(folder)
         failure = _cannot_write(final, error)
-        if _INTERPRETER_ENDS in str(error):
+        if _PROGRAM_ENDS.search(str(error)):
             # Nobody is left to look at the future.
             print(failure, file=sys.stderr)
         raise failure from error
@@ -228,7 +229,7 @@ def _cannot_write(folder: Path, error: Exception) -> CheckpointError:
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}."
-    if _INTERPRETER_ENDS in str(error):
+    if _PROGRAM_ENDS.search(str(error)):
         return "the program ended first. Wait for `result()` of the last save."
     of_system = re.search(r"([^:]+) \[os_error_code", str(error))
     return f"{of_system[1].strip()}." if of_system else next(iter(str(error).splitlines()), type(error).__name__)
