@@ -12,8 +12,10 @@ from jax.core import Tracer
 from . import _dtypes, _errors, _target
 from ._allocation import Allocation, global_
 from ._prunable import check_prunable, kernels, path_string, select
+from ._recompute import with_recompute
 from ._saliency import Saliency, magnitude
 from ._selection import keep_highest
+from ._where import where
 
 PyTree = Any
 
@@ -127,19 +129,27 @@ def prune(
             )
         _check_shapes(updates, params)
         masks = state.masks
-        grads = jax.tree.map(lambda mask, g: jnp.where(mask, g, jnp.zeros_like(g)), masks, updates)
-        updates, inner_state = inner.update(grads, state.inner_state, params, masks=masks, **extra_args)
-        updates = _clear(masks, updates, params)
 
-        def old_and_new():
-            return _prunable_only(params, masks), _prunable_only(optax.apply_updates(params, updates), masks)
+        def inner_update(free, inner_state):
+            grads, params, masks = free
+            grads = jax.tree.map(lambda mask, g: where(mask, g, jnp.zeros_like(g)) if mask.ndim else g, masks, grads)
+            return inner.update(grads, inner_state, params, masks=masks, **extra_args)
 
-        saliency_state = saliency.update(state.saliency_state, *old_and_new(), masks)
+        grads = updates
+        (updates, inner_state), recompute = with_recompute(inner_update, (grads, params, masks), state.inner_state)
+
+        # Computed anew each time, so that an idle step holds neither the updates nor the new weights: not for what is
+        # counted, and not for the loop.
+        def old_and_new(masks):
+            updates = recompute((grads, params, masks))
+            new = optax.apply_updates(params, _clear(masks, updates, params))
+            return _prunable_only(params, masks), _prunable_only(new, masks)
+
+        saliency_state = saliency.update(state.saliency_state, *old_and_new(masks), masks)
         count = jnp.asarray(optax.safe_increment(state.count))
 
         def prune_now(masks):
-            # Computed anew, so that an idle step holds no second copy of the weights for the loop.
-            old, new = old_and_new()
+            old, new = old_and_new(masks)
             finite = jax.tree.map(lambda before, after: jnp.where(jnp.isfinite(after), after, before), old, new)
             scores = saliency.score(*lax.stop_gradient((saliency_state, finite)))
             _check_scores(scores, masks)
@@ -169,7 +179,7 @@ def _clear(masks: PyTree, updates: PyTree, params: PyTree) -> PyTree:
             return update
         # Wide enough that `param + update` is exactly 0, also when the updates have less precision.
         dtype = _dtypes.wider(update.dtype, param.dtype)
-        return jnp.where(mask, update.astype(dtype), -param.astype(dtype))
+        return where(mask, update.astype(dtype), -param.astype(dtype))
 
     return jax.tree.map(one, masks, updates, params)
 

@@ -1,22 +1,32 @@
 """The exact k-th highest score, without sorting, concatenating or leaving the device.
 
-A score becomes an unsigned integer of the same order. The k-th highest integer is found digit by digit, from the
-top: a histogram of the digit over all leaves tells in which bin the k-th highest lies, and the next digit is counted
-within that bin. Three passes settle 32 bits. Every pass needs sums only, so sharded leaves are reduced where they
-lie. Ties are settled by position, which is one more key: the passes go on over the ties of one leaf.
+A score becomes an unsigned integer of the same order. The k-th highest integer is found two bits at a time, from the
+top: how many reach each of the three next thresholds is counted over all leaves, in one pass over the integers. Every
+pass needs sums only, so sharded leaves are reduced where they lie, and nothing but three counts leaves them. Ties are
+settled by position, which is one more integer: the passes go on over the ties of one leaf.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from . import _dtypes, _sharding, _wide
 from ._wide import Wide
 
-# 2048 bins: three passes for 32 bits, and a histogram that fits a core's first cache.
-_DIGIT_BITS = 11
+# Two bits settle 32 in 16 passes; fewer counts a pass take more passes, and more of them take longer each.
+_DIGIT_BITS = 2
+
+
+class _Threshold(NamedTuple):
+    """A threshold, with how many live keys are at least as high and how many are higher."""
+
+    value: Array
+    at_least: Wide
+    above: Wide
 
 
 def keep_highest(scores: Sequence[Array], live: Sequence[Array], keep: Wide) -> list[Array]:
@@ -43,10 +53,11 @@ def _keep_highest(scores: list[Array], live: list[Array], keep: Wide) -> list[Ar
     # twice, with different rounding.
     dtype = functools.reduce(_dtypes.wider, [score.dtype for score in scores])
     keys = lax.optimization_barrier([_ordered_bits(score.astype(dtype)) for score in scores])
-    threshold, ties_kept, ties = _kth_highest(keys, live, keep)
+    threshold = _kth_highest(lambda zero: (keys, live), keys[0].dtype, keep)
+    ties, ties_kept = (_wide.subtract(count, threshold.above) for count in (threshold.at_least, keep))
 
     def cut_within_ties():
-        return _cut([alive & (key == threshold) for key, alive in zip(keys, live, strict=True)], ties_kept)
+        return _cut(keys, live, threshold.value, ties_kept)
 
     def cut_after_all():
         return jnp.int32(len(keys)), jnp.uint32(0)
@@ -56,7 +67,7 @@ def _keep_highest(scores: list[Array], live: list[Array], keep: Wide) -> list[Ar
     masks = []
     for i, (key, alive) in enumerate(zip(keys, live, strict=True)):
         is_kept = (i < leaf) | ((i == leaf) & (_position(key.shape) < cut))
-        masks.append(alive & ((key > threshold) | ((key == threshold) & is_kept)))
+        masks.append(alive & ((key > threshold.value) | ((key == threshold.value) & is_kept)))
     return masks
 
 
@@ -74,59 +85,81 @@ def _ordered_bits(score: Array) -> Array:
     return jnp.where(jnp.isnan(score), jnp.zeros_like(bits), jnp.where(bits < sign, sign + magnitude, sign - magnitude))
 
 
-def _kth_highest(keys: Sequence[Array], live: Sequence[Array], k: Wide) -> tuple[Array, Wide, Wide]:
-    """The k-th highest live key, how many live keys equal to it are among the k highest, and how many there are."""
-    unsigned = keys[0].dtype
-    bits = 8 * unsigned.itemsize
-    # The lowest digit overlaps the one above it where the digits do not fit evenly.
-    shifts = [max(bits - end, 0) for end in range(_DIGIT_BITS, bits + _DIGIT_BITS, _DIGIT_BITS)]
-    decided = [2**bits - 2**above for above in (bits, *shifts[:-1])]
+def _kth_highest(
+    keys_and_live: Callable[[Array], tuple[list[Array], list[Array]]], unsigned: np.dtype, k: Wide
+) -> _Threshold:
+    """The k-th highest live key; 0 where fewer than k are live.
 
-    def settle(carry, digit):
-        threshold, k, _ = carry
-        shift, decided = digit
-        bins = jnp.array(2**_DIGIT_BITS - 1, unsigned)
-        histogram = _histogram(
-            [(key >> shift & bins).astype(jnp.int32) for key in keys],
-            [alive & (key & decided == threshold) for key, alive in zip(keys, live, strict=True)],
-        )
-        at_least = _wide.suffix_sums(histogram)
-        digit = jnp.maximum(jnp.sum(_wide.at_least(at_least, k), dtype=jnp.int32) - 1, 0)
-        equal = _wide.take(histogram, digit)
-        # Those above the digit are kept for sure; what is left of k is looked for within it.
-        k = _wide.subtract(k, _wide.subtract(_wide.take(at_least, digit), equal))
-        return (threshold | digit.astype(unsigned) << shift, k, equal), None
+    Each pass calls `keys_and_live` with a 0, a uint32. What is computed from that is not held from pass to pass.
+    """
+    digits = 2**_DIGIT_BITS
 
-    start = jnp.zeros((), unsigned), k, _wide.wide(0)
+    def settle(found, shift):
+        candidates = [found.value | jnp.array(digit, unsigned) << shift for digit in range(1, digits)]
+        # Behind a barrier, so that the compiler does not see that each pass has the same 0.
+        zero, _ = lax.optimization_barrier((jnp.uint32(0), found.value))
+        counts = [found.at_least, *_count_at_least(*keys_and_live(zero), candidates), found.above]
+        counts = Wide(*(jnp.stack(words) for words in zip(*counts, strict=True)))
+        digit = jnp.sum(_wide.at_least(_wide.take(counts, slice(1, digits)), k), dtype=jnp.int32)
+        value = found.value | digit.astype(unsigned) << shift
+        return _Threshold(value, _wide.take(counts, digit), _wide.take(counts, digit + 1)), None
+
+    # That all keys reach 0 is no news, so how many there are is not counted: more than any k will do.
+    start = _Threshold(jnp.zeros((), unsigned), _wide.wide(2**64 - 1), _wide.wide(0))
     # A loop, and not one pass after the other, since each pass is code for every leaf.
-    return lax.scan(settle, start, (jnp.array(shifts, unsigned), jnp.array(decided, unsigned)))[0]
+    shifts = jnp.arange(8 * unsigned.itemsize - _DIGIT_BITS, -1, -_DIGIT_BITS, unsigned)
+    return lax.scan(settle, start, shifts)[0]
 
 
-def _histogram(digits: list[Array], live: list[Array]) -> Wide:
-    """How many live elements have each digit, over all leaves."""
-    total = Wide(*jnp.zeros((2, 2**_DIGIT_BITS), jnp.uint32))
-    for digit, alive in zip(digits, live, strict=True):
-        bins = jnp.zeros(2**_DIGIT_BITS, jnp.uint32)
-        total = _wide.add(total, _wide.wide(bins.at[digit].add(alive.astype(jnp.uint32), mode="promise_in_bounds")))
-    return total
+def _count_at_least(keys: Sequence[Array], live: Sequence[Array], thresholds: list[Array]) -> list[Wide]:
+    """How many live keys reach each threshold, over all leaves."""
+    totals = [_wide.wide(0)] * len(thresholds)
+    for key, alive in zip(keys, live, strict=True):
+        counts = _count([alive & (key >= threshold) for threshold in thresholds])
+        totals = [_wide.add(total, _wide.wide(count)) for total, count in zip(totals, counts, strict=True)]
+    return totals
 
 
-def _cut(tied: list[Array], keep: Wide) -> tuple[Array, Array]:
-    """Where the first `keep` of the tied elements end, fewer than all: the leaf, and the position in it."""
-    counts = _wide.wide(jnp.stack([jnp.sum(ties, dtype=jnp.uint32) for ties in tied]))
+def _count(conditions: list[Array]) -> list[Array]:
+    """How many elements each condition holds for, in one pass; uint32.
+
+    With two conditions or more, nothing of their size is held: XLA splits a sum of one array over threads, and writes
+    that array first.
+    """
+
+    def add(a, b):
+        return [x + y for x, y in zip(a, b, strict=True)]
+
+    numbers = [condition.astype(jnp.uint32) for condition in conditions]
+    return lax.reduce(numbers, [jnp.uint32(0)] * len(numbers), add, range(numbers[0].ndim))
+
+
+def _cut(keys: list[Array], live: list[Array], threshold: Array, keep: Wide) -> tuple[Array, Array]:
+    """Where the first `keep` of the ties end: the leaf, and the position in it."""
+
+    def ties(key, alive):
+        reached, above = _count([alive & (key >= threshold), alive & (key > threshold)])
+        return reached - above
+
+    def ties_of_leaf(zero):
+        level = threshold | zero.astype(threshold.dtype)
+        live_ties = [alive & (key == level) & (leaf == i) for i, (key, alive) in enumerate(pairs)]
+        # The first positions are the highest of their complements.
+        return [~_position(key.shape, zero) for key in keys], live_ties
+
+    pairs = list(zip(keys, live, strict=True))
+    counts = _wide.wide(jnp.stack([ties(key, alive) for key, alive in pairs]))
     _, before = lax.scan(lambda before, count: (_wide.add(before, count), before), _wide.wide(0), counts)
     leaf = jnp.sum(_wide.at_least(keep, _wide.add(before, counts)), dtype=jnp.int32)
     left = _wide.subtract(keep, _wide.take(before, leaf))
-    # The first positions are the highest of their complements.
-    complements = [~_position(ties.shape) for ties in tied]
-    last, _, _ = _kth_highest(complements, [ties & (i == leaf) for i, ties in enumerate(tied)], left)
+    last = _kth_highest(ties_of_leaf, jnp.dtype(jnp.uint32), left).value
     return leaf, jnp.where(left.low == 0, 0, ~last + 1)
 
 
-def _position(shape: tuple[int, ...]) -> Array:
+def _position(shape: tuple[int, ...], zero: Array | int = 0) -> Array:
     """The position of each element in its flattened leaf, uint32, from the indices alone: no reshape, no gather."""
     position, stride = jnp.zeros(shape, jnp.uint32), 1
     for axis in reversed(range(len(shape))):
-        position = position + lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)
+        position = position + (lax.broadcasted_iota(jnp.uint32, shape, axis) + zero) * jnp.uint32(stride)
         stride *= shape[axis]
     return position

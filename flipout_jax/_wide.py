@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 
 class Wide(NamedTuple):
@@ -32,8 +32,8 @@ def table(values: list[int]) -> Wide:
     )
 
 
-def take(counts: Wide, index: Array) -> Wide:
-    """One count of an array of them."""
+def take(counts: Wide, index: Array | slice) -> Wide:
+    """One count of an array of them, or several."""
     return Wide(counts.high[index], counts.low[index])
 
 
@@ -56,15 +56,6 @@ def at_least(a: Wide, b: Wide) -> Array:
 def where(condition: Array, a: Wide, b: Wide) -> Wide:
     """`a` where the condition holds, `b` elsewhere."""
     return Wide(jnp.where(condition, a.high, b.high), jnp.where(condition, a.low, b.low))
-
-
-def suffix_sums(counts: Wide) -> Wide:
-    """The sum of each count and all that follow it, modulo 2**64, for at most 2**16 counts."""
-    # In words of 16 bits, whose sums fit 32: one scan each, which compiles faster than a scan of `add`.
-    low, middle, high = (
-        lax.cumsum(word, reverse=True) for word in (counts.low & 0xFFFF, counts.low >> 16, counts.high)
-    )
-    return add(Wide(high, low), Wide(middle >> 16, middle << 16))
 
 
 def multiply(a: Array, b: int) -> Wide:

@@ -74,11 +74,11 @@ def test_huge_parameters_are_traced_and_counted_in_unsigned_words(method, shapes
     assert [leaf.shape for leaf in jax.tree.leaves(state.masks)] == shapes
     traced = jax.jit(optimizer.update).trace(params, state, params)
     for eqn in equations(traced.jaxpr):
-        if eqn.primitive.name in ("reduce_sum", "scatter-add", "cumsum"):
+        if eqn.primitive.name in ("reduce_sum", "reduce", "scatter-add", "cumsum"):
             for out in eqn.outvars:
-                # The sum over bins is that of 2048 booleans; all others count weights.
-                bins = max(x.aval.size for x in eqn.invars) <= 2048
-                assert bins or out.aval.dtype == jnp.uint32 or jnp.issubdtype(out.aval.dtype, jnp.floating)
+                # The sums over digits and over leaves are of a few booleans; all others count weights.
+                few = max(x.aval.size for x in eqn.invars) <= 5
+                assert few or out.aval.dtype == jnp.uint32 or jnp.issubdtype(out.aval.dtype, jnp.floating)
 
 
 @pytest.mark.parametrize("name", HUGE)
@@ -101,22 +101,27 @@ def test_a_leaf_of_2_to_the_32_says_to_be_stored_as_several():
 @pytest.mark.parametrize("copies", [1, 2**29 + 3, 2**31 - 1])
 def test_the_threshold_is_found_among_more_weights_than_32_bits_count(copies, monkeypatch):
     """Each element stands for many equal ones, so that there are up to 2**35 weights, 2**33 of them equal."""
-    histogram = _selection._histogram
+    count = _selection._count_at_least
 
-    def many_times(digits, live):
-        of_leaves = [histogram([digit], [alive]) for digit, alive in zip(digits, live, strict=True)]
-        return functools.reduce(_wide.add, [_wide.multiply(counts.low, copies) for counts in of_leaves])
+    def many_times(keys, live, thresholds):
+        of_leaves = [count([key], [alive], thresholds) for key, alive in zip(keys, live, strict=True)]
+        return [
+            functools.reduce(_wide.add, [_wide.multiply(one.low, copies) for one in counts])
+            for counts in zip(*of_leaves, strict=True)
+        ]
 
-    monkeypatch.setattr(_selection, "_histogram", many_times)
+    monkeypatch.setattr(_selection, "_count_at_least", many_times)
     # Four of each of five values, which differ in their first digit.
-    values = np.random.default_rng(0).permutation(np.arange(20, dtype=np.uint32) // 4 * 2**29)
+    values = np.random.default_rng(0).permutation((np.arange(20, dtype=np.uint32) // 4 + 1) * 2**29)
     keys = [jnp.asarray(values[i : i + 2]) for i in range(0, 20, 2)]
-    find = jax.jit(lambda k: _selection._kth_highest(keys, [jnp.ones(2, bool)] * 10, k))
+    live = [jnp.ones(2, bool)] * 10
+    find = jax.jit(lambda k: _selection._kth_highest(lambda zero: (keys, live), keys[0].dtype, k))
     for k in {1, copies, 4 * copies, 4 * copies + 1, 7 * copies, 13 * copies - 1, 16 * copies, 20 * copies}:
-        threshold, left, ties = find(_wide.wide(k))
-        above, rest = divmod(k - 1, 4 * copies)
-        assert int(threshold) == (4 - above) * 2**29
-        assert [int(x.high) * 2**32 + int(x.low) for x in (left, ties)] == [rest + 1, 4 * copies]
+        found = find(_wide.wide(k))
+        above, _ = divmod(k - 1, 4 * copies)
+        assert int(found.value) == (5 - above) * 2**29
+        counts = [int(x.high) * 2**32 + int(x.low) for x in (found.above, found.at_least)]
+        assert counts == [above * 4 * copies, (above + 1) * 4 * copies]
 
 
 def test_more_elements_than_int32_holds_are_counted():

@@ -78,8 +78,9 @@ def flips(power: float = 2.0, *, dtype: DTypeLike = jnp.uint16) -> Saliency:
         def count(flips, old, new, mask):
             flipped = ((old > 0) != (new > 0)) | ((old < 0) != (new < 0))
             # An array: JAX takes a Python integer for an int32, which the largest uint32 is not.
-            counted = flipped & (flips < jnp.array(most, dtype))
-            return jnp.where(mask, flips + counted.astype(dtype), jnp.zeros((), dtype))
+            counted = flips + (flipped & (flips < jnp.array(most, dtype))).astype(dtype)
+            # And with 0 or all ones, which is quicker on CPU than a select.
+            return counted & -mask.astype(dtype)
 
         return FlipsState(jax.tree.map(count, state.flips, old_params, new_params, masks))
 
