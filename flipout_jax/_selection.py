@@ -121,17 +121,22 @@ def _count_at_least(keys: Sequence[Array], live: Sequence[Array], thresholds: li
 
 
 def _count(conditions: list[Array]) -> list[Array]:
-    """How many elements each condition holds for, in one pass; uint32.
+    """How many elements each of two or more conditions holds for; uint32."""
+    # Each is right on every platform. The CPU would write down what each sum is of, four bytes an element; other
+    # compilers merge the sums into one pass, and sum those over devices where they lie.
+    return lax.platform_dependent(conditions, cpu=_count_together, default=_count_apart)
 
-    With two conditions or more, nothing of their size is held: XLA splits a sum of one array over threads, and writes
-    that array first.
-    """
 
+def _count_together(conditions: list[Array]) -> list[Array]:
     def add(a, b):
         return [x + y for x, y in zip(a, b, strict=True)]
 
     numbers = [condition.astype(jnp.uint32) for condition in conditions]
-    return lax.reduce(numbers, [jnp.uint32(0)] * len(numbers), add, range(numbers[0].ndim))
+    return list(lax.reduce(numbers, [jnp.uint32(0)] * len(numbers), add, range(numbers[0].ndim)))
+
+
+def _count_apart(conditions: list[Array]) -> list[Array]:
+    return [jnp.sum(condition, dtype=jnp.uint32) for condition in conditions]
 
 
 def _cut(keys: list[Array], live: list[Array], threshold: Array, keep: Wide) -> tuple[Array, Array]:

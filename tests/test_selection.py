@@ -129,4 +129,6 @@ def test_no_sort_and_no_concatenation_of_leaves(equations):
     # The walk reaches the inner functions: this is in a branch of a cond.
     assert {"cond", "reduce"} <= names
     assert not {name for name in names if "sort" in name or "top_k" in name or "scatter" in name}
-    assert all(out.aval.size <= len(leaves) + 3 for eqn in found if eqn.primitive.name == "concatenate" for out in eqn.outvars)
+    assert all(
+        out.aval.size <= len(leaves) + 3 for eqn in found if eqn.primitive.name == "concatenate" for out in eqn.outvars
+    )

@@ -14,6 +14,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import flipout_jax as fj
+from flipout_jax import _selection
 
 STEPS = 8
 SPECS = {
@@ -22,7 +23,6 @@ SPECS = {
     "dense_2": {"bias": PartitionSpec(), "kernel": PartitionSpec()},
 }
 SHAPES = {"dense_0": (64, 32), "dense_1": (32, 16), "dense_2": (16, 4)}
-LARGEST = 64 * 32
 
 
 def make_params():
@@ -63,12 +63,13 @@ def run(params, optimizer):
     return params, state, hlo
 
 
-def gathered(hlo):
-    """The largest number of elements that any one all-gather or all-to-all makes."""
+def largest(hlo, operations):
+    """The largest number of elements of any one array that the collectives of these names make."""
     sizes = [0]
     for line in hlo.splitlines():
-        if re.search(r"= .*\b(all-gather|all-to-all)(-start)?\(", line):
-            shapes = re.findall(r"\w+\[([\d,]*)\]", line.split("= ", 1)[1].split("all-", 1)[0])
+        found = re.search(rf"= (.*?)\b({operations})(-start)?\(", line)
+        if found:
+            shapes = re.findall(r"\w+\[([\d,]*)\]", found[1])
             sizes += [int(np.prod([int(d) for d in shape.split(",") if d])) for shape in shapes]
     return max(sizes)
 
@@ -99,9 +100,8 @@ def compare(kind, method, allocation):
         "saliency_state": method == "random" or equal(state.saliency_state, expected_state.saliency_state),
         "params": equal(params, expected),
         "moved": moved,
-        "gathered": gathered(hlo),
-        "largest": LARGEST,
-        "all_reduces": len(re.findall(r"= .*\ball-reduce(-start)?\(", hlo)),
+        "gathered": largest(hlo, "all-gather|all-to-all|collective-permute|reduce-scatter"),
+        "reduced": largest(hlo, "all-reduce"),
     }
 
 
@@ -115,11 +115,13 @@ def main():
         "explicit random": (AxisType.Explicit, "random", fj.global_()),
     }
     found = {}
-    for name, case in cases.items():
-        try:
-            found[name] = compare(*case)
-        except Exception as error:
-            found[name] = {"error": f"{type(error).__name__}: {error}"}
+    for platform, count in (("CPU", _selection._count_together), ("accelerators", _selection._count_apart)):
+        _selection._count = count
+        for name, case in cases.items():
+            try:
+                found[f"{name}, as on {platform}"] = compare(*case)
+            except Exception as error:
+                found[f"{name}, as on {platform}"] = {"error": f"{type(error).__name__}: {error}"}
     print(json.dumps(found, indent=1))
 
 
