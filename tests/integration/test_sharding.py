@@ -29,6 +29,6 @@ def test_8_devices_equal_one(case, kept, platform, found):
     assert result["saliency_state"]
     assert result["params"]
     assert result["moved"] == []
-    # Nothing but counts goes from device to device. On CPU each device sends its own, since XLA knows no other way for a
-    # sum of several operands.
+    # Nothing but counts goes from device to device. On CPU each sends its own: XLA knows no other way for a sum of
+    # several operands.
     assert (result["gathered"], result["reduced"]) == ((8, 0) if platform == "CPU" else (0, 1))
