@@ -1,0 +1,283 @@
+"""What FlipOut would cost a model that is larger than this machine: lowered and compiled, and never run.
+
+Run `python -m experiments.benchmarks.plan`. It makes fake CPU devices, compiles one step of the optimiser for all of
+them from abstract arrays, and reads in the program of one device what it keeps in memory, what it sends, and what it
+reads and writes. From that, and from speeds that you give, it estimates
+
+    time = traffic / memory + sum over collectives of (latency * log2(n) + moved / link)
+
+where `traffic` is the bytes that all fused operations read and write, n is how many devices a collective joins, and
+`moved` is `2 (n - 1) / n` times the bytes of an all-reduce, `(n - 1) / n` times those of any other collective. A step
+that does not prune is compared with the bare optimiser's. At the least it reads the gradients once more, as their norm
+must be known before the first noise is added, reads the masks, and reads and writes the flips. At the most it is the
+program that XLA made for CPU, which fuses less than one for an accelerator.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import optax
+import tyro
+from jax.sharding import AxisType, Mesh
+
+import flipout_jax as fj
+
+from . import programs
+from .decoders import DECODERS, bytes_per_device, parameters, sharded_state
+from .fake_devices import fake_devices
+
+Model = Literal["124m", "7b", "70b"]
+
+# The histograms that a pruning sums are half as large, and any device's part of a kernel is larger.
+MOST_AT_ONCE = 2**14
+
+
+@dataclasses.dataclass(frozen=True)
+class Speeds:
+    """What a device is taken to reach."""
+
+    memory: float = 3.35
+    """Memory, TB/s."""
+    link: float = 400.0
+    """Network of each device, Gb/s."""
+    latency: float = 15.0
+    """One hop of a collective, microseconds; log2(devices) hops each."""
+
+    def to_move(self, traffic: float) -> float:
+        """Seconds to read and write so many bytes."""
+        return traffic / (1e12 * self.memory)
+
+    def to_communicate(self, work: programs.Work) -> float:
+        """Seconds that the collectives take, one after the other."""
+        seconds = 0.0
+        for one in work.collectives:
+            share = (2 if one.kind == "all-reduce" else 1) * (one.group - 1) / one.group
+            hops = math.ceil(math.log2(max(one.group, 1)))
+            seconds += one.times * (1e-6 * self.latency * hops + share * one.bytes / (1e9 / 8 * self.link))
+        return seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """FlipOut's step for large models on many devices, compiled and not run."""
+
+    models: tuple[Model, ...] = ("7b", "70b")
+    """The sizes of Llama 2, and one of 124 million for a quick look."""
+    devices: tuple[int, ...] = (256, 4096)
+    """How many devices, for each model."""
+    tensor_parallel: int = 8
+    """Devices along the axis `model` of the mesh; the others shard along the axis `data`."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of weights and gradients."""
+    inner: Literal["adamw", "sgd"] = "adamw"
+    """What FlipOut wraps; sgd is with momentum."""
+    impl: Literal["threefry2x32", "rbg"] = "threefry2x32"
+    """PRNG implementation of the noise."""
+    speeds: Speeds = dataclasses.field(default_factory=Speeds)
+    """For the estimate of time."""
+    markdown: Path | None = None
+    """Where to write the tables as well."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What was found for one model on one number of devices; all bytes are those of one device.
+
+    Attributes:
+      model: its name.
+      devices: how many there are.
+      size: parameters of the whole model.
+      prunable: how many of them are prunable, on one device.
+      weights: bytes of the parameters, and as many again of the gradients.
+      inner: bytes of the wrapped optimiser's state.
+      masks: bytes of the masks.
+      flips: bytes of the counts.
+      temporary: bytes of the step's temporaries.
+      bare_temporary: those of the wrapped optimiser's step alone.
+      program: what the step moves.
+      bare: what the wrapped optimiser's step alone moves.
+      faults: what is not as it should be, in words.
+    """
+
+    model: str
+    devices: int
+    size: int
+    prunable: int
+    weights: int
+    inner: int
+    masks: int
+    flips: int
+    temporary: int
+    bare_temporary: int
+    program: programs.Program
+    bare: programs.Program
+    faults: tuple[str, ...]
+
+    @property
+    def floor(self) -> int:
+        """Bytes that a step without a pruning must move beyond those of the bare optimiser."""
+        return self.weights + self.masks + 2 * self.flips
+
+    @property
+    def ceiling(self) -> int:
+        """Bytes that a step without a pruning moves beyond those of the bare optimiser, in this program."""
+        return self.program.always.traffic - self.bare.all.traffic
+
+
+def main(options: Options) -> None:
+    """Prints the tables, and fails where something is not as it should be."""
+    with fake_devices(max(options.devices)):
+        plans = [plan(model, devices, options) for model in options.models for devices in options.devices]
+    text = "\n".join(tables(plans, options))
+    print(text)
+    if options.markdown:
+        options.markdown.write_text(text + "\n", "utf-8")
+    faults = [f"{one.model} on {one.devices:,}: {fault}" for one in plans for fault in one.faults]
+    if faults:
+        raise SystemExit("\n".join(faults))
+
+
+def plan(model: Model, devices: int, options: Options) -> Plan:
+    """Compiles the step of one model for so many devices, of those that JAX has."""
+    if devices < 1 or devices % options.tensor_parallel:
+        raise ValueError(
+            f"`devices` must be a multiple of {options.tensor_parallel}, `tensor_parallel`, got {devices}."
+        )
+    shape = devices // options.tensor_parallel, options.tensor_parallel
+    used = jax.devices()[: math.prod(shape)]
+    mesh = jax.make_mesh(shape, ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=used)
+    params = parameters(DECODERS[model], mesh, options.dtype)
+    inner = optax.adamw(1e-4) if options.inner == "adamw" else optax.sgd(0.1, momentum=0.9)
+    schedule = fj.schedules.geometric(0.9, begin=1_000, end=9_000, prunings=10)
+    optimizer = fj.flipout(inner, schedule, key=jax.random.key(0, impl=options.impl))
+    start = time.perf_counter()
+    compiled, state = _compiled(optimizer, params, mesh)
+    bare, bare_state = _compiled(inner, params, mesh)
+    print(f"{model} on {devices:,} devices: compiled in {time.perf_counter() - start:.0f} s", flush=True)
+    program = programs.read(compiled.as_text(), devices)
+    masks = fj.get_masks(state)
+    prunable = [mask for mask in jax.tree.leaves(masks) if mask.ndim]
+    return Plan(
+        model=model,
+        devices=devices,
+        size=sum(leaf.size for leaf in jax.tree.leaves(params)),
+        prunable=sum(math.prod(mask.sharding.shard_shape(mask.shape)) for mask in prunable),
+        weights=bytes_per_device(params),
+        inner=bytes_per_device(bare_state),
+        masks=bytes_per_device(masks),
+        flips=bytes_per_device(state.saliency_state),
+        temporary=compiled.memory_analysis().temp_size_in_bytes,
+        bare_temporary=bare.memory_analysis().temp_size_in_bytes,
+        program=program,
+        bare=programs.read(bare.as_text(), devices),
+        faults=(*_large(program), *_misplaced(compiled, params, state)),
+    )
+
+
+def _compiled(optimizer: optax.GradientTransformation, params: Any, mesh: Mesh) -> tuple[Any, Any]:
+    """The compiled step, which may reuse the buffers of parameters and state, and the abstract state."""
+    state = sharded_state(jax.eval_shape(optimizer.init, params), params, mesh)
+
+    def step(params, state, grads):
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params).compile(), state
+
+
+def _large(program: programs.Program) -> list[str]:
+    """The collectives that move an array which could be a parameter's."""
+    large = [one for one in program.all.collectives if max(one.arrays, default=0) > MOST_AT_ONCE]
+    return [f"{max(one.arrays):,} bytes are sent at once: {one.line}" for one in large]
+
+
+def _misplaced(compiled: Any, params: Any, state: Any) -> list[str]:
+    """Whether the program keeps what the shardings say it keeps, and in place."""
+    memory, kept = compiled.memory_analysis(), bytes_per_device((params, state))
+    held, expected = memory.argument_size_in_bytes, kept + bytes_per_device(params)
+    # The counters and keys, which every device has, and what XLA aligns.
+    slack = kept // 1000 + 2**14
+    faults = []
+    if abs(held - expected) > slack:
+        faults.append(f"a device is given {held:,} bytes, not {expected:,}")
+    if memory.alias_size_in_bytes < kept - slack:
+        faults.append(f"only {memory.alias_size_in_bytes:,} of {kept:,} bytes are updated in place")
+    return faults
+
+
+def tables(plans: list[Plan], options: Options) -> list[str]:
+    """The lines of three tables in Markdown: memory, communication, and the estimate."""
+    speeds = options.speeds
+    return [
+        f"{options.dtype} weights, {options.inner}, noise by {options.impl}, a mesh of devices / "
+        f"{options.tensor_parallel} x {options.tensor_parallel}; jax {jax.__version__}, optax {optax.__version__}.",
+        "",
+        "Memory of one device, MB:",
+        "",
+        *_table(
+            plans,
+            {
+                "weights": lambda one: _mega(one.weights),
+                "gradients": lambda one: _mega(one.weights),
+                f"{options.inner}": lambda one: _mega(one.inner),
+                "masks": lambda one: _mega(one.masks),
+                "flips": lambda one: _mega(one.flips),
+                "masks and flips, bytes a prunable weight": lambda one: f"{(one.masks + one.flips) / one.prunable:.2f}",
+                "temporaries": lambda one: _mega(one.temporary),
+                f"those of {options.inner} alone": lambda one: _mega(one.bare_temporary),
+            },
+        ),
+        "",
+        "What one device sends:",
+        "",
+        *_table(
+            plans,
+            {
+                "collectives a step": lambda one: f"{one.program.always.communications:,}",
+                "bytes a step": lambda one: f"{one.program.always.communicated:,}",
+                "collectives a pruning": lambda one: f"{one.program.sometimes.communications:,}",
+                "bytes a pruning": lambda one: f"{one.program.sometimes.communicated:,}",
+                "largest array, bytes": lambda one: f"{one.program.all.largest:,}",
+            },
+        ),
+        "",
+        f"Estimated time, ms, at {speeds.memory:g} TB/s of memory, {speeds.link:g} Gb/s a device and "
+        f"{speeds.latency:g} us a hop:",
+        "",
+        *_table(
+            plans,
+            {
+                f"a step of {options.inner} alone, memory": lambda one: _milli(speeds.to_move(one.bare.all.traffic)),
+                "what FlipOut adds, memory, at least": lambda one: _milli(speeds.to_move(one.floor)),
+                "at most": lambda one: _milli(speeds.to_move(one.ceiling)),
+                "links": lambda one: _milli(speeds.to_communicate(one.program.always)),
+                "a pruning, memory, at most": lambda one: _milli(speeds.to_move(one.program.sometimes.traffic)),
+                "a pruning, links": lambda one: _milli(speeds.to_communicate(one.program.sometimes)),
+            },
+        ),
+    ]
+
+
+def _table(plans: list[Plan], columns: dict[str, Callable[[Plan], str]]) -> list[str]:
+    lines = [f"| parameters | devices | {' | '.join(columns)} |", "|---:" * (2 + len(columns)) + "|"]
+    for one in plans:
+        size = f"{one.size / 1e9:.1f} B" if one.size >= 1e9 else f"{one.size / 1e6:.0f} M"
+        lines.append(f"| {size} | {one.devices:,} | {' | '.join(cell(one) for cell in columns.values())} |")
+    return lines
+
+
+def _mega(size: int) -> str:
+    return f"{size / 1e6:,.1f}"
+
+
+def _milli(seconds: float) -> str:
+    return f"{1e3 * seconds:.3f}"
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

@@ -1,0 +1,88 @@
+"""Plans a small model on 8 fake devices of two processes, plants faults, and prints what was found, as JSON.
+
+A script for test_plan.py: the number of devices must be set before JAX starts, so this runs in a process of its own.
+"""
+
+import contextlib
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from experiments.benchmarks import decoders, plan, programs
+from experiments.benchmarks.fake_devices import fake_devices
+
+OPTIONS = plan.Options(models=("124m",), devices=(8,), tensor_parallel=2)
+
+
+def planned():
+    found = plan.plan("124m", 8, OPTIONS)
+    names = ("weights", "inner", "masks", "flips", "size", "prunable", "temporary", "faults", "floor", "ceiling")
+    parts = {"always": found.program.always, "sometimes": found.program.sometimes, "bare": found.bare.all}
+    return {
+        **{name: getattr(found, name) for name in names},
+        **{
+            part: {
+                "kinds": sorted({one.kind for one in work.collectives}),
+                "groups": sorted({one.group for one in work.collectives}),
+                "communications": work.communications,
+                "communicated": work.communicated,
+                "largest": work.largest,
+                "traffic": work.traffic,
+            }
+            for part, work in parts.items()
+        },
+        "tables": plan.tables([found], OPTIONS),
+    }
+
+
+def same(leaf, _):
+    return leaf
+
+
+def faults(of_updates=same, of_state=same):
+    """What the plan says of an optimiser that does this to each leaf of its updates, and of its state."""
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:8])
+    sharding = NamedSharding(mesh, PartitionSpec("data", "model"))
+    params = {"dense": {"kernel": jax.ShapeDtypeStruct((1024, 512), jnp.float32, sharding=sharding)}}
+    replicated = NamedSharding(mesh, PartitionSpec())
+
+    def update_all(updates, state, params=None):
+        return tuple(
+            jax.tree.map(lambda leaf, change=change: change(leaf, replicated), tree)
+            for tree, change in ((updates, of_updates), (state, of_state))
+        )
+
+    optimizer = optax.GradientTransformation(lambda params: jax.tree.map(jnp.zeros_like, params), update_all)
+    compiled, state = plan._compiled(optimizer, params, mesh)
+    program = programs.read(compiled.as_text(), 8)
+    return {
+        "sharding": str(jax.tree.leaves(state)[0].sharding.spec),
+        "large": plan._large(program),
+        "misplaced": plan._misplaced(compiled, params, state),
+        "kept": decoders.bytes_per_device((params, state)),
+        "traffic": program.all.traffic,
+        "of XLA": compiled.cost_analysis()["bytes accessed"],
+    }
+
+
+def main():
+    # The tables go to standard output, the progress of the plan does not.
+    with contextlib.redirect_stdout(sys.stderr), fake_devices(8, most=4):
+        found = {
+            "devices": len(jax.devices()),
+            "of this process": len(jax.local_devices()),
+            "plan": planned(),
+            "fine": faults(),
+            "sorted": faults(lambda g, _: jnp.sort(g, axis=0)),
+            "gathered": faults(jax.lax.with_sharding_constraint),
+            "moved": faults(of_state=jax.lax.with_sharding_constraint),
+        }
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
