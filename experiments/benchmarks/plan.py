@@ -175,7 +175,7 @@ def plan(model: Model, devices: int, options: Options) -> Plan:
         bare_temporary=bare.memory_analysis().temp_size_in_bytes,
         program=program,
         bare=programs.read(bare.as_text(), devices),
-        faults=(*_large(program), *_misplaced(compiled, params, state)),
+        faults=(*_large(program), *_whole(program, params), *_misplaced(compiled, params, state)),
     )
 
 
@@ -194,6 +194,14 @@ def _large(program: programs.Program) -> list[str]:
     """The collectives that move an array which could be a parameter's."""
     large = [one for one in program.all.collectives if max(one.arrays, default=0) > MOST_AT_ONCE]
     return [f"{max(one.arrays):,} bytes are sent at once: {one.line}" for one in large]
+
+
+def _whole(program: programs.Program, params: Any) -> list[str]:
+    """Whether a device makes an array that is larger than its part of any parameter: most likely all parts."""
+    largest = max(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(params))
+    size, line = program.all.widest
+    # Noise takes two words of 32 bits a weight.
+    return [f"an array of {size:,} bytes is made: {line}"] if size > 8 * largest else []
 
 
 def _misplaced(compiled: Any, params: Any, state: Any) -> list[str]:

@@ -43,17 +43,25 @@ class Collective:
 
 @dataclass(frozen=True)
 class Work:
-    """What a part of a program moves: collectives, and bytes read from and written to memory."""
+    """What a part of a program moves.
+
+    Attributes:
+      collectives: what it sends.
+      traffic: bytes read from memory and written to it.
+      widest: bytes of the largest array that it makes, and where the program says so.
+    """
 
     collectives: tuple[Collective, ...] = ()
     traffic: int = 0
+    widest: tuple[int, str] = (0, "")
 
     def __add__(self, other: "Work") -> "Work":
-        return Work(self.collectives + other.collectives, self.traffic + other.traffic)
+        widest = max(self.widest, other.widest)
+        return Work(self.collectives + other.collectives, self.traffic + other.traffic, widest)
 
     def __mul__(self, times: int) -> "Work":
         collectives = tuple(replace(one, times=one.times * times) for one in self.collectives)
-        return Work(collectives, self.traffic * times)
+        return Work(collectives, self.traffic * times, self.widest)
 
     @property
     def communications(self) -> int:
@@ -100,6 +108,14 @@ class _Instruction:
     @property
     def bytes(self) -> int:
         return sum(self.arrays)
+
+    @property
+    def line(self) -> str:
+        return f"{self.name} = {self.shape} {self.opcode}({', '.join(self.operands)})"
+
+    @property
+    def widest(self) -> tuple[int, str]:
+        return max(self.arrays, default=0), self.line
 
     def called(self, attribute: str) -> list[str]:
         found = re.search(rf"\b{attribute}=(\{{[^}}]*\}}|%[\w.\-]+)", self.attributes)
@@ -159,12 +175,10 @@ def _walk(computations: _Computations, name: str, devices: int) -> Program:
         elif kind in KINDS:
             given = tuple(sizes.get(operand, 0) for operand in one.operands)
             arrays = one.arrays if one.bytes >= sum(given) else given
-            line = f"{one.name} = {one.shape} {one.opcode}({', '.join(one.operands)})"
-            always += Work(
-                (Collective(kind, arrays, _group(one.attributes, devices), 1, line),), one.bytes + sum(given)
-            )
+            collective = Collective(kind, arrays, _group(one.attributes, devices), 1, one.line)
+            always += Work((collective,), one.bytes + sum(given), one.widest)
         elif one.opcode not in _FREE and not one.opcode.endswith("-done"):
-            always += Work(traffic=_traffic(one, sizes, computations))
+            always += Work((), _traffic(one, sizes, computations), one.widest)
     return Program(always, sometimes)
 
 

@@ -62,6 +62,7 @@ def faults(of_updates=same, of_state=same):
     return {
         "sharding": str(jax.tree.leaves(state)[0].sharding.spec),
         "large": plan._large(program),
+        "whole": plan._whole(program, params),
         "misplaced": plan._misplaced(compiled, params, state),
         "kept": decoders.bytes_per_device((params, state)),
         "traffic": program.all.traffic,

@@ -80,6 +80,12 @@ def test_a_planted_gather_is_found(found):
     assert "all-to-all" in found["sorted"]["large"][0]
 
 
+def test_a_parameter_that_is_whole_on_a_device_is_found(found):
+    assert found["fine"]["whole"] == []
+    [whole] = found["gathered"]["whole"]
+    assert whole.startswith(f"an array of {4 * 1024 * 512:,} bytes is made: ")
+
+
 def test_a_state_that_is_not_kept_in_place_is_found(found):
     assert found["fine"]["misplaced"] == []
     kept = found["moved"]["kept"]
@@ -157,6 +163,7 @@ def test_collectives_are_told_apart_counted_and_measured():
     assert program.sometimes.communications == 4
     assert program.sometimes.communicated == kernel + 4 + 3 * 4 * 64
     assert program.all.largest == kernel
+    assert program.all.widest[0] == kernel
     assert program.always.traffic == 4 + 2 + kernel + kernel // 8
     # Of the array that is sliced three times, three rows.
     slices = 3 * (4 * 8 + 4 + 4 * 8)
