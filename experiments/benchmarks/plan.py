@@ -9,8 +9,8 @@ reads and writes. From that, and from speeds that you give, it estimates
 where `traffic` is the bytes that all fused operations read and write, n is how many devices a collective joins, and
 `moved` is `2 (n - 1) / n` times the bytes of an all-reduce, `(n - 1) / n` times those of any other collective. A step
 that does not prune is compared with the bare optimiser's. At the least it reads the gradients once more, as their norm
-must be known before the first noise is added, reads the masks, and reads and writes the flips. At the most it is the
-program that XLA made for CPU, which fuses less than one for an accelerator.
+must be known before the first noise is added, reads the masks, and reads and writes the flips. The program itself was
+made by XLA for CPU, and fuses less than one for an accelerator.
 """
 
 import dataclasses
@@ -124,7 +124,7 @@ class Plan:
         return self.weights + self.masks + 2 * self.flips
 
     @property
-    def ceiling(self) -> int:
+    def added(self) -> int:
         """Bytes that a step without a pruning moves beyond those of the bare optimiser, in this program."""
         return self.program.always.traffic - self.bare.all.traffic
 
@@ -262,9 +262,11 @@ def tables(plans: list[Plan], options: Options) -> list[str]:
             {
                 f"a step of {options.inner} alone, memory": lambda one: _milli(speeds.to_move(one.bare.all.traffic)),
                 "what FlipOut adds, memory, at least": lambda one: _milli(speeds.to_move(one.floor)),
-                "at most": lambda one: _milli(speeds.to_move(one.ceiling)),
+                "as compiled for CPU": lambda one: _milli(speeds.to_move(one.added)),
                 "links": lambda one: _milli(speeds.to_communicate(one.program.always)),
-                "a pruning, memory, at most": lambda one: _milli(speeds.to_move(one.program.sometimes.traffic)),
+                "a pruning, memory, as compiled for CPU": lambda one: _milli(
+                    speeds.to_move(one.program.sometimes.traffic)
+                ),
                 "a pruning, links": lambda one: _milli(speeds.to_communicate(one.program.sometimes)),
             },
         ),

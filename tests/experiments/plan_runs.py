@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+import flipout_jax as fj
 from experiments.benchmarks import decoders, plan, programs
 from experiments.benchmarks.fake_devices import fake_devices
 
@@ -20,7 +21,7 @@ OPTIONS = plan.Options(models=("124m",), devices=(8,), tensor_parallel=2)
 
 def planned():
     found = plan.plan("124m", 8, OPTIONS)
-    names = ("weights", "inner", "masks", "flips", "size", "prunable", "temporary", "faults", "floor", "ceiling")
+    names = ("weights", "inner", "masks", "flips", "size", "prunable", "temporary", "faults", "floor", "added")
     parts = {"always": found.program.always, "sometimes": found.program.sometimes, "bare": found.bare.all}
     return {
         **{name: getattr(found, name) for name in names},
@@ -70,6 +71,16 @@ def faults(of_updates=same, of_state=same):
     }
 
 
+def placed(by):
+    """How the kernel-shaped leaves of FlipOut's state are sharded, made by `init` or by a compiled `init`."""
+    mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=jax.local_devices())
+    sharding = NamedSharding(mesh, PartitionSpec("data", "model"))
+    params = {"dense": {"kernel": jax.device_put(jnp.ones((8, 4)), sharding)}}
+    optimizer = fj.flipout(optax.adamw(1e-3), fj.schedules.one_shot(0.5, step=1), key=jax.random.key(0))
+    leaves = [leaf for leaf in jax.tree.leaves(by(optimizer.init)(params)) if leaf.ndim]
+    return [leaf.sharding.is_equivalent_to(sharding, 2) for leaf in leaves]
+
+
 def main():
     # The tables go to standard output, the progress of the plan does not.
     with contextlib.redirect_stdout(sys.stderr), fake_devices(8, most=4):
@@ -80,6 +91,8 @@ def main():
             "fine": faults(),
             "sorted": faults(lambda g, _: jnp.sort(g, axis=0)),
             "gathered": faults(jax.lax.with_sharding_constraint),
+            "init": placed(lambda init: init),
+            "compiled init": placed(jax.jit),
             "moved": faults(of_state=jax.lax.with_sharding_constraint),
         }
     print(json.dumps(found, indent=1))

@@ -58,10 +58,10 @@ def test_a_step_sends_scalars_and_a_pruning_histograms(found):
     assert one["sometimes"]["communications"] > one["always"]["communications"] > 0
 
 
-def test_what_flipout_adds_lies_between_its_bounds(found):
+def test_what_flipout_adds_is_no_less_than_it_must_be(found):
     one = found["plan"]
     assert one["floor"] == one["weights"] + one["masks"] + 2 * one["flips"]
-    assert one["ceiling"] == one["always"]["traffic"] - one["bare"]["traffic"] > one["floor"]
+    assert one["added"] == one["always"]["traffic"] - one["bare"]["traffic"] > one["floor"]
     # Weights, gradients and two moments are read, and all but the gradients written.
     assert one["bare"]["traffic"] >= 7 * one["weights"]
 
@@ -90,6 +90,12 @@ def test_a_state_that_is_not_kept_in_place_is_found(found):
     assert found["fine"]["misplaced"] == []
     kept = found["moved"]["kept"]
     assert found["moved"]["misplaced"] == [f"only {kept // 2:,} of {kept:,} bytes are updated in place"]
+
+
+def test_init_shards_the_state_as_the_parameters_and_a_compiled_one_must_be_told(found):
+    """As `docs/scale.md` says: masks, flips and both moments."""
+    assert found["init"] == [True] * 4
+    assert found["compiled init"] == [False] * 4
 
 
 @pytest.mark.parametrize("case", ["fine", "sorted", "gathered", "moved"])
