@@ -13,7 +13,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import flipout_jax as fj
-from experiments.benchmarks import decoders, plan, programs
+from experiments.benchmarks import decoders, plan, plan_faults, programs
 from experiments.benchmarks.fake_devices import fake_devices
 
 OPTIONS = plan.Options(models=("124m",), devices=(8,), tensor_parallel=2)
@@ -22,7 +22,8 @@ OPTIONS = plan.Options(models=("124m",), devices=(8,), tensor_parallel=2)
 def planned():
     found = plan.plan("124m", 8, OPTIONS)
     names = ("weights", "inner", "masks", "flips", "size", "prunable", "temporary", "faults", "floor", "added")
-    parts = {"always": found.program.always, "sometimes": found.program.sometimes, "bare": found.bare.all}
+    parts = {"always": found.links.always, "sometimes": found.links.sometimes, "bare": found.bare.all}
+    parts |= {"always, CPU": found.program.always, "sometimes, CPU": found.program.sometimes}
     return {
         **{name: getattr(found, name) for name in names},
         **{
@@ -62,9 +63,9 @@ def faults(of_updates=same, of_state=same):
     program = programs.read(compiled.as_text(), 8)
     return {
         "sharding": str(jax.tree.leaves(state)[0].sharding.spec),
-        "large": plan._large(program),
-        "whole": plan._whole(program, params),
-        "misplaced": plan._misplaced(compiled, params, state),
+        "large": plan_faults.large(program),
+        "whole": plan_faults.whole(program, params),
+        "misplaced": plan_faults.misplaced(compiled, params, state),
         "kept": decoders.bytes_per_device((params, state)),
         "traffic": program.all.traffic,
         "of XLA": compiled.cost_analysis()["bytes accessed"],
