@@ -1,0 +1,74 @@
+"""What a compiled step holds, copies, reads and writes beside the optimiser alone, and how often it is compiled."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import flipout_jax as fj
+from experiments.benchmarks import programs
+from experiments.benchmarks.update import compilations, compiled
+
+SHAPES = [(64, 128), (3, 3, 32, 32), (300, 100)]
+PARAMS = [{"kernel": jnp.ones(shape)} for shape in SHAPES]
+WEIGHTS = sum(leaf.size for leaf in jax.tree.leaves(PARAMS))
+LARGEST = max(leaf.size for leaf in jax.tree.leaves(PARAMS))
+SLACK = 4096
+
+CLIPPED = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1, momentum=0.9))
+# Each with how many arrays its updates follow from once its state is new. Decay takes the weights as well.
+INNERS = {
+    "sgd with momentum and decay": (optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.1, momentum=0.9)), 1),
+    "adamw": (optax.adamw(1e-3), 2),
+    "adam by a schedule": (optax.adam(optax.cosine_decay_schedule(1e-3, 100)), 2),
+    "clipped": (CLIPPED, 1),
+}
+# These follow from the masked gradients or from the state before, so masks or states are copied.
+NOT_FROM_STATE = {"sgd": optax.sgd(0.1), "nesterov": optax.sgd(0.1, 0.9, nesterov=True), "lion": optax.lion(1e-3)}
+SCHEDULE = fj.schedules.geometric(0.9, begin=2, end=20, prunings=3)
+
+
+def traffic(step):
+    return programs.read(step.run.as_text(), devices=1).always.traffic
+
+
+@pytest.mark.parametrize("name", INNERS)
+def test_an_idle_step_of_prune_reads_the_masks_and_no_more(name):
+    inner, arrays = INNERS[name]
+    alone, step = compiled(inner, PARAMS), compiled(fj.prune(inner, SCHEDULE), PARAMS)
+    assert step.copies == 0
+    # They are read with the gradients for each new array, and for the updates. For a norm XLA on CPU reads them once
+    # more, and writes and reads the masked gradients.
+    of_norm = 1 + 2 * 4 if inner is CLIPPED else 0
+    assert traffic(step) - traffic(alone) <= (arrays + 1 + of_norm) * WEIGHTS + SLACK
+    # A pruning, which the same program can do, holds an integer for each weight.
+    assert step.temporary - alone.temporary <= 4 * WEIGHTS + SLACK
+
+
+@pytest.mark.parametrize("name", INNERS)
+def test_an_idle_step_of_flipout_reads_what_the_new_signs_follow_from(name):
+    inner, arrays = INNERS[name]
+    optimizer = fj.flipout(inner, SCHEDULE, key=jax.random.key(0), noise_scale=0.0)
+    plain, step = compiled(fj.prune(inner, SCHEDULE), PARAMS), compiled(optimizer, PARAMS)
+    assert step.copies == 0
+    # The weights, those arrays, the masks of what is counted and of gradients, and the counts in both directions.
+    assert traffic(step) - traffic(plain) <= (4 * (1 + arrays) + 2 + 2 * 2) * WEIGHTS + SLACK
+    # And the scores of one array at a time.
+    assert step.temporary - plain.temporary <= 4 * LARGEST + SLACK
+
+
+@pytest.mark.parametrize("name", NOT_FROM_STATE)
+def test_a_copy_is_seen_where_there_is_one(name):
+    assert compiled(fj.prune(NOT_FROM_STATE[name], SCHEDULE), PARAMS).copies > 0
+
+
+def test_the_state_takes_three_bytes_a_weight():
+    inner = optax.adamw(1e-3)
+    optimizer = fj.flipout(inner, SCHEDULE, key=jax.random.key(0))
+    alone, step = compiled(inner, PARAMS), compiled(optimizer, PARAMS)
+    assert 0 <= step.state - alone.state - 3 * WEIGHTS < 64
+    assert 0 <= compiled(fj.prune(inner, SCHEDULE), PARAMS).state - alone.state - WEIGHTS < 64
+
+
+def test_prunings_compile_nothing():
+    assert compilations(300) == 1

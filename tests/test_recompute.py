@@ -1,0 +1,125 @@
+"""Outputs that are computed anew equal those of the first time, and a pruning ranks the very weights that come out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import flipout_jax as fj
+from flipout_jax._recompute import with_recompute
+from flipout_jax._where import where
+
+
+def momentum(free, spent):
+    new = jnp.tanh(free["g"]) + 0.9 * spent["m"]
+    return {"u": -0.1 * new + spent["count"]}, {"m": new, "count": spent["count"] + 1}
+
+
+def of_the_state_before(free, spent):
+    return {"u": free["g"] * spent["m"]}, {"m": free["g"], "count": spent["count"]}
+
+
+FREE, SPENT = {"g": jnp.arange(5.0)}, {"m": jnp.ones(5), "count": jnp.float32(3)}
+
+
+@pytest.mark.parametrize(("function", "anew"), [(momentum, True), (of_the_state_before, False)])
+def test_the_first_output_again(function, anew, equations):
+    def both(free, spent):
+        (first, second), again = with_recompute(function, free, spent)
+        # With zeros in place of what is free, to tell that it is not read.
+        return first, second, again(free), again(jax.tree.map(jnp.zeros_like, free))
+
+    first, second, again, of_zeros = jax.jit(both)(FREE, SPENT)
+    expected = function(FREE, SPENT)
+    jax.tree.map(np.testing.assert_array_equal, (first, second, again, of_zeros), (*expected, first, first))
+    barriers = [e for e in equations(jax.make_jaxpr(both)(FREE, SPENT)) if e.primitive.name == "optimization_barrier"]
+    assert bool(barriers) == anew
+
+
+def test_what_is_free_may_be_replaced():
+    def both(free, spent):
+        (first, _), again = with_recompute(lambda free, spent: (free["g"] * 2, spent), free, spent)
+        return first, again({"g": free["g"] + 1})
+
+    first, again = jax.jit(both)(FREE, SPENT)
+    np.testing.assert_array_equal(again, first + 2)
+
+
+def test_what_has_an_effect_is_not_done_again():
+    seen = []
+
+    def loud(free, spent):
+        new = free["g"] + spent["m"]
+        jax.debug.callback(lambda x: seen.append(float(x)), new.sum())
+        return new * 2, {"m": new, "count": spent["count"]}
+
+    def both(free, spent):
+        (first, _), again = with_recompute(loud, free, spent)
+        return first, again(free)
+
+    first, again = jax.jit(both)(FREE, SPENT)
+    jax.effects_barrier()
+    np.testing.assert_array_equal(first, again)
+    assert len(seen) == 1
+
+
+def test_outside_of_jit_the_function_sees_values():
+    def looks(free, spent):
+        assert float(free["g"].sum()) == 10.0
+        return free["g"], spent
+
+    (first, _), again = with_recompute(looks, FREE, SPENT)
+    assert again(FREE) is first
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+    "inner",
+    [optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.1, momentum=0.9)), optax.adamw(0.01), optax.lion(0.01)],
+    ids=["sgd", "adamw", "lion"],
+)
+def test_a_pruning_ranks_the_weights_that_come_out(inner, dtype):
+    keys = jax.random.split(jax.random.key(0), 4)
+    shapes = [(64, 48), (3, 3, 16, 24), (257, 9)]
+    params = [{"kernel": jax.random.normal(k, s, dtype)} for k, s in zip(keys, shapes, strict=False)]
+    grads = [{"kernel": jax.random.normal(keys[3], s, dtype)} for s in shapes]
+
+    def trained(step_of_pruning):
+        optimizer = fj.prune(inner, fj.schedules.one_shot(0.7, step=step_of_pruning))
+
+        @jax.jit
+        def step(params, state):
+            updates, state = optimizer.update(grads, state, params)
+            return optax.apply_updates(params, updates), state
+
+        new, state = params, optimizer.init(params)
+        for _ in range(3):
+            new, state = step(new, state)
+        return new, fj.get_masks(state)
+
+    # The last step of the one prunes, and of the other does not.
+    (pruned, masks), (whole, _) = trained(3), trained(4)
+    live = np.concatenate([np.asarray(mask).ravel() for mask in jax.tree.leaves(masks)])
+    magnitudes = np.concatenate([np.abs(np.asarray(x, np.float32)).ravel() for x in jax.tree.leaves(whole)])
+    kept = np.sort(np.argsort(-magnitudes, kind="stable")[: live.sum()])
+    np.testing.assert_array_equal(np.flatnonzero(live), kept)
+    for new, of_whole, mask in zip(*map(jax.tree.leaves, (pruned, whole, masks)), strict=True):
+        np.testing.assert_array_equal(new, jnp.where(mask, of_whole, 0))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16, jnp.float8_e4m3fn, jnp.complex64, jnp.int32])
+def test_where_is_that_of_numpy_bit_for_bit(dtype):
+    x = jnp.array([1, 0, -0.0, 3, jnp.nan, jnp.inf]).astype(dtype)
+    y = jnp.array([jnp.nan, -jnp.inf, 0.0, 5, 2, -0.0]).astype(dtype)
+    mask = jnp.array([True, False, True, False, True, False])
+    got, expected = where(mask, x, y), jnp.where(mask, x, y)
+    assert got.dtype == expected.dtype
+    assert np.asarray(got).tobytes() == np.asarray(expected).tobytes()
+
+
+def test_where_has_the_derivatives_of_where():
+    mask, x, y = jnp.array([True, False]), jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])
+    np.testing.assert_array_equal(jax.grad(lambda x: jnp.sum(where(mask, x, y) ** 2))(x), [2.0, 0.0])
+    _, tangent = jax.jvp(lambda y: where(mask, x, y), (y,), (jnp.ones(2),))
+    np.testing.assert_array_equal(tangent, [0.0, 1.0])
