@@ -37,7 +37,7 @@ def flipout(
       inner: any optax optimiser. The paper's is SGD with momentum and weight decay.
       sparsity: target sparsity by step: one of `schedules`, or any traceable function from the number of updates
         done to a float in [0, 1); see `prune`.
-      key: a PRNG key for the noise; its implementation is the one that draws.
+      key: a PRNG key for the noise; its implementation is the one that draws, see `gradient_noise`.
       power: exponent of the magnitude, above 0.
       noise_scale: noise in root mean squares of each tensor's gradient, at least 0; 0 draws nothing.
       prunable: which parameters: a predicate on (key path, leaf) or a tree of booleans; see `prune`.

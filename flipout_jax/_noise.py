@@ -36,8 +36,9 @@ def gradient_noise(key: jax.Array, scale: float = 1.0) -> optax.GradientTransfor
     an element that the noise would take beyond the largest number of its type, such as 65,504 in float16.
 
     Args:
-      key: a PRNG key; its implementation is the one that draws, such as `jax.random.key(0, impl="rbg")`, which is
-        fast on accelerators.
+      key: a PRNG key; its implementation is the one that draws. The default, `threefry2x32`, gives an element the same
+        noise however the gradient is sharded, and each device draws its own part. `jax.random.key(0, impl="rbg")` is
+        faster on one accelerator, but XLA draws all of a sharded gradient's noise on every device.
       scale: standard deviation of the noise, in root mean squares of the tensor's gradient; at least 0.
 
     Returns:

@@ -1,12 +1,15 @@
 """Where the time of a training step goes: `python -m experiments.benchmarks.step --model resnet18`.
 
-Each operation of the compiled program is timed by JAX's profiler, and counted to what it does in the program's text.
+The methods are called in turn, so that they see the same machine. Each operation of the last one's compiled program is
+timed by JAX's profiler, and counted to what it does in the program's text.
 """
 
 import collections
 import dataclasses
 import re
+import statistics
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +18,8 @@ import jax
 import tyro
 
 from ..config import DType, Method, Model
-from .models import time_step, training
+from ..loop import Loop
+from .models import training
 
 _CONTAINERS = {"while", "conditional", "call", "tuple", "get-tuple-element", "parameter", "constant", "bitcast"}
 
@@ -35,26 +39,24 @@ class Options:
     dispatches: int = 3
     """How many are profiled."""
     seconds: float = 20.0
-    """At least so long is each method timed."""
+    """At least so long is each method timed, and at least three steps."""
 
 
 def main(options: Options) -> None:
-    """Prints what a step takes with each method, and the share of each kind of work in the last."""
+    """Prints what a step takes and holds with each method, and the share of each kind of work in the last."""
     device = jax.devices()[0]
     print(
         f"{device.device_kind}, jax {jax.__version__}, {options.model}, batch {options.batch_size}, {options.dtype}\n\n"
-        "| step | ms | beside the first |\n|---|---:|---:|"
+        "| step | ms | beside the first | memory, MB |\n|---|---:|---:|---:|"
     )
-    times: list[float] = []
-    for method in options.methods:
-        functions, *_ = training(options.model, options.batch_size, 4, options.dtype, method)
-        times.append(1e3 * time_step(functions, options.seconds))
-        print(f"| {method} | {times[-1]:,.1f} | {times[-1] / times[0]:.3f} |", flush=True)
+    loops = [training(options.model, options.batch_size, 4, options.dtype, method)[0] for method in options.methods]
+    times = _in_turn(loops, options.seconds)
+    for method, loop, taken in zip(options.methods, loops, times, strict=True):
+        ratio = statistics.median(own / first for own, first in zip(taken, times[0], strict=True))
+        print(f"| {method} | {1e3 * statistics.median(taken):,.1f} | {ratio:.3f} | {loop.compile() / 1e6:,.0f} |")
     functions, *_ = training(options.model, options.batch_size, 4, options.dtype, options.methods[-1])
     kinds = _kinds(functions.text())
-    state, totals = functions.init([0]), functions.zero()
-    inputs = next(functions.epoch([0], 1, 0))
-    state, totals = jax.block_until_ready(functions.train(state, totals, inputs))
+    state, totals, inputs = _warm(functions)
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             for _ in range(options.dispatches):
@@ -71,6 +73,26 @@ def main(options: Options) -> None:
     total = sum(seconds.values())
     for kind, duration in sorted(seconds.items(), key=lambda item: -item[1]):
         print(f"| {kind} | {1e3 * duration / count:,.1f} | {duration / total:.1%} |")
+
+
+def _in_turn(loops: list[Loop], seconds: float) -> list[list[float]]:
+    """Seconds a step of each loop, dispatch by dispatch."""
+    running = [[*_warm(functions)] for functions in loops]
+    times: list[list[float]] = [[] for _ in loops]
+    start = time.perf_counter()
+    while len(times[0]) < 3 or time.perf_counter() - start < seconds * len(loops):
+        for functions, arguments, taken in zip(loops, running, times, strict=True):
+            began = time.perf_counter()
+            arguments[:2] = jax.block_until_ready(functions.train(*arguments))
+            taken.append((time.perf_counter() - began) / functions.steps_per_dispatch)
+    return times
+
+
+def _warm(functions: Loop) -> tuple[Any, Any, Any]:
+    """What to train with, after a first dispatch."""
+    inputs = next(functions.epoch([0], 1, 0))
+    state, totals = functions.train(functions.init([0]), functions.zero(), inputs)
+    return *jax.block_until_ready((state, totals)), inputs
 
 
 def _events(file: Path) -> Iterator[tuple[str, float]]:
