@@ -1,6 +1,7 @@
 """A tree as a list of named host arrays, on disk through Orbax, and back onto devices."""
 
 import contextlib
+import functools
 import itertools
 import logging
 import math
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from ._manifest import CheckpointError
 from ._prunable import path_string
@@ -57,19 +59,22 @@ class Named(NamedTuple):
 def copy_to_host(tree: PyTree) -> tuple[list[Leaf], np.ndarray]:
     """Copies of all leaves, in one array of bytes, and where each lies in it.
 
+    The processes that hold parts of a leaf all take part.
+
     Raises:
-      ValueError: for a leaf that is no array, no key and no number, or whose parts other processes hold.
+      ValueError: for a leaf that is no array, no key and no number.
     """
     by_path = [(path_string(path), leaf) for path, leaf in jax.tree.leaves_with_path(tree)]
     dtypes = [_dtype(name, leaf) for name, leaf in by_path]
     values = []
-    for name, leaf in by_path:
-        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-            raise ValueError(f"`tree` must be in one process, got {name!r}, whose parts other processes hold.")
+    for _, leaf in by_path:
         value = jax.random.key_data(leaf) if _is_key(leaf) else leaf
         if isinstance(value, jax.Array):
-            # All transfers are under way before the first is waited for.
-            value.copy_to_host_async()
+            if not (value.is_fully_addressable or value.is_fully_replicated):
+                value = multihost_utils.process_allgather(value, tiled=True)
+            else:
+                # All transfers are under way before the first is waited for.
+                value.copy_to_host_async()
         values.append(value)
     leaves, end = [], 0
     for (name, _), dtype, value in zip(by_path, dtypes, values, strict=True):
@@ -80,6 +85,12 @@ def copy_to_host(tree: PyTree) -> tuple[list[Leaf], np.ndarray]:
     for leaf, value in zip(leaves, values, strict=True):
         _part(data, leaf)[...] = np.asarray(value)
     return leaves, data
+
+
+def is_written_here(tree: PyTree) -> bool:
+    """Whether this process writes a tree: its own, or as the first of those that it spans."""
+    arrays = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
+    return all(array.is_fully_addressable for array in arrays) or jax.process_index() == 0
 
 
 def _part(data: np.ndarray, leaf: Leaf) -> np.ndarray:
@@ -95,7 +106,7 @@ def write(orbax: Any, folder: Path, data: np.ndarray) -> None:
         return
     # In one array. With many, a disk that is full would fail some while others go on, which outlives the error.
     save_args = {"bytes": orbax.SaveArgs(chunk_byte_size=_CHUNK)}
-    with _quiet(), orbax.Checkpointer(orbax.PyTreeCheckpointHandler()) as checkpointer:
+    with _checkpointer(orbax) as checkpointer:
         checkpointer.save(folder / _ARRAYS, args=orbax.args.PyTreeSave({"bytes": data}, save_args))
 
 
@@ -104,7 +115,7 @@ def read(orbax: Any, folder: Path, leaves: list[list[Any]], size: int) -> list[N
     try:
         data = np.zeros(size, np.uint8)
         if size:
-            with _quiet(), orbax.Checkpointer(orbax.PyTreeCheckpointHandler()) as checkpointer:
+            with _checkpointer(orbax) as checkpointer:
                 args = orbax.args.PyTreeRestore({"bytes": data})
                 data = np.asarray(checkpointer.restore(folder / _ARRAYS, args=args)["bytes"])
         if data.size != size:
@@ -155,12 +166,23 @@ def _place(saved: Named, leaf: Any) -> Any:
     if isinstance(leaf, np.ndarray | np.generic):
         return saved.array if isinstance(leaf, np.ndarray) else saved.array[()]
     array: Any = saved.array
+    sharding = getattr(leaf, "sharding", None)
+    if sharding is not None and not sharding.is_fully_addressable:
+        return _place_over_processes(array, dtype, sharding)
     if _is_key(leaf):
         array = jax.random.wrap_key_data(jnp.asarray(array), impl=dtype.removeprefix(_KEY))
-    sharding = getattr(leaf, "sharding", None)
     # An array that no one has put on a device stays free to go where the others of a computation are.
     free = sharding is None or (isinstance(leaf, jax.Array) and not leaf.committed)
     return jnp.asarray(array) if free else jax.device_put(array, sharding)
+
+
+def _place_over_processes(values: np.ndarray, dtype: str, sharding: jax.sharding.Sharding) -> jax.Array:
+    """An array of which this process, as all others, puts its part on its devices."""
+    array = jax.make_array_from_callback(values.shape, sharding, lambda part: values[part])
+    if not dtype.startswith(_KEY):
+        return array
+    wrap = functools.partial(jax.random.wrap_key_data, impl=dtype.removeprefix(_KEY))
+    return jax.jit(wrap, out_shardings=sharding)(array)
 
 
 def _dtype(name: str, leaf: Any) -> str:
@@ -185,6 +207,16 @@ def _key_impl(key: Any) -> str:
     names: list[str] = []
     jax.eval_shape(lambda key: names.append(str(jax.random.key_impl(key))), key)
     return names[0]
+
+
+@contextlib.contextmanager
+def _checkpointer(orbax: Any) -> Iterator[Any]:
+    """Orbax for this process alone, which else waits for all others at each read and each write."""
+    own = jax.process_index()
+    alone = orbax.options.MultiprocessingOptions(primary_host=own, active_processes={own})
+    handler = orbax.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    with _quiet(), orbax.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+        yield checkpointer
 
 
 @contextlib.contextmanager

@@ -54,6 +54,9 @@ def save(
     under another name, with a digest of each file, and renames the whole at the end: whatever happens in between,
     the checkpoints from before are as they were. Then the older ones go, but for the newest and the best.
 
+    Where arrays span several processes, all of them must call it with the same arguments: each gives its parts, and
+    the first one writes.
+
     Args:
       folder: where the checkpoints are; made if it is not there. Each is a folder in it, named for its step.
       step: the number of the checkpoint, at least 0. One of the same number is replaced.
@@ -64,7 +67,8 @@ def save(
 
     Returns:
       A future. Its `result()` waits until the checkpoint is whole, and gives its folder, or raises a
-      `CheckpointError` that says why it could not be written. Wait for the last one before the program ends.
+      `CheckpointError` that says why it could not be written. Wait for the last one before the program ends. In a
+      process that does not write, it waits for nothing.
 
     Raises:
       ValueError: for a wrong argument, or a leaf that is no array.
@@ -97,6 +101,8 @@ def save(
     leaves, data = _tree_arrays.copy_to_host(tree)
     content = {"step": step, "score": score, "metadata": metadata, "leaves": leaves, "bytes": data.size}
     folder = Path(folder).absolute()
+    if not _tree_arrays.is_written_here(tree):
+        return _WRITER.submit(lambda: folder / str(step))
     try:
         # Here and not in the thread, which would make a folder again that was moved meanwhile.
         folder.mkdir(parents=True, exist_ok=True)
@@ -112,6 +118,7 @@ def restore(folder: str | os.PathLike[str], like: PyTree | None = None, *, step:
       folder: where the checkpoints are.
       like: a tree of the same structure, shapes and dtypes, such as the state at the start. Each array goes to the
         devices of the leaf in `like`, whatever the devices it was saved from. With None, NumPy arrays by their names.
+        Where its arrays span several processes, all of them must call it, with a folder that all of them see.
       step: the number of the checkpoint. With None, the newest that is whole; a warning names each file for which a
         newer one was passed over.
 
