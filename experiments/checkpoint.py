@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import flipout_jax as fj
 
 from . import config as options
-from . import files, run_directory
+from . import files, processes, run_directory
 from .config import Config
 from .errors import UserError
 from .steps import Totals, TrainState
@@ -60,11 +60,22 @@ class Checkpoints:
                 raise
 
     def restore(self, start: Position) -> Position:
-        """The newest position that is whole; `start` where none was saved.
+        """The newest position that is whole, on the devices of `start`; `start` where none was saved.
 
         Raises:
-          UserError: if all are damaged, or of other options, seeds or data.
+          UserError: if all are damaged, or of other options, seeds or data; or if processes find different ones.
         """
+        position = self._restore(start)
+        found = [position.epoch, position.done]
+        of_first = processes.of_first(lambda: found)
+        if of_first != found:
+            raise UserError(
+                f"{self._folder} must be a folder that all processes see, but the first one goes on from (epoch, step) "
+                f"{tuple(of_first)}, and this one from {tuple(found)}."
+            )
+        return position
+
+    def _restore(self, start: Position) -> Position:
         if not self._step:
             return start
         with warnings.catch_warnings(record=True) as passed_over:
@@ -93,9 +104,12 @@ class Checkpoints:
         return by_epochs or time.perf_counter() - self._saved > self._every
 
     def save(self, position: Position, score: float | None = None) -> None:
-        """Saves a position when the one before is written; the state may be given to the next step at once."""
+        """Saves a position when the one before is written; the state may be given to the next step at once.
+
+        Each of several processes must call it; the first one writes.
+        """
         self.wait()
-        if not self._folder.parent.is_dir():
+        if processes.is_first() and not self._folder.parent.is_dir():
             # Or a folder that someone has moved would be made anew, with nothing else in it.
             raise UserError(f"{self._folder} cannot be written: No such file or directory.")
         self._step += 1

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
-from . import files
+from . import files, mesh, processes
 from .errors import UserError
 
 Method = Literal["flipout", "magnitude", "magnitude_noise", "random", "dense"]
@@ -152,10 +152,23 @@ class Config:
     stream: bool | None = None
     """True leaves images on disk and decodes them as training goes on; False decodes all beforehand. Without it: True
     where the decoded images would take more than half of the memory."""
+    mesh: str | None = None
+    """Grid of all devices: data=8 gives each of 8 devices its share of a batch, and data=4,model=2 also cuts the
+    parameters, masks and flips in two. Without it: one device, or, of several processes, data over all."""
+    coordinator: str | None = None
+    """Where the first of several processes is found, as HOST:PORT; all are started with the same options, and each with
+    its own --process-id. Or auto, on a cluster that JAX detects, such as one of Slurm, Open MPI or Cloud TPU."""
+    num_processes: int | None = None
+    """Number of processes, with --coordinator HOST:PORT."""
+    process_id: int | None = None
+    """Number of this process, from 0, with --coordinator HOST:PORT."""
 
 
-# What says where and how a run reads and writes, and nothing of what it computes.
+# Where a process computes, and with which others; a run may go on elsewhere.
+MACHINES = {"mesh", "coordinator", "num_processes", "process_id"}
+# What says where and how a run reads, writes and computes, and nothing of what it computes.
 INCIDENTAL = {
+    *MACHINES,
     *("output_dir", "overwrite", "resume", "tensorboard", "eval_every", "cache_dir", "tfds_data_dir", "seeds_at_once"),
     *("save_minutes", "save_epochs", "keep_checkpoints", "keep_best"),
 }
@@ -199,6 +212,9 @@ def check(config: Config) -> None:
     for option, (wanted, holds) in _RANGES.items():
         value = getattr(config, option)
         require(value is None or (math.isfinite(value) and holds(value)), option, wanted)
+    if config.mesh is not None:
+        mesh.parse(config.mesh)
+    processes.check(config.coordinator, config.num_processes, config.process_id)
     given = config.milestones or ()
     require(all(a < b for a, b in zip((0, *given), given, strict=False)), "milestones", "rising epochs from 1 on")
     require(config.warmup_epochs < config.epochs, "warmup_epochs", f"below the number of epochs, {config.epochs}")

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.sharding import Mesh
 
-from . import steps
+from . import mesh, steps
 from .data import Dataset, Images
 
 _TEST_BATCH = 500
@@ -48,8 +49,8 @@ class Draws(NamedTuple):
     keys: Array
 
 
-def resident(data: Dataset, batch_size: int, steps_per_epoch: int, runs: int) -> Feed:
-    """All images on the device.
+def resident(data: Dataset, batch_size: int, steps_per_epoch: int, runs: int, grid: Mesh | None = None) -> Feed:
+    """All images on the device, or on every device of a grid, each of which takes its share of a batch.
 
     On CPU a dispatch is one step, since XLA runs convolutions inside a loop many times slower there. On an
     accelerator it is a whole epoch.
@@ -59,30 +60,33 @@ def resident(data: Dataset, batch_size: int, steps_per_epoch: int, runs: int) ->
       batch_size: images a step.
       steps_per_epoch: steps an epoch.
       runs: how many go through one program. The seeds are a scalar for one, of shape (runs,) for several.
+      grid: the devices of one run; with None there is one.
     """
     assert isinstance(data.train, Images)
     assert isinstance(data.test, Images)
     steps_per_dispatch = 1 if jax.default_backend() == "cpu" else steps_per_epoch
-    test_batches = _batches(*data.test)
+    test_batches = _batches(*data.test, grid)
 
     def draw(seed, number):
         order, augment = (jax.random.fold_in(key, number) for key in (steps.keys(seed).order, steps.keys(seed).augment))
         shuffled = jax.random.permutation(order, data.train_count)[: steps_per_epoch * batch_size]
         return Draws(shuffled.reshape(steps_per_epoch, batch_size), jax.random.split(augment, steps_per_epoch))
 
-    jitted_draw = jax.jit(draw if runs == 1 else jax.vmap(draw, in_axes=(0, None), out_axes=1))
+    jitted_draw = mesh.jit(draw if runs == 1 else jax.vmap(draw, in_axes=(0, None), out_axes=1), grid)
 
     def epoch(seeds: Array, number: int, done: int) -> Iterator[Any]:
         draws = jitted_draw(seeds, number)
         for first in range(done, steps_per_epoch, steps_per_dispatch):
-            yield draws, jnp.asarray(first)
+            yield draws, mesh.put(first, grid)
 
     def dispatch(step, carry, inputs, resident):
         draws, first = inputs
         images, labels = resident
 
         def one(carry, drawn):
-            return step(*carry, images[drawn.batches], labels[drawn.batches], drawn.keys)
+            # The numbers as well, so that no device picks out images for another.
+            own = _shared(drawn.batches, grid)
+            return step(*carry, *_shared((images[own], labels[own]), grid), drawn.keys)
 
         if steps_per_dispatch == 1:
             # A scan of one step is a loop to XLA too.
@@ -91,14 +95,18 @@ def resident(data: Dataset, batch_size: int, steps_per_epoch: int, runs: int) ->
         return lax.scan(lambda carry, drawn: (one(carry, drawn), None), carry, draws)[0]
 
     # The images are arguments: as constants, they would be compiled into the program.
-    arrays = tuple(jnp.asarray(array) for array in data.train)
+    arrays = tuple(mesh.put(array, grid) for array in data.train)
     some_seeds = jnp.zeros(() if runs == 1 else runs, jnp.uint32)
-    example = jax.eval_shape(lambda: next(epoch(some_seeds, 1, 0)))
+    example = jax.eval_shape(lambda: (jitted_draw(some_seeds, 1), jnp.asarray(0)))
+    example = mesh.shaped(example, grid)
     return Feed(arrays, example, epoch, dispatch, lambda: test_batches, steps_per_dispatch)
 
 
-def streamed(data: Dataset, batch_size: int, steps_per_epoch: int) -> Feed:
+def streamed(data: Dataset, batch_size: int, steps_per_epoch: int, grid: Mesh | None = None) -> Feed:
     """Images that stay on disk; a dispatch is one step of one run, while workers decode the next batches.
+
+    Each of several processes decodes its part of a batch. The images of a batch are the same for any number of them,
+    in another order.
 
     The position is the number of steps so far, so that a run that goes on from one sees the same batches.
     """
@@ -109,36 +117,57 @@ def streamed(data: Dataset, batch_size: int, steps_per_epoch: int) -> Feed:
     assert not isinstance(train, Images)
     assert not isinstance(test, Images)
 
+    own, processes = mesh.share_of_process(grid)
+
     def augment_keys(seed, number):
         return jax.random.split(jax.random.fold_in(steps.keys(seed).augment, number), steps_per_epoch)
 
     def epoch(seeds: Array, number: int, done: int) -> Iterator[Any]:
         start = (number - 1) * steps_per_epoch + done
-        keys = augment_keys(seeds, number)[done:]
-        with contextlib.closing(stream.train_batches(train, batch_size, seed=int(seeds), start=start)) as batches:
-            for key, (images, labels) in zip(keys, batches, strict=False):
-                yield jnp.asarray(images), jnp.asarray(labels), key
+        keys = (augment_keys if grid is None else mesh.jit(augment_keys, grid))(seeds, number)[done:]
+        part = stream.train_batches(
+            train, batch_size // processes, seed=int(seeds), start=start, shard=(own, processes)
+        )
+        with contextlib.closing(part) as batches:
+            for key, batch in zip(keys, batches, strict=False):
+                images, labels = (mesh.from_shares(array, grid, processes) for array in batch)
+                yield images, labels, key
 
     def dispatch(step, carry, inputs, _):
         return step(*carry, *inputs)
 
     def test_batches() -> Iterator[tuple[Array, Array]]:
-        with contextlib.closing(stream.test_batches(test, min(_TEST_BATCH, len(test)))) as batches:
+        with contextlib.closing(stream.test_batches(test, _test_batch(len(test), grid))) as batches:
             for images, labels in batches:
-                yield jnp.asarray(images), jnp.asarray(labels)
+                yield mesh.put(images, grid, mesh.rows), mesh.put(labels, grid, mesh.rows)
 
-    example = (
-        jax.ShapeDtypeStruct((batch_size, *data.shape), jnp.uint8),
-        jax.ShapeDtypeStruct((batch_size,), jnp.int32),
-        jax.eval_shape(lambda: augment_keys(0, 1)[0]),
-    )
+    images = jax.ShapeDtypeStruct((batch_size, *data.shape), jnp.uint8)
+    labels = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+    key = mesh.shaped(jax.eval_shape(lambda: augment_keys(0, 1)[0]), grid)
+    if grid is not None:
+        images, labels = mesh.shaped((images, labels), grid, (mesh.rows(grid), mesh.rows(grid)))
+    example = images, labels, key
     return Feed((), example, epoch, dispatch, test_batches, 1)
 
 
-def _batches(images: np.ndarray, labels: np.ndarray) -> list[tuple[Array, Array]]:
+def _shared(tree: Any, grid: Mesh | None) -> Any:
+    return tree if grid is None else lax.with_sharding_constraint(tree, mesh.rows(grid))
+
+
+def _test_batch(images: int, grid: Mesh | None) -> int:
+    """Images of a batch of the test, as many for each device."""
+    size = min(_TEST_BATCH, images)
+    return size + -size % mesh.shares(grid)
+
+
+def _batches(images: np.ndarray, labels: np.ndarray, grid: Mesh | None) -> list[tuple[Array, Array]]:
     """Batches of one size; the last is filled up with images of label -1, which do not count."""
-    size = min(_TEST_BATCH, len(labels))
+    size = _test_batch(len(labels), grid)
     missing = -len(labels) % size
     images = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
     labels = np.concatenate([labels, np.full(missing, -1, labels.dtype)])
-    return [(jnp.asarray(images[i : i + size]), jnp.asarray(labels[i : i + size])) for i in range(0, len(labels), size)]
+
+    def part(array, start):
+        return mesh.put(array[start : start + size], grid, mesh.rows)
+
+    return [(part(images, start), part(labels, start)) for start in range(0, len(labels), size)]

@@ -16,6 +16,7 @@ from .config import Config
 from .errors import UserError
 from .interrupt import Interrupt
 from .loop import Loop
+from .processes import Agreement, Wish, is_first
 from .progress import Display
 from .recorder import Recorder
 from .steps import TrainState
@@ -28,7 +29,7 @@ class Outcome(NamedTuple):
     """How the epochs ended.
 
     Attributes:
-      states: the last state of each run.
+      states: the last state of each run, all of which this process can read.
       finished: whether all epochs are done.
       first_step: the time of `time.perf_counter` when the first step could start; NaN if none did.
     """
@@ -45,6 +46,7 @@ def fit(
     steps_per_epoch: int,
     checkpoints: Checkpoints,
     interrupt: Interrupt,
+    agreement: Agreement,
 ) -> Outcome:
     """Trains all epochs, from the last checkpoint if there is one, and writes metrics as it goes on.
 
@@ -55,6 +57,7 @@ def fit(
       steps_per_epoch: steps an epoch.
       checkpoints: where positions are saved and read.
       interrupt: looked at between two dispatches. On a signal a checkpoint is written, and that is all.
+      agreement: of the processes that train together; the first one writes what there is to write.
     """
     config, seeds, folders = configs[0], [c.seed for c in configs], [run_directory.of(c) for c in configs]
     position = checkpoints.restore(Position(1, 0, functions.init(seeds), functions.zero()))
@@ -63,29 +66,32 @@ def fit(
             f"The run in {folders[0]} was stopped inside an epoch, on a CPU. Go on with it there: an accelerator does "
             "whole epochs at once."
         )
-    first_step, stuck = math.nan, 0
+    first_step, stuck, prunings = math.nan, 0, recipe.prunings(config).steps
+    start = functions.split(functions.whole(position.state))
     with contextlib.ExitStack() as stack:
         recorders = [
             stack.enter_context(Recorder(config, steps_per_epoch, folder, position.epoch, state))
-            for folder, state in zip(folders, functions.split(position.state), strict=True)
+            for folder, state in zip(folders, start, strict=True)
+            if is_first()
         ]
         display = stack.enter_context(Display(config.epochs, steps_per_epoch))
-        best = _Best(config, folders)
+        best = _Best(config, folders if is_first() else ())
         stack.enter_context(checkpoints)
         while position.epoch <= config.epochs:
             epoch, done, state, totals = position
             start, done_before = time.perf_counter(), done
             for inputs in functions.epoch(seeds, epoch, done):
-                if interrupt.signal is not None:
+                wish = agreement.soon(Wish(interrupt.signal, done > done_before and checkpoints.due()))
+                if wish.signal is not None or wish.save:
                     checkpoints.save(Position(epoch, done, state, totals))
-                    return Outcome(functions.split(state), False, first_step)
+                if wish.signal is not None:
+                    interrupt.signal = wish.signal
+                    return Outcome(functions.split(functions.whole(state)), False, first_step)
                 if math.isnan(first_step):
                     functions.compile()
                     first_step = start = time.perf_counter()
                 state, totals = functions.train(state, totals, inputs)
                 done += functions.steps_per_dispatch
-                if done < steps_per_epoch and checkpoints.due():
-                    checkpoints.save(Position(epoch, done, state, totals))
                 if display.due():
                     jax.block_until_ready(totals)
                     display.step(epoch, done)
@@ -96,20 +102,24 @@ def fit(
             tests = functions.split(jax.device_get(functions.test(state))) if tested else [None] * len(folders)
             seconds = time.perf_counter() - start
             trained = functions.split(jax.device_get(totals))
-            runs = zip(recorders, functions.split(state), trained, tests, strict=True)
+            readable = functions.split(functions.whole(state) if epoch in prunings else state)
+            # None of them in a process that does not write.
+            runs = zip(recorders, readable, trained, tests, strict=False)
             metrics = [to.epoch(epoch, of, train, test, seconds, speed) for to, of, train, test in runs]
-            display.epoch(metrics)
-            stuck = stuck + steps_per_epoch if all(m["skipped_steps"] == steps_per_epoch for m in metrics) else 0
+            if metrics:
+                display.epoch(metrics)
+            stuck = stuck + steps_per_epoch if all(t.skipped == steps_per_epoch for t in trained) else 0
             if stuck >= _STUCK:
                 raise UserError(
                     f"Training diverged: the gradients of the last {stuck} steps, up to epoch {epoch}, were not "
                     f"finite. Lower --learning-rate. What was measured is in {folders[0]}."
                 )
             position = Position(epoch + 1, 0, state, functions.zero())
-            score = best.score(metrics)
-            if score is not None or (epoch < config.epochs and checkpoints.due(epoch)):
+            score = best.score(metrics) if metrics else None
+            due = score is not None or (epoch < config.epochs and checkpoints.due(epoch))
+            if agreement.now(Wish(None, due)).save:
                 checkpoints.save(position, score)
-    return Outcome(functions.split(position.state), True, first_step)
+    return Outcome(functions.split(functions.whole(position.state)), True, first_step)
 
 
 class _Best:

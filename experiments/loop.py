@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 
 import flipout_jax as fj
 
-from . import feeds
+from . import feeds, mesh
 from .data import Dataset, Images
 from .steps import Steps, Totals, TrainState
 
@@ -28,6 +30,7 @@ class Loop(NamedTuple):
       test: `state -> Totals`, over the test images.
       epoch: `(seeds, number, done) -> Iterator`, the inputs of each dispatch of an epoch after its first `done` steps.
       split: `tree -> list`, the state or the totals of each run.
+      whole: `state -> TrainState`, all of which this process can read; each of several processes must call it.
       steps_per_dispatch: steps of one call of `train`; it divides the steps of an epoch.
       compile: `() -> int`, compiles `train`, which else the first call does; the bytes the program needs in all.
       compile_count: how often `train` has been compiled so far.
@@ -41,13 +44,16 @@ class Loop(NamedTuple):
     test: Callable[[TrainState], Totals]
     epoch: Callable[[Sequence[int], int, int], Iterator[Any]]
     split: Callable[[Any], list[Any]]
+    whole: Callable[[TrainState], TrainState]
     steps_per_dispatch: int
     compile: Callable[[], int]
     compile_count: Callable[[], int]
     text: Callable[[], str]
 
 
-def make(steps: Steps, data: Dataset, runs: int, batch_size: int, steps_per_epoch: int) -> Loop:
+def make(
+    steps: Steps, data: Dataset, runs: int, batch_size: int, steps_per_epoch: int, grid: Mesh | None = None
+) -> Loop:
     """The functions of some runs that differ in their seeds.
 
     Args:
@@ -56,11 +62,12 @@ def make(steps: Steps, data: Dataset, runs: int, batch_size: int, steps_per_epoc
       runs: how many go through one program.
       batch_size: images a step.
       steps_per_epoch: steps an epoch.
+      grid: the devices of one run; with None there is one.
     """
     if isinstance(data.train, Images):
-        feed = feeds.resident(data, batch_size, steps_per_epoch, runs)
+        feed = feeds.resident(data, batch_size, steps_per_epoch, runs, grid)
     else:
-        feed = feeds.streamed(data, batch_size, steps_per_epoch)
+        feed = feeds.streamed(data, batch_size, steps_per_epoch, grid)
     init, step, test = steps.init, steps.train, steps.test
     if runs > 1:
         axes = _run_axes(jax.eval_shape(init, 0))
@@ -68,9 +75,12 @@ def make(steps: Steps, data: Dataset, runs: int, batch_size: int, steps_per_epoc
         step = jax.vmap(step, in_axes=(axes, 0, 0, 0, 0), out_axes=(axes, 0))
         test = jax.vmap(test, in_axes=(axes, None, None))
     traces = []
+    of_state = None if grid is None else mesh.of_state(grid, jax.eval_shape(init, 0))
+    of_both = None if grid is None else (of_state, mesh.whole(grid))
 
-    def array(seeds):
-        return jnp.array(seeds[0] if runs == 1 else seeds, jnp.uint32)
+    def array(seeds) -> Any:
+        # On the host where a device of one process would be none to the others.
+        return (jnp if grid is None else np).array(seeds[0] if runs == 1 else seeds, np.uint32)
 
     def zero():
         return jax.tree.map(lambda x: x if runs == 1 else jnp.zeros(runs, x.dtype), Totals.zero())
@@ -80,13 +90,16 @@ def make(steps: Steps, data: Dataset, runs: int, batch_size: int, steps_per_epoc
         traces.append(None)
         return feed.dispatch(step, (state, totals), inputs, resident)
 
-    jitted_init, jitted_test = jax.jit(init), jax.jit(test)
-    jitted_train = jax.jit(train, donate_argnums=(0, 1))
+    jitted_init, jitted_test = mesh.jit(init, grid, of_state), mesh.jit(test, grid)
+    jitted_train = mesh.jit(train, grid, of_both, donate_argnums=(0, 1))
+    jitted_zero = zero if grid is None else mesh.jit(zero, grid)
+    jitted_whole = mesh.jit(lambda state: state, grid)
 
     @functools.cache
     def compiled():
-        state = jax.eval_shape(jitted_init, array(range(runs)))
-        return jitted_train.lower(state, jax.eval_shape(zero), feed.example, feed.resident).compile()
+        state = mesh.shaped(jax.eval_shape(jitted_init, array(range(runs))), grid, of_state)
+        totals = mesh.shaped(jax.eval_shape(zero), grid)
+        return jitted_train.lower(state, totals, feed.example, feed.resident).compile()
 
     def compile_train():
         memory: Any = compiled().memory_analysis()
@@ -108,11 +121,12 @@ def make(steps: Steps, data: Dataset, runs: int, batch_size: int, steps_per_epoc
     return Loop(
         runs=runs,
         init=lambda seeds: jitted_init(array(seeds)),
-        zero=zero,
+        zero=jitted_zero,
         train=lambda state, totals, inputs: compiled()(state, totals, inputs, feed.resident),
         test=test_all,
         epoch=lambda seeds, number, done: feed.epoch(array(seeds), number, done),
         split=split,
+        whole=lambda state: state if jax.process_count() == 1 else jitted_whole(state),
         steps_per_dispatch=feed.steps_per_dispatch,
         compile=compile_train,
         compile_count=lambda: len(traces),

@@ -21,6 +21,7 @@ def of_run(
     metrics: Sequence[dict[str, Any]],
     summary: fj.Summary,
     flops_per_image: float,
+    devices: int = 1,
     **measured: float,
 ) -> dict[str, Any]:
     """The results of a run; accuracies are the last epoch's."""
@@ -44,7 +45,7 @@ def of_run(
         "skipped_steps": sum(m["skipped_steps"] for m in metrics),
         "seconds": sum(m["seconds"] for m in metrics),
         "images_per_second": speed,
-        **flops.utilisation(flops_per_image, speed, config.dtype)._asdict(),
+        **flops.utilisation(flops_per_image, speed / devices, config.dtype)._asdict(),
         **measured,
         "versions": {"flipout_jax": fj.__version__, "jax": jax.__version__},
         "device": jax.devices()[0].device_kind,

@@ -1,41 +1,47 @@
 """Runs that differ in their seeds: their folders, how many go through one program, and what they come to."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 
 import jax
+from jax.sharding import Mesh
 
-from . import files, results, run_directory
+from . import files, processes, results, run_directory
 from .config import Config, as_json
 from .errors import UserError
 from .loop import Loop
 
 
-def groups(config: Config, in_memory: bool, make: Callable[[int], Loop]) -> Iterator[list[Config]]:
+def groups(
+    config: Config, in_memory: bool, make: Callable[[int], Loop], grid: Mesh | None = None
+) -> Iterator[list[Config]]:
     """The options of the runs that are still to do, those of one program together; each run has a folder.
 
     Args:
       config: the options of all, with a folder.
       in_memory: whether the images are in memory. Streams feed one run at a time.
       make: the functions of so many runs in one program.
+      grid: the devices, all of which one run has; with None there is one.
     """
     if config.seeds == 1:
         yield [config]
         return
     if config.seeds_at_once and config.seeds_at_once > 1 and not in_memory:
         raise UserError(f"--seeds-at-once must be 1 where images stream from disk, got {config.seeds_at_once}.")
-    at_once = config.seeds_at_once or (_fitting(config.seeds, make) if in_memory else 1)
+    at_once = config.seeds_at_once or (_fitting(config.seeds, make) if in_memory and grid is None else 1)
+    if at_once > 1 and grid is not None:
+        raise UserError(f"--seeds-at-once must be 1 with --mesh, as one run has all of its devices, got {at_once}.")
     # Written down, as a run that goes on must do so with the same programs, also on a device with other memory.
     folder = run_directory.of(config)
-    files.write_json(folder / run_directory.CONFIG, as_json(dataclasses.replace(config, seeds_at_once=at_once)))
+    if processes.is_first():
+        files.write_json(folder / run_directory.CONFIG, as_json(dataclasses.replace(config, seeds_at_once=at_once)))
     configs = members(config)
     for first in range(0, len(configs), at_once):
         group = configs[first : first + at_once]
         # All of it, as one program has one checkpoint, and others come to other bits.
-        if all(map(_finished, group)):
+        if processes.of_first(functools.partial(_opened, group)):
             continue
-        for one in group:
-            run_directory.create_again(one)
         yield group
 
 
@@ -72,5 +78,10 @@ def _fitting(runs: int, make: Callable[[int], Loop]) -> int:
     return runs
 
 
-def _finished(config: Config) -> bool:
-    return (run_directory.of(config) / run_directory.SUMMARY).is_file()
+def _opened(group: list[Config]) -> bool:
+    """Whether all runs of a program have finished; where they have not, each then has a folder."""
+    if all((run_directory.of(config) / run_directory.SUMMARY).is_file() for config in group):
+        return True
+    for config in group:
+        run_directory.create_again(config)
+    return False

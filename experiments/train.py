@@ -1,22 +1,40 @@
 """Trains a network on images and prunes it meanwhile: `python -m experiments.train --help`."""
 
+import contextlib
 import dataclasses
 import functools
+import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import tyro
 from flax import nnx
+from jax.sharding import Mesh
 
 import flipout_jax as fj
 
-from . import augment, checkpoint, files, fit, flops, loop, models, recipe, report, results, run_directory, seeds
+from . import (
+    augment,
+    checkpoint,
+    files,
+    fit,
+    flops,
+    loop,
+    mesh,
+    models,
+    processes,
+    recipe,
+    report,
+    results,
+    run_directory,
+    seeds,
+)
 from . import data as datasets
-from .config import Config, Model, check
+from .config import MACHINES, Config, Model, as_json, check, from_json
 from .errors import UserError, out_of_memory
 from .interrupt import Interrupt
 from .steps import Steps, TrainState
@@ -34,6 +52,7 @@ class Setup(NamedTuple):
       batch_size: images a step.
       steps_per_epoch: steps an epoch.
       steps: the functions of one run.
+      grid: the devices of one run; None if there is one.
     """
 
     config: Config
@@ -41,14 +60,16 @@ class Setup(NamedTuple):
     batch_size: int
     steps_per_epoch: int
     steps: Steps
+    grid: Mesh | None
 
 
 def main() -> None:
     """Reads the options, runs, and turns what a user can put right into one line."""
     config = tyro.cli(Config, prog="python -m experiments.train", config=(tyro.conf.FlagCreatePairsOff,))
     try:
-        with out_of_memory():
-            stopped_by = run(config)
+        processes.check(config.coordinator, config.num_processes, config.process_id)
+        with processes.joined(config.coordinator, config.num_processes, config.process_id) as company, out_of_memory():
+            stopped_by = run(config, company)
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
@@ -57,49 +78,85 @@ def main() -> None:
         sys.exit(128 + stopped_by)
 
 
-def run(config: Config) -> int | None:
-    """Trains, and writes what the runs leave; the number of the signal that stopped them before the end, if one did."""
+def run(config: Config, company: processes.Company | None = None) -> int | None:
+    """Trains, and writes what the runs leave; the number of the signal that stopped them before the end, if one did.
+
+    Args:
+      config: the options.
+      company: the other processes that train with this one; with None there are none.
+    """
     started = time.perf_counter()
-    if config.resume:
-        if dataclasses.replace(config, resume=None) != Config():
-            raise UserError(f"--resume {config.resume} takes the options the run was started with; give no others.")
-        with run_directory.locked(run_directory.find(config.resume)):
-            config = run_directory.open_again(config.resume)
-            return _run(_setup(config), started)
-    check(config)
-    setup = _setup(config)
-    folder = run_directory.place(setup.config, report.slug(setup.config))
-    config = dataclasses.replace(setup.config, output_dir=folder)
-    with run_directory.locked(folder):
-        run_directory.create(folder, config)
-        return _run(setup._replace(config=config), started)
+    with contextlib.ExitStack() as lock:
+        if config.resume:
+            if dataclasses.replace(config, resume=None, **dict.fromkeys(MACHINES)) != Config():
+                raise UserError(
+                    f"--resume {config.resume} takes the options the run was started with; give no others, but for "
+                    "--mesh and those of several processes."
+                )
+            check(config)
+            setup = _setup(_opened(config, lambda: _open_again(config, lock)))
+        else:
+            check(config)
+            setup = _setup(config)
+            setup = setup._replace(config=_opened(setup.config, lambda: _create(setup.config, lock)))
+        if company is not None:
+            company.runs_in(run_directory.of(setup.config))
+        return _run(setup, started)
+
+
+def _opened(config: Config, get: Callable[[], Config]) -> Config:
+    """The options of a run that has a folder, of which the first process has told all; devices are as asked for."""
+    opened = from_json(processes.of_first(lambda: as_json(get())))
+    return dataclasses.replace(opened, **{name: getattr(config, name) for name in MACHINES})
+
+
+def _open_again(config: Config, lock: contextlib.ExitStack) -> Config:
+    assert config.resume
+    lock.enter_context(run_directory.locked(run_directory.find(config.resume)))
+    return run_directory.open_again(config.resume)
+
+
+def _create(config: Config, lock: contextlib.ExitStack) -> Config:
+    folder = run_directory.place(config, report.slug(config))
+    config = dataclasses.replace(config, output_dir=folder)
+    lock.enter_context(run_directory.locked(folder))
+    # Who computed it is nothing to a reader.
+    run_directory.create(folder, dataclasses.replace(config, coordinator=None, num_processes=None, process_id=None))
+    return config
 
 
 def _run(setup: Setup, started: float) -> int | None:
     """Trains all seeds; the number of the signal that stopped them, if one did."""
-    config = setup.config
+    config, grid = setup.config, setup.grid
     print(
         f"{report.title(config)}: {setup.data.train_count:,} training and {setup.data.test_count:,} test images of "
         f"{'x'.join(map(str, setup.data.shape))}, {len(setup.data.classes)} classes; {config.epochs} epochs of "
         f"{setup.steps_per_epoch} steps on {jax.devices()[0].platform}"
+        + ("" if grid is None else f", {dict(grid.shape)} over {jax.process_count()} process(es)")
     )
     make = functools.cache(
-        lambda runs: loop.make(setup.steps, setup.data, runs, setup.batch_size, setup.steps_per_epoch)
+        lambda runs: loop.make(setup.steps, setup.data, runs, setup.batch_size, setup.steps_per_epoch, grid)
     )
     with Interrupt() as interrupt:
-        for configs in seeds.groups(config, isinstance(setup.data.train, datasets.Images), make):
+        for configs in seeds.groups(config, isinstance(setup.data.train, datasets.Images), make, grid):
             if not _train(setup, configs, make(len(configs)), interrupt, started):
                 return interrupt.signal
             started = time.perf_counter()
-    if config.seeds > 1:
+    if config.seeds > 1 and processes.is_first():
         print(seeds.summarise(config))
     return None
 
 
 def _train(setup: Setup, configs: Sequence[Config], functions: loop.Loop, interrupt: Interrupt, started: float) -> bool:
     """Trains the runs of one program, and writes what each leaves; whether all epochs are done."""
-    checkpoints = checkpoint.Checkpoints(configs, _facts(setup.data))
-    outcome = fit.fit(configs, functions, setup.batch_size, setup.steps_per_epoch, checkpoints, interrupt)
+    facts = _facts(setup.data)
+    if processes.of_first(lambda: facts) != facts:
+        raise UserError(f"--data {setup.config.data} must be the same images for all processes, got {facts} here.")
+    checkpoints = checkpoint.Checkpoints(configs, facts)
+    agreement = processes.Agreement(setup.grid)
+    outcome = fit.fit(configs, functions, setup.batch_size, setup.steps_per_epoch, checkpoints, interrupt, agreement)
+    if not processes.is_first():
+        return outcome.finished
     flops_per_image = flops.forward(setup.steps, setup.data.shape)
     for config, state in zip(configs, outcome.states, strict=True):
         folder = run_directory.of(config)
@@ -123,6 +180,7 @@ def _train(setup: Setup, configs: Sequence[Config], functions: loop.Loop, interr
             flops_per_image,
             seconds_to_first_step=outcome.first_step - started,
             runs_at_once=len(configs),
+            devices=mesh.size(setup.grid),
             compile_count=functions.compile_count(),
         )
         files.write_json(folder / run_directory.SUMMARY, result)
@@ -138,7 +196,9 @@ def _train(setup: Setup, configs: Sequence[Config], functions: loop.Loop, interr
 def _facts(data: datasets.Dataset) -> dict[str, Any]:
     """What tells whether the images are those that a run began with."""
     facts = {"training images": data.train_count, "test images": data.test_count, "shape": data.shape}
-    return {**facts, "classes": data.classes, "mean": data.mean.tolist(), "standard deviation": data.std.tolist()}
+    facts |= {"classes": data.classes, "mean": data.mean.tolist(), "standard deviation": data.std.tolist()}
+    # As JSON gives them back.
+    return json.loads(json.dumps(facts))
 
 
 def _check_weights(state: TrainState, metrics: list[dict[str, Any]], folder: Path) -> None:
@@ -157,6 +217,8 @@ def _check_weights(state: TrainState, metrics: list[dict[str, Any]], folder: Pat
 
 def _setup(config: Config) -> Setup:
     """Reads the data, and fills in what depends on them, so that `config.json` tells what ran."""
+    grid = mesh.make(config.mesh)
+    processes.meet(grid)
     data = datasets.load(
         config.data,
         datasets.Options(
@@ -189,6 +251,10 @@ def _setup(config: Config) -> Setup:
     assert config.augment
     if images < batch_size:
         raise UserError(f"--batch-size must be at most the number of training images, {images}, got {batch_size}.")
+    if batch_size % mesh.shares(grid):
+        raise UserError(
+            f"--batch-size must be a multiple of the {mesh.shares(grid)} devices that share a batch, got {batch_size}."
+        )
     steps_per_epoch = min(images // batch_size, config.steps_per_epoch or images)
     size = config.image_size if config.image_size and data.shape[:2] != (config.image_size,) * 2 else None
     shape = (size, size, data.shape[2]) if size else data.shape
@@ -205,7 +271,7 @@ def _setup(config: Config) -> Setup:
         augment=_AUGMENT[config.augment],
         label_smoothing=config.label_smoothing,
     )
-    return Setup(config, data, batch_size, steps_per_epoch, steps)
+    return Setup(config, data, batch_size, steps_per_epoch, steps, grid)
 
 
 if __name__ == "__main__":
