@@ -20,12 +20,11 @@ def running(folder, processes, index=0, port=0, devices=1):
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     command = [sys.executable, SCRIPT, *map(str, (folder, processes, index, port))]
     env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    process = subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=env)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+    with subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=env) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def found(process):

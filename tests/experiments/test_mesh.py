@@ -1,0 +1,210 @@
+"""Runs over a grid of devices and over several processes: as on one device, and what happens when a process ends."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+
+import flipout_jax as fj
+from experiments import mesh, run_directory, train
+from experiments.config import Config, check
+from experiments.errors import UserError
+from experiments.processes import Agreement, Wish
+
+SMALL = ["--model", "lenet_300_100", "--batch-size", "16", "--sparsity", "0.75"]
+# What the compiled program of a run and its state look like, beside the run itself.
+NOTED = r"""
+import re
+import jax
+import flipout_jax as fj
+from experiments import fit, train
+
+fit_all = fit.fit
+
+def noted(configs, functions, *rest):
+    outcome = fit_all(configs, functions, *rest)
+    state = outcome.states[0]
+    trees = {"params": state.params, "masks": fj.get_masks(state.opt_state), "state": state.opt_state}
+    for tree in trees:
+        for path, leaf in jax.tree.leaves_with_path(trees[tree]):
+            print("noted", tree, fj.path_string(path), leaf.sharding.shard_shape(leaf.shape))
+    print("noted images", *set(re.findall(r"u8\[([0-9]+),(?:1,)?8,8,1\]", functions.text())))
+    return outcome
+
+train.fit.fit = noted
+train.main()
+"""
+
+
+@contextlib.contextmanager
+def running(*options, devices=1, program=("-m", "experiments.train")):
+    """A process that trains, and does not outlive the test."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    # Nearly all of the time goes into compilation.
+    env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    command = [sys.executable, *program, *options]
+    with subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=env) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextlib.contextmanager
+def two(folder, *options, devices=1):
+    """Two processes of one run, once it has a checkpoint."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    together = [*SMALL, *options, "--output-dir", str(folder), "--coordinator", f"127.0.0.1:{port}"]
+    together += ["--num-processes", "2", "--process-id"]
+    with running(*together, "0", devices=devices) as first, running(*together, "1", devices=devices) as second:
+        deadline = time.monotonic() + 120
+        while not fj.checkpoint.steps(folder / "checkpoints"):
+            assert first.poll() is None, first.communicate()
+            assert second.poll() is None, second.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield first, second
+
+
+def said(out):
+    """What a process said itself; gloo tells of its connections."""
+    return [line for line in out.splitlines() if "[Gloo]" not in line]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "8", "data", "data=", "data=0", "data=-1", "data=1.5", "data=4,", "data=4;model=2", "batch=8"]
+)
+def test_a_wrong_mesh_is_named_with_its_value(text):
+    with pytest.raises(UserError, match=rf"--mesh must be such as data=8 or data=4,model=2, got '{re.escape(text)}'"):
+        check(Config(mesh=text))
+
+
+def test_an_axis_is_given_once():
+    with pytest.raises(UserError, match=r"--mesh must be such as .*, got 'data=2,data=2'"):
+        mesh.parse("data=2,data=2")
+    assert mesh.parse("model=2") == {"data": 1, "model": 2}
+
+
+def test_a_mesh_has_all_devices():
+    devices = len(jax.devices())
+    with pytest.raises(UserError, match=rf"--mesh must have as many devices as there are, {devices} over 1 process"):
+        mesh.make(f"data={devices + 1}")
+    assert mesh.make(None) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"coordinator": "host"}, r"--coordinator must be HOST:PORT, or auto, got 'host'\."),
+        ({"coordinator": "host:1", "process_id": 0}, r"--num-processes must be given with --coordinator host:1, got N"),
+        ({"coordinator": "host:1", "num_processes": 2}, r"--process-id must be given with --coordinator host:1, got N"),
+        ({"num_processes": 2}, r"--num-processes must be left out without --coordinator HOST:PORT, got 2\."),
+        ({"coordinator": "auto", "process_id": 1}, r"--process-id must be left out without .*, got 1\."),
+        (
+            {"coordinator": "host:1", "num_processes": 0, "process_id": 0},
+            r"--num-processes must be at least 1, got 0\.",
+        ),
+        ({"coordinator": "host:1", "num_processes": 2, "process_id": 2}, r"--process-id must be from 0 to 1, got 2\."),
+    ],
+)
+def test_options_of_processes_that_do_not_go_together(options, message):
+    with pytest.raises(UserError, match=message):
+        check(Config(**options))
+
+
+def test_runs_at_once_have_no_mesh(quick):
+    with pytest.raises(UserError, match=r"--seeds-at-once must be 1 with --mesh, .*, got 2\."):
+        train.run(quick(mesh=f"data={len(jax.devices())}", seeds=2, seeds_at_once=2))
+
+
+def test_a_process_alone_does_what_it_wishes():
+    agreement = Agreement(mesh.make(f"data={len(jax.devices())}"))
+    assert agreement.soon(Wish(15, True)) == agreement.now(Wish(15, True)) == Wish(15, True)
+
+
+def test_8_devices_learn_as_one(quick, tmp_path):
+    options = ["--epochs", "6", "--steps-per-epoch", "40", "--test-images", "200"]
+    with running(
+        *[*SMALL, *options, "--mesh", "data=4,model=2", "--output-dir", str(tmp_path / "mesh")],
+        devices=8,
+        program=("-c", NOTED),
+    ) as process:
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    train.run(quick(model="lenet_300_100", sparsity=0.75, epochs=6, steps_per_epoch=40, test_images=200, batch_size=16))
+    ours, one = (run_directory.read_metrics(tmp_path / name) for name in ("mesh", "run"))
+    assert [m["kept"] for m in ours] == [m["kept"] for m in one]
+    assert ours[-1]["kept"] == 12550
+    assert ours[-1]["test_accuracy"] > 0.85
+    assert abs(ours[-1]["test_accuracy"] - one[-1]["test_accuracy"]) < 0.05
+    # Half of the columns of every kernel of 300 and 100, of its masks, its flips and its momentum.
+    noted = [
+        line.split(maxsplit=3)[1:] for line in out.splitlines() if line.startswith("noted ") and "images" not in line
+    ]
+    shapes = {(tree, path): shape for tree, path, shape in noted}
+    assert shapes["params", "dense_0/kernel"] == shapes["masks", "dense_0/kernel"] == "(64, 150)"
+    assert [shape for (tree, path), shape in shapes.items() if path.endswith("dense_1/kernel")] == ["(300, 50)"] * 5
+    # All images are on every device, and each takes 4 of the 16 of a batch.
+    (images,) = [line.split()[2:] for line in out.splitlines() if line.startswith("noted images")]
+    assert sorted(images) == ["1347", "4"]
+
+
+def test_a_batch_is_shared_evenly(tmp_path):
+    options = ["--mesh", "data=8", "--batch-size", "30", "--output-dir", str(tmp_path / "run")]
+    with running(*options, devices=8) as process:
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err == "error: --batch-size must be a multiple of the 8 devices that share a batch, got 30.\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
+@pytest.mark.parametrize("dead", [0, 1])
+def test_a_process_that_dies_ends_the_other_and_one_goes_on(tmp_path, dead):
+    run = tmp_path / "run"
+    options = ["--epochs", "200", "--steps-per-epoch", "3", "--save-epochs", "10", "--eval-every", "40"]
+    with two(run, *options, "--mesh", "data=2,model=2", devices=2) as processes:
+        processes[dead].kill()
+        out, err = processes[1 - dead].communicate(timeout=90)
+        assert processes[1 - dead].returncode not in (0, None)
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: A process of the run ended too early")
+    assert line.endswith(f"go on from the last checkpoint: --resume {run}")
+    assert dead == 1 or said(out) == []
+    before = len(run_directory.read_metrics(run))
+    assert 10 <= before < 200
+    assert train.run(Config(resume=run)) is None
+    assert [m["epoch"] for m in run_directory.read_metrics(run)] == list(range(1, 201))
+    assert run_directory.read_summary(run)["kept"] == 12550
+
+
+def test_a_signal_to_one_of_two_stops_both_and_streams_go_on_in_one(tmp_path, dark_and_light):
+    run = tmp_path / "run"
+    options = [
+        "--data",
+        f"folder:{dark_and_light}",
+        "--stream",
+        "True",
+        "--learning-rate",
+        "0.02",
+        "--save-epochs",
+        "1",
+    ]
+    with two(run, *options, "--epochs", "30") as processes:
+        processes[1].send_signal(signal.SIGTERM)
+        results = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [128 + signal.SIGTERM] * 2, results
+    assert "Stopped after" in results[0][0]
+    assert said(results[1][0]) == []
+    config = json.loads((run / "config.json").read_text())
+    assert [config[name] for name in ("coordinator", "num_processes", "process_id")] == [None] * 3
+    train.run(Config(resume=run, mesh="data=1"))
+    assert run_directory.read_summary(run)["test_accuracy"] == 1
