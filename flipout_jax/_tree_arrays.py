@@ -212,8 +212,10 @@ def _key_impl(key: Any) -> str:
 @contextlib.contextmanager
 def _checkpointer(orbax: Any) -> Iterator[Any]:
     """Orbax for this process alone, which else waits for all others at each read and each write."""
-    own = jax.process_index()
-    alone = orbax.options.MultiprocessingOptions(primary_host=own, active_processes={own})
+    alone = orbax.options.MultiprocessingOptions()
+    if jax.process_count() > 1:
+        own = jax.process_index()
+        alone = orbax.options.MultiprocessingOptions(primary_host=own, active_processes={own})
     handler = orbax.PyTreeCheckpointHandler(multiprocessing_options=alone)
     with _quiet(), orbax.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
         yield checkpointer
