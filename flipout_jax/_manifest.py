@@ -83,8 +83,8 @@ def _read(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder} is no checkpoint of flipout_jax: {_NAME} does not say so.")
     if manifest.get("version") != _VERSION:
         raise CheckpointError(
-            f"The checkpoint {folder} has version {manifest.get('version')!r} of the format, and this flipout_jax "
-            f"reads version {_VERSION}. Read it with the flipout_jax that wrote it."
+            f"The checkpoint {folder} has version {manifest.get('version')!r} of the format by its {_NAME}, and this "
+            f"flipout_jax reads version {_VERSION}. Read it with the flipout_jax that wrote it."
         )
     # Other types come from a hand that made the digest fit.
     typed = all(isinstance(manifest.get(name), wanted) for name, wanted in _FIELDS.items())
