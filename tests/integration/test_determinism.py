@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+# Its fixture takes long, so one worker runs all of it.
+pytestmark = pytest.mark.xdist_group("determinism")
+
 # Rounding moves a weight by far less; and it seldom moves one across zero, or across the threshold of a pruning.
 ROUNDING = {"params": 1e-5, "masks": 1e-3, "flips": 1e-3}
 

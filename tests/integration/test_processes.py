@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+# Its fixture takes long, so one worker runs all of it.
+pytestmark = pytest.mark.xdist_group("processes")
+
 SCRIPT = Path(__file__).with_name("process_runs.py")
 DEVICES = 4
 

@@ -2,6 +2,9 @@
 
 import pytest
 
+# Its fixture takes long, so one worker runs all of it.
+pytestmark = pytest.mark.xdist_group("resharding")
+
 
 @pytest.fixture(scope="module")
 def found(printed, tmp_path_factory):
