@@ -24,7 +24,9 @@ run() { # NAME OPTIONS...
 
 table step python -m experiments.benchmarks.step --dtype bfloat16
 table models python -m experiments.benchmarks.models --dtype bfloat16
-table update python -m experiments.benchmarks.update --impl rbg
+table update python -m experiments.benchmarks.update
+table update_rbg python -m experiments.benchmarks.update --impl rbg
+table pruning python -m experiments.benchmarks.pruning --picture "$out/pruning.png"
 for method in flipout magnitude magnitude_noise; do
   run "$method" --method "$method" --sparsity 0.9990234375 --seed 42
 done

@@ -96,7 +96,6 @@ def draw(file: Path, found: dict[int, list[float]], title: str) -> None:
     names = ("a pruning step of prune", "jnp.sort", "jnp.argsort", "jax.lax.top_k")
     for name, times, style in zip(names, columns, ("o-", "s--", "^--", "v--"), strict=True):
         axes.loglog(list(found), times, style, label=name)
-        axes.annotate(f" {times[-1]:,.0f}", (list(found)[-1], times[-1]), va="center", fontsize=8)
     axes.set(xlabel="weights", ylabel="milliseconds")
     axes.set_title(title, fontsize=9)
     axes.grid(visible=True, which="major", alpha=0.3)
