@@ -15,9 +15,6 @@ from jax.sharding import AbstractMesh
 
 from experiments.benchmarks import decoders, plan, programs
 
-# Its fixture takes long, so one worker runs all of it.
-pytestmark = pytest.mark.xdist_group("plan")
-
 
 @pytest.fixture(scope="module")
 def found():

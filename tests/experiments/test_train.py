@@ -296,7 +296,7 @@ def test_images_brought_to_the_size_a_network_needs(quick, tmp_path):
     ],
 )
 def test_memory_that_is_not_enough(monkeypatch, capsys, error):
-    def run(_):
+    def run(*_):
         raise error
 
     monkeypatch.setattr(train, "run", run)

@@ -9,9 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-# Its fixture takes long, so one worker runs all of it.
-pytestmark = pytest.mark.xdist_group("determinism")
-
 # Rounding moves a weight by far less; and it seldom moves one across zero, or across the threshold of a pruning.
 ROUNDING = {"params": 1e-5, "masks": 1e-3, "flips": 1e-3}
 
@@ -33,11 +30,6 @@ def here(tmp_path_factory):
     """Two runs of one process, which has one thread; and the file with the weights."""
     file = tmp_path_factory.mktemp("determinism") / "here.npz"
     return script("twice", file, NPROC="1", PYTHONHASHSEED="1"), file
-
-
-@pytest.fixture(scope="module")
-def sharded():
-    return script("sharded", devices=8)
 
 
 def test_two_runs_in_one_process_have_the_same_bits(here):
@@ -62,14 +54,11 @@ def test_more_threads_change_the_weights_by_rounding_alone(here, tmp_path):
             np.testing.assert_allclose(many[name], one[name], rtol=0, atol=ROUNDING["params"] * np.abs(one[name]).max())
 
 
-@pytest.mark.parametrize("layout", ["data parallel", "fsdp"])
-def test_the_order_of_the_devices_changes_no_bit(sharded, layout):
-    assert sharded[f"{layout}, mixed"]["hashes"] == sharded[f"{layout}, in order"]["hashes"]
-
-
-@pytest.mark.parametrize("layout", ["data parallel", "fsdp"])
-def test_8_devices_differ_from_one_by_rounding_alone(sharded, layout):
-    apart = sharded[f"{layout}, in order"]["apart"]
-    assert apart["kept"]
-    for part, most in ROUNDING.items():
-        assert apart[part] <= most, part
+def test_8_devices_differ_from_one_by_rounding_alone_and_their_order_by_no_bit():
+    found = script("sharded", devices=8)
+    for layout in ("data parallel", "fsdp"):
+        assert found[f"{layout}, mixed"]["hashes"] == found[f"{layout}, in order"]["hashes"], layout
+        apart = found[f"{layout}, in order"]["apart"]
+        assert apart["kept"], layout
+        for part, most in ROUNDING.items():
+            assert apart[part] <= most, (layout, part)

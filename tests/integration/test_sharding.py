@@ -1,37 +1,30 @@
 """On 8 devices a step gives the masks and flips of one device, keeps every sharding, and gathers nothing."""
 
-import pytest
+# Of 2,624 weights a tenth, rounded up: at once, and of the 2,048, 512 and 64 of each kernel.
+KEPT = {
+    "auto flips": 263,
+    "auto magnitude uniform": 205 + 52 + 7,
+    "explicit flips": 263,
+    "explicit random": 263,
+}
+# Nothing but counts goes from device to device: how many numbers at once, in gathers and in sums. On CPU each sends its
+# own: XLA knows no other way for a sum of several operands.
+SENT = {"CPU": (8, 0), "accelerators": (0, 1)}
 
-# Its fixture takes long, so one worker runs all of it.
-pytestmark = pytest.mark.xdist_group("sharding")
 
-
-@pytest.fixture(scope="module")
-def found(printed):
-    """What `sharded_runs.py` found."""
-    return printed("sharded_runs.py", devices=8)
-
-
-@pytest.mark.parametrize("platform", ["CPU", "accelerators"])
-@pytest.mark.parametrize(
-    ("case", "kept"),
-    [
-        # Of 2,624 weights a tenth, rounded up: at once, and of the 2,048, 512 and 64 of each kernel.
-        ("auto flips", 263),
-        ("auto magnitude uniform", 205 + 52 + 7),
-        ("explicit flips", 263),
-        ("explicit random", 263),
-    ],
-)
-def test_8_devices_equal_one(case, kept, platform, found):
-    result = found[f"{case}, as on {platform}"]
-    assert "error" not in result, result["error"]
-    assert result["devices"] == 8
-    assert result["kept"] == kept
-    assert result["masks"]
-    assert result["saliency_state"]
-    assert result["params"]
-    assert result["moved"] == []
-    # Nothing but counts goes from device to device. On CPU each sends its own: XLA knows no other way for a sum of
-    # several operands.
-    assert (result["gathered"], result["reduced"]) == ((8, 0) if platform == "CPU" else (0, 1))
+def test_8_devices_equal_one(printed):
+    """All cases in one test, or each worker would start the script."""
+    found = printed("sharded_runs.py", devices=8)
+    assert set(found) == {f"{case}, as on {platform}" for case in KEPT for platform in SENT}
+    for case, kept in KEPT.items():
+        for platform, sent in SENT.items():
+            name = f"{case}, as on {platform}"
+            result = found[name]
+            assert "error" not in result, (name, result["error"])
+            assert result["devices"] == 8, name
+            assert result["kept"] == kept, name
+            assert result["masks"], name
+            assert result["saliency_state"], name
+            assert result["params"], name
+            assert result["moved"] == [], name
+            assert (result["gathered"], result["reduced"]) == sent, name
