@@ -80,4 +80,6 @@ def _slice(jaxpr: Jaxpr, wanted: list[Any], known: dict[int, Any]) -> Jaxpr | No
         need(equation.invars)
     made = {id(var) for equation in equations for var in equation.outvars}
     invars = [var for name, var in needed.items() if name not in made]
-    return Jaxpr((), invars, wanted, equations[::-1], debug_info=jaxpr.debug_info)
+    # The names are those of other inputs and outputs.
+    debug_info = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
+    return Jaxpr((), invars, wanted, equations[::-1], debug_info=debug_info)

@@ -73,6 +73,7 @@ def test_outside_of_jit_the_function_sees_values():
     assert again(FREE) is first
 
 
+@pytest.mark.promotes
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize(
     "inner",
@@ -108,6 +109,7 @@ def test_a_pruning_ranks_the_weights_that_come_out(inner, dtype):
         np.testing.assert_array_equal(new, jnp.where(mask, of_whole, 0))
 
 
+@pytest.mark.makes_nan
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16, jnp.float8_e4m3fn, jnp.complex64, jnp.int32])
 def test_where_is_that_of_numpy_bit_for_bit(dtype):
     x = jnp.array([1, 0, -0.0, 3, jnp.nan, jnp.inf]).astype(dtype)
