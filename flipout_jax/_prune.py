@@ -64,6 +64,10 @@ def prune(
     keeps its own parameters (`schedule_free_eval_params`, an average of parameters) breaks the exact zeros.
     `optax.MultiSteps` and `optax.apply_if_finite` may wrap it.
 
+    Parameters may be sharded by `NamedSharding` under `jit`. Masks and counts are sharded as they are, and the masks
+    are those of one device. Inside a `shard_map`, parameters and gradients must be whole and the same on every device,
+    as `jax.lax.pmean` makes gradients: of parts of them, no device knows what to compare with.
+
     Args:
       inner: any optax optimiser.
       sparsity: target sparsity by step: one of `schedules`, or any traceable function from the number of updates

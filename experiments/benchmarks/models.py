@@ -14,6 +14,7 @@ from .. import augment, flops, loop, models, recipe, steps
 from ..config import Config, DType, Method, Model
 from ..data import Images
 from ..data.dataset import in_memory
+from .machine import machine
 
 # Images of the size that the papers gave each network; the others take those of CIFAR.
 _SHAPES = {"digits_cnn": (8, 8, 1), "lenet_300_100": (28, 28, 1), "lenet5": (28, 28, 1), "densenet121": (224, 224, 3)}
@@ -39,9 +40,8 @@ class Options:
 
 def main(options: Options) -> None:
     """Prints a line for each network."""
-    device = jax.devices()[0]
     lines = [
-        f"{device.device_kind}, jax {jax.__version__}, batch {options.batch_size}, {options.dtype}, {options.method}",
+        f"{machine()}; batch {options.batch_size}, {options.dtype}, {options.method}",
         "",
         "| network | image | images/s | ms a step | GFLOP an image | of the peak | s to compile |",
         "|---|---|---:|---:|---:|---:|---:|",

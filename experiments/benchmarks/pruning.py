@@ -18,6 +18,7 @@ import tyro
 
 import flipout_jax as fj
 
+from .machine import machine
 from .update import compiled
 from .weights import random_weights
 
@@ -40,7 +41,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Prints a row for each size, and one for the weights of ResNet-18."""
-    header = f"{jax.devices()[0].device_kind}, jax {jax.__version__}; ms, a tenth of the weights kept"
+    header = f"{machine()}; ms, a tenth of the weights kept"
     lines = [header, "", "| weights | a pruning step | sort | argsort | top_k |", "|---:|---:|---:|---:|---:|"]
     print("\n".join(lines), flush=True)
     found: dict[int, list[float]] = {}

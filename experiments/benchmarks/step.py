@@ -19,6 +19,7 @@ import tyro
 
 from ..config import DType, Method, Model
 from ..loop import Loop
+from .machine import machine
 from .models import training
 
 _CONTAINERS = {"while", "conditional", "call", "tuple", "get-tuple-element", "parameter", "constant", "bitcast"}
@@ -44,9 +45,8 @@ class Options:
 
 def main(options: Options) -> None:
     """Prints what a step takes and holds with each method, and the share of each kind of work in the last."""
-    device = jax.devices()[0]
     print(
-        f"{device.device_kind}, jax {jax.__version__}, {options.model}, batch {options.batch_size}, {options.dtype}\n\n"
+        f"{machine()}; {options.model}, batch {options.batch_size}, {options.dtype}\n\n"
         "| step | ms | beside the first | memory, MB |\n|---|---:|---:|---:|"
     )
     loops = [training(options.model, options.batch_size, 4, options.dtype, method)[0] for method in options.methods]

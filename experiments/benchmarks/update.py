@@ -20,6 +20,7 @@ import tyro
 
 import flipout_jax as fj
 
+from .machine import machine
 from .weights import Network, gradients, random_weights
 
 _NEVER = 2**30
@@ -68,7 +69,7 @@ class Step:
 def main(options: Options) -> None:
     """Prints a row for each network, optimiser and wrapper."""
     lines = [
-        f"{jax.devices()[0].device_kind}, jax {jax.__version__}, optax {optax.__version__}, noise by {options.impl}",
+        f"{machine()}; noise by {options.impl}",
         "",
         "| weights | optimiser | wrapped by | ms alone | ms wrapped | ratio | state, B | temporary, B | copies | "
         "s to compile |",

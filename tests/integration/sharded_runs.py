@@ -105,6 +105,27 @@ def compare(kind, method, allocation):
     }
 
 
+def mapped(parts):
+    """Training inside a `shard_map`: of whole parameters, or, which is an error, of parts of them."""
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
+    params = jax.tree.map(jnp.asarray, make_params())
+    optimizer = make_optimizer("flips", fj.global_())
+    expected, expected_state, _ = run(params, optimizer)
+    state = optimizer.init(params)
+
+    def spec(leaf):
+        return PartitionSpec("x") if parts and leaf.ndim == 2 and leaf.shape[0] % 8 == 0 else PartitionSpec()
+
+    specs = jax.tree.map(spec, (params, state))
+    step = jax.jit(jax.shard_map(make_step(optimizer), mesh=mesh, in_specs=(*specs, PartitionSpec()), out_specs=specs))
+    for i in range(STEPS):
+        params, state = step(params, state, i)
+    return all(
+        np.array_equal(a, b)
+        for a, b in zip(jax.tree.leaves((params, state)), jax.tree.leaves((expected, expected_state)), strict=True)
+    )
+
+
 def main():
     warnings.simplefilter("error")
     jax.config.update("jax_disable_most_optimizations", True)
@@ -122,6 +143,11 @@ def main():
                 found[f"{name}, as on {platform}"] = compare(*case)
             except Exception as error:
                 found[f"{name}, as on {platform}"] = {"error": f"{type(error).__name__}: {error}"}
+    found["in a shard_map"] = mapped(parts=False)
+    try:
+        mapped(parts=True)
+    except TypeError:
+        found["parts in a shard_map"] = "refused"
     print(json.dumps(found, indent=1))
 
 
