@@ -122,9 +122,11 @@ def streamed(data: Dataset, batch_size: int, steps_per_epoch: int, grid: Mesh | 
     def augment_keys(seed, number):
         return jax.random.split(jax.random.fold_in(steps.keys(seed).augment, number), steps_per_epoch)
 
+    placed_keys = augment_keys if grid is None else mesh.jit(augment_keys, grid)
+
     def epoch(seeds: Array, number: int, done: int) -> Iterator[Any]:
         start = (number - 1) * steps_per_epoch + done
-        keys = (augment_keys if grid is None else mesh.jit(augment_keys, grid))(seeds, number)[done:]
+        keys = placed_keys(seeds, number)[done:]
         part = stream.train_batches(
             train, batch_size // processes, seed=int(seeds), start=start, shard=(own, processes)
         )

@@ -33,6 +33,7 @@ from flipout_jax import _selection
 from . import plan_faults, programs
 from .decoders import DECODERS, bytes_per_device, parameters, sharded_state
 from .fake_devices import fake_devices
+from .update import lower
 
 Model = Literal["124m", "7b", "70b"]
 
@@ -192,12 +193,7 @@ def plan(model: Model, devices: int, options: Options) -> Plan:
 def _compiled(optimizer: optax.GradientTransformation, params: Any, mesh: Mesh) -> tuple[Any, Any]:
     """The compiled step, which may reuse the buffers of parameters and state, and the abstract state."""
     state = sharded_state(jax.eval_shape(optimizer.init, params), params, mesh)
-
-    def step(params, state, grads):
-        updates, state = optimizer.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
-    return jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params).compile(), state
+    return lower(optimizer, params, state).compile(), state
 
 
 @contextlib.contextmanager

@@ -118,20 +118,26 @@ def wrapped(inner: optax.GradientTransformation, impl: str) -> dict[str, optax.G
 def compiled(optimizer: optax.GradientTransformation, params: Any) -> Step:
     """The compiled step of an optimiser for such parameters."""
 
-    def step(params, state, grads):
-        updates, state = optimizer.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
     def start():
         weights = jax.tree.map(jnp.copy, params)
         return weights, optimizer.init(weights)
 
     abstract = jax.eval_shape(optimizer.init, params)
     began = time.perf_counter()
-    run: Any = jax.jit(step, donate_argnums=(0, 1)).lower(params, abstract, params).compile()
+    run = lower(optimizer, params, abstract).compile()
     seconds = time.perf_counter() - began
     state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))
     return Step(run, start, seconds, state, run.memory_analysis().temp_size_in_bytes, copies(run.as_text()))
+
+
+def lower(optimizer: optax.GradientTransformation, params: Any, state: Any) -> Any:
+    """The lowered step `(params, state, grads) -> (params, state)`, for arrays or for their shapes."""
+
+    def step(params, state, grads):
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params)
 
 
 def copies(text: str) -> int:
