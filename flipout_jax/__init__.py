@@ -6,8 +6,10 @@ from ._allocation import Allocation as Allocation
 from ._allocation import global_ as global_
 from ._allocation import uniform as uniform
 from ._flipout import flipout as flipout
+from ._masks import apply_masks as apply_masks
 from ._masks import check as check
 from ._masks import get_masks as get_masks
+from ._masks import set_masks as set_masks
 from ._masks import sparsity as sparsity
 from ._noise import GradientNoiseState as GradientNoiseState
 from ._noise import gradient_noise as gradient_noise

@@ -1,4 +1,4 @@
-"""Looking at masks: find them, measure sparsity, check that masked weights are zero."""
+"""Masks in hand: find them, set them, apply them, measure sparsity, check that masked weights are zero."""
 
 import sys
 from typing import Any
@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from ._prunable import check_arrays, kernels, path_string, select
-from ._prune import PruneState, is_prunable
+from ._prune import PruneState, check_masks, is_prunable
+from ._where import where
 
 PyTree = Any
 
@@ -33,6 +34,78 @@ def get_masks(opt_state: PyTree) -> PyTree:
       {'kernel': Array([[ True,  True]], dtype=bool)}
     """
     return find_state(opt_state).masks
+
+
+def set_masks(opt_state: PyTree, masks: PyTree) -> PyTree:
+    """The optimiser state with other masks, however deep: the dual of `get_masks`.
+
+    All else stays as it is: the counts of steps, the saliency's state, and the inner optimiser's moments. So a state
+    that was kept from an earlier step goes on from there, with the learning rate of that step, under later masks.
+
+    It changes no weight. Until the first update makes them 0, newly masked weights are still in the forward pass:
+    call `apply_masks` on the parameters as well.
+
+    Args:
+      opt_state: an optimiser state, or anything that holds one, such as `nnx.Optimizer`.
+      masks: the new masks, as `get_masks` gives them, for the same parameters. They are copied.
+
+    Returns:
+      A new optimiser state of the same structure.
+
+    Raises:
+      ValueError: if there is no `PruneState`, or more than one; or if the masks do not match those that it holds,
+        naming the path.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, flipout_jax as fj
+      >>> opt_state = fj.prune(optax.adam(1e-3), fj.schedules.one_shot(0.5, step=10)).init({"kernel": jnp.ones((1, 2))})
+      >>> opt_state = fj.set_masks(opt_state, {"kernel": jnp.array([[True, False]])})
+      >>> fj.get_masks(opt_state)
+      {'kernel': Array([[ True, False]], dtype=bool)}
+    """
+    find_state(opt_state)
+
+    def with_masks(node):
+        if not _is_prune_state(node):
+            return node
+        chosen = [mask.ndim > 0 for mask in jax.tree.leaves(node.masks)]
+        # Copies, so that donating the state does not delete the caller's.
+        return node._replace(masks=jax.tree.map(jnp.copy, check_masks("masks", masks, node.masks, chosen)))
+
+    return jax.tree.map(with_masks, opt_state, is_leaf=_is_prune_state)
+
+
+def apply_masks(params: PyTree, masks: PyTree) -> PyTree:
+    r"""The parameters, with exact zeros where the masks are False.
+
+    $$ w_j \leftarrow \begin{cases} w_j & \text{if } m_j \\ 0 & \text{otherwise} \end{cases} $$
+
+    It selects and does not multiply, so a masked NaN or infinity becomes 0 as well. The gradient of a masked weight
+    is 0.
+
+    `prune` makes masked weights 0 at the end of each update, so a training that starts from `initial_masks`, as the
+    functions that prune at initialisation make them, has one forward pass before the first: call this before it.
+
+    Args:
+      params: the parameters $w$.
+      masks: the masks $m$: bool of the leaf's shape, or the scalar True, which leaves the leaf as it is.
+
+    Returns:
+      Parameters of the same structure, shapes and types. It may be called in a traced function.
+
+    Raises:
+      ValueError: if the masks do not match the parameters, naming the path.
+
+    Example:
+      >>> import jax.numpy as jnp, flipout_jax as fj
+      >>> params = {"bias": jnp.ones(2), "kernel": jnp.array([[1.0, -2.0]])}
+      >>> masks = {"bias": True, "kernel": jnp.array([[True, False]])}
+      >>> fj.apply_masks(params, masks)["kernel"].tolist()
+      [[1.0, 0.0]]
+    """
+    check_arrays("params", jax.tree.leaves_with_path(params))
+    masks = check_masks("masks", masks, params, [jnp.ndim(mask) > 0 for mask in jax.tree.leaves(masks)])
+    return jax.tree.map(lambda m, w: where(m, w, jnp.zeros_like(w)) if m.ndim else w, masks, params)
 
 
 def find_state(opt_state: PyTree) -> PruneState:

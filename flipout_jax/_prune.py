@@ -113,7 +113,8 @@ def prune(
             ]
             masks = jax.tree.unflatten(jax.tree.structure(params), leaves)
         else:
-            masks = _check_masks(initial_masks, params, chosen)
+            # Copies, so that donating the state does not delete the caller's.
+            masks = jax.tree.map(jnp.copy, check_masks("initial_masks", initial_masks, params, chosen))
         return PruneState(
             count=jnp.zeros((), jnp.int32),
             masks=masks,
@@ -247,31 +248,29 @@ def _check_scores(scores: PyTree, masks: PyTree) -> None:
             )
 
 
-def _check_masks(masks: PyTree, params: PyTree, chosen: list[bool]) -> PyTree:
-    """Copies of the masks, so that donating the state does not delete the caller's, or a `ValueError`."""
+def check_masks(name: str, masks: PyTree, params: PyTree, chosen: list[bool]) -> PyTree:
+    """The masks with the structure of the parameters, or a `ValueError` that names the argument `name`."""
     # By path, so that masks without the variables of NNX around them, as `get_masks` gives them, match as well.
     wanted, got = ([path_string(path) for path, _ in jax.tree.leaves_with_path(tree)] for tree in (params, masks))
     for expected, actual in itertools.zip_longest(wanted, got):
         if expected != actual:
             raise ValueError(
-                f"`initial_masks` must have the structure of the parameters, got {actual or 'nothing'!r} where they "
+                f"`{name}` must have the structure of the parameters, got {actual or 'nothing'!r} where they "
                 f"have {expected or 'nothing'!r}."
             )
     checked = []
     for is_chosen, (path, leaf), mask in zip(
         chosen, jax.tree.leaves_with_path(params), jax.tree.leaves(masks), strict=True
     ):
-        mask = jnp.array(mask, copy=True)
+        mask = jnp.asarray(mask)
         shape = leaf.shape if is_chosen else ()
         if mask.dtype != jnp.bool_ or mask.shape != shape:
             what = "prunable" if is_chosen else "not prunable"
             raise ValueError(
-                f"`initial_masks` must hold bool{list(shape)} for {path_string(path)!r}, which is {what}, got "
+                f"`{name}` must hold bool{list(shape)} for {path_string(path)!r}, which is {what}, got "
                 f"{mask.dtype}{list(mask.shape)}."
             )
         if not is_chosen and not isinstance(mask, Tracer) and not mask:
-            raise ValueError(
-                f"`initial_masks` must be True for {path_string(path)!r}, which is not prunable, got {mask!r}."
-            )
+            raise ValueError(f"`{name}` must be True for {path_string(path)!r}, which is not prunable, got {mask!r}.")
         checked.append(mask)
     return jax.tree.unflatten(jax.tree.structure(params), checked)

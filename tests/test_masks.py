@@ -137,3 +137,109 @@ def test_other_parameters_raise(params):
     for look in (fj.check, fj.summary):
         with pytest.raises(ValueError, match=r"^`params` must be the parameters that `opt_state` was made for"):
             look(params, pruner().init(PARAMS))
+
+
+MASKS = {
+    "first": {"bias": True, "kernel": jnp.array([[True, False, True], [False, True, False]])},
+    "last": {"kernel": jnp.array([[False], [True], [True]])},
+}
+
+
+@pytest.mark.makes_nan
+def test_applied_masks_leave_exact_zeros_also_of_nan_and_infinity(assert_same):
+    params = {
+        "bias": jnp.array([jnp.nan, -0.0]),
+        "kernel": jnp.array([[jnp.nan, -1.0, jnp.inf], [-0.0, jnp.nan, 2.0]]),
+        "w": jnp.full((1, 2), -1.5, jnp.bfloat16),
+    }
+    masks = {
+        "bias": True,
+        "kernel": np.array([[False, False, False], [True, True, True]]),
+        "w": np.array([[False, True]]),
+    }
+    want = {
+        "bias": params["bias"],
+        "kernel": jnp.array([[0.0, 0.0, 0.0], [-0.0, jnp.nan, 2.0]]),
+        "w": jnp.array([[0.0, -1.5]], jnp.bfloat16),
+    }
+    for apply in (fj.apply_masks, jax.jit(fj.apply_masks)):
+        assert_same(apply(params, masks), want)
+    # Parameters as loaded from a file.
+    assert_same(fj.apply_masks(jax.tree.map(np.asarray, params), masks), want)
+
+
+def test_gradients_of_masked_weights_are_zero():
+    grads = jax.grad(lambda p: sum(jnp.sum(w**2) for w in jax.tree.leaves(fj.apply_masks(p, MASKS))))(PARAMS)
+    np.testing.assert_array_equal(grads["first"]["kernel"], [[2, 0, 6], [0, 10, 0]])
+    np.testing.assert_array_equal(grads["first"]["bias"], [2, 2, 2])
+
+
+def test_masks_without_the_variables_of_nnx_apply_to_its_state():
+    params = nnx.state(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), nnx.Param)
+    masks = {"bias": jnp.array(True), "kernel": jnp.array([[True, False, False], [False, True, True]])}
+    masked = fj.apply_masks(params, masks)
+    assert jax.tree.structure(masked) == jax.tree.structure(params)
+    np.testing.assert_array_equal(masked["kernel"][...] != 0, masks["kernel"])
+
+
+@pytest.mark.parametrize(
+    ("masks", "said"),
+    [
+        ({**MASKS, "last": {}}, "the structure of the parameters, got 'nothing' where they have 'last/kernel'"),
+        ({**MASKS, "more": True}, "the structure of the parameters, got 'more' where they have 'nothing'"),
+        ({**MASKS, "last": {"kernel": jnp.ones((1, 3), bool)}}, r"bool\[3, 1\] for 'last/kernel', .* bool\[1, 3\]"),
+        ({**MASKS, "last": {"kernel": jnp.ones((3, 1))}}, r"bool\[3, 1\] for 'last/kernel', .* float32\[3, 1\]"),
+        ({**MASKS, "first": {**MASKS["first"], "bias": False}}, "True for 'first/bias'"),
+    ],
+)
+def test_masks_of_other_parameters_can_be_neither_applied_nor_set(masks, said):
+    for call in (lambda: fj.apply_masks(PARAMS, masks), lambda: fj.set_masks(pruner().init(PARAMS), masks)):
+        with pytest.raises(ValueError, match=f"^`masks` must .*{said}"):
+            call()
+
+
+def test_masks_apply_to_arrays_alone():
+    with pytest.raises(ValueError, match=r"^`params` must hold arrays, got 1\.0 at 'kernel'"):
+        fj.apply_masks({"kernel": 1.0}, {"kernel": True})
+
+
+@pytest.mark.promotes
+@pytest.mark.parametrize("make", NESTINGS.values(), ids=NESTINGS)
+def test_set_masks_changes_the_masks_alone_at_any_nesting(make, assert_same):
+    _, state = step(make(), PARAMS, make().init(PARAMS))
+    before = fj.get_masks(state)
+    changed = fj.set_masks(state, MASKS)
+    assert_same(fj.get_masks(changed), jax.tree.map(jnp.asarray, MASKS))
+    # What is left when the masks are put back is as it was.
+    assert_same(fj.set_masks(changed, before), state)
+    assert_same(fj.get_masks(state), before)
+
+
+@pytest.mark.promotes
+@pytest.mark.parametrize("whole", [True, False], ids=["optimizer", "opt_state"])
+def test_set_masks_in_an_nnx_optimizer(whole):
+    model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, fj.prune(optax.sgd(0.1), lambda step: jnp.float32(0)), wrt=nnx.Param)
+    masks = {"bias": jnp.array(True), "kernel": jnp.array([[True, False, False], [False, True, True]])}
+    if whole:
+        optimizer = fj.set_masks(optimizer, masks)
+    else:
+        optimizer.opt_state = fj.set_masks(optimizer.opt_state, masks)
+    nnx.update(model, fj.apply_masks(nnx.state(model, nnx.Param), masks))
+    optimizer.update(model, jax.tree.map(jnp.ones_like, nnx.state(model, nnx.Param)))
+    fj.check(nnx.state(model, nnx.Param), optimizer)
+    np.testing.assert_array_equal(model.kernel[...] != 0, masks["kernel"])
+
+
+def test_set_masks_hold_from_the_next_update_on_and_donation_leaves_the_callers():
+    optimizer = pruner()
+    params, state = step(optimizer, PARAMS, fj.set_masks(optimizer.init(PARAMS), MASKS))
+    fj.check(params, state)
+    assert int(fj.get_masks(state)["first"]["kernel"].sum()) <= 3
+    jax.jit(lambda state: state, donate_argnums=0)(fj.set_masks(optimizer.init(PARAMS), MASKS))
+    assert int(MASKS["last"]["kernel"].sum()) == 2
+
+
+def test_no_state_to_set_masks_in_raises():
+    with pytest.raises(ValueError, match=r"^`opt_state` must hold one PruneState, .*got 0"):
+        fj.set_masks(optax.adam(1e-3).init(PARAMS), MASKS)
