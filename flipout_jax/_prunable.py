@@ -1,5 +1,6 @@
 """Which parameters at all: predicates on the key path and the leaf."""
 
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -153,6 +154,18 @@ def check_arrays(name: str, leaves: list[tuple[KeyPath, Any]]) -> None:
             raise ValueError(
                 f"`{name}` must hold arrays, got {leaf!r} at {path_string(path) or 'the root'!r}. For an Equinox "
                 "model, give eqx.filter(model, eqx.is_inexact_array)."
+            )
+
+
+def check_paths(name: str, tree: Any, params: Any) -> None:
+    """Raises unless the tree has leaves where the parameters have them, named by the argument `name`."""
+    # By path, so that a tree without the variables of NNX around its arrays, as `get_masks` gives it, matches as well.
+    wanted, got = ([path_string(path) for path, _ in jax.tree.leaves_with_path(x)] for x in (params, tree))
+    for expected, actual in itertools.zip_longest(wanted, got):
+        if expected != actual:
+            raise ValueError(
+                f"`{name}` must have the structure of the parameters, got {actual or 'nothing'!r} where they have "
+                f"{expected or 'nothing'!r}."
             )
 
 

@@ -1,6 +1,5 @@
 """Pruning while training, as a wrapper around any optax optimiser."""
 
-import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +10,7 @@ from jax.core import Tracer
 
 from . import _dtypes, _errors, _target
 from ._allocation import Allocation, global_
-from ._prunable import check_prunable, kernels, path_string, select
+from ._prunable import check_paths, check_prunable, kernels, path_string, select
 from ._recompute import with_recompute
 from ._saliency import Saliency, magnitude
 from ._selection import keep_highest
@@ -250,14 +249,7 @@ def _check_scores(scores: PyTree, masks: PyTree) -> None:
 
 def check_masks(name: str, masks: PyTree, params: PyTree, chosen: list[bool]) -> PyTree:
     """The masks with the structure of the parameters, or a `ValueError` that names the argument `name`."""
-    # By path, so that masks without the variables of NNX around them, as `get_masks` gives them, match as well.
-    wanted, got = ([path_string(path) for path, _ in jax.tree.leaves_with_path(tree)] for tree in (params, masks))
-    for expected, actual in itertools.zip_longest(wanted, got):
-        if expected != actual:
-            raise ValueError(
-                f"`{name}` must have the structure of the parameters, got {actual or 'nothing'!r} where they "
-                f"have {expected or 'nothing'!r}."
-            )
+    check_paths(name, masks, params)
     checked = []
     for is_chosen, (path, leaf), mask in zip(
         chosen, jax.tree.leaves_with_path(params), jax.tree.leaves(masks), strict=True
