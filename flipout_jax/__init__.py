@@ -1,6 +1,7 @@
 """Neural-network pruning for JAX, as one optax call."""
 
 from . import checkpoint as checkpoint
+from . import lottery as lottery
 from . import schedules as schedules
 from ._allocation import Allocation as Allocation
 from ._allocation import global_ as global_

@@ -1,0 +1,182 @@
+"""Lottery tickets: sparse sub-networks that train well from where the dense network started."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from . import _errors, schedules
+from ._allocation import Allocation, global_
+from ._prunable import kernels, path_string
+from ._prune import PruneState, check_masks, is_prunable, prune
+from ._saliency import Saliency, magnitude
+
+PyTree = Any
+
+
+class Ticket(NamedTuple):
+    """A sub-network, after one training of it.
+
+    Attributes:
+      round: how many prunings made it; 0 for the dense network.
+      masks: its masks, as `PruneState.masks` holds them.
+      params: the parameters that it trained to, as `train` returned them.
+    """
+
+    round: int
+    masks: PyTree
+    params: PyTree
+
+
+def tickets(
+    train: Callable[[PyTree], PyTree],
+    params: PyTree,
+    sparsity: float,
+    *,
+    rounds: int,
+    saliency: Saliency = magnitude(),
+    allocation: Allocation = global_(),
+    prunable: Any = kernels,
+    after: Ticket | None = None,
+) -> Iterator[Ticket]:
+    r"""Lottery tickets by iterative magnitude pruning with rewinding.
+
+    $$ m_0 = 1, \qquad w_i = \text{train}(m_i), \qquad
+       m_{i + 1} = m_i \odot \text{top}_{k_{i + 1}}(|w_i|), \qquad k_i = \lceil (1 - s)^{i / R} N \rceil $$
+
+    with $s$ = `sparsity`, $R$ = `rounds`, and $N$ prunable weights. Every training starts anew from the same point,
+    under the masks so far, and the masks of the next one keep the $k_{i + 1}$ weights that it left highest. There are
+    $R$ prunings and $R + 1$ trainings: the first is dense, the last is that of the final ticket. Counts and ties are
+    those of `prune` under `schedules.geometric`, and a pruned weight never returns.
+
+    Where a training starts is up to `train`. From the initialisation, these are the tickets of Frankle and Carbin;
+    from step $k$ of the dense training, those of Frankle et al., which larger networks need. What is rewound is the
+    weights, the optimiser's state with its step count, and so the learning rate; rewind the order of the batches as
+    well. `set_masks` and `apply_masks` put the masks into a kept state and its weights, as in the example.
+
+    Args:
+      train: `masks -> params`, one training from the rewound point: pruned weights are 0 at its start and its end.
+      params: parameters of the rewound point. Their structure, shapes and types are looked at, and no value.
+      sparsity: sparsity of the last ticket, in [0, 1).
+      rounds: number of prunings $R$, at least 1. To keep a fraction $p$ at each, give `sparsity` = $1 - p^R$.
+      saliency: what goes, by the trained weights alone: `magnitude()`, or `random(key)` for the control. One that
+        follows the training, as `flips()` does, has nothing to follow here.
+      allocation: from which layers: `global_()` or `uniform()`.
+      prunable: which parameters; see `prune`.
+      after: a ticket of an interrupted search. The next round is the first, as if it had not been interrupted.
+
+    Returns:
+      An iterator of a `Ticket` after each training. The next training starts when the next ticket is asked for, so
+      a search can be looked at, and stopped, after any of them.
+
+    Raises:
+      ValueError: at once for a wrong argument; after a training that returned other parameters than `params`, or
+        weights that are not finite, or not 0 where masked.
+
+    Example:
+      A dense training of 50 steps, rewound to step 10, with Adam's moments and the learning rate of that step:
+
+      >>> import jax, jax.numpy as jnp, optax, flipout_jax as fj
+      >>> x = jax.random.normal(jax.random.key(0), (64, 8))
+      >>> y = x @ jnp.array([[0.0], [0.0], [0.0], [0.0], [0.0], [0.0], [1.0], [-2.0]])
+      >>> optimizer = fj.prune(optax.adam(optax.cosine_decay_schedule(0.1, 50)), lambda step: 0.0)
+      >>> def step(carry, _):
+      ...     params, opt_state = carry
+      ...     grads = jax.grad(lambda p: jnp.mean((x @ p["kernel"] - y) ** 2))(params)
+      ...     updates, opt_state = optimizer.update(grads, opt_state, params)
+      ...     return (optax.apply_updates(params, updates), opt_state), None
+      >>> params = {"kernel": jnp.full((8, 1), 0.5)}
+      >>> (params, opt_state), _ = jax.lax.scan(step, (params, optimizer.init(params)), length=10)
+      >>> @jax.jit
+      ... def train(masks):
+      ...     rewound = fj.apply_masks(params, masks), fj.set_masks(opt_state, masks)
+      ...     (trained, _), _ = jax.lax.scan(step, rewound, length=40)
+      ...     return trained
+      >>> for ticket in fj.lottery.tickets(train, params, 0.75, rounds=2):
+      ...     print(ticket.round, fj.sparsity(ticket.params))
+      0 0.0
+      1 0.5
+      2 0.75
+      >>> ticket.masks["kernel"][:, 0].tolist()
+      [False, False, False, False, False, False, True, True]
+
+    References:
+      Frankle and Carbin, [The lottery ticket hypothesis](https://arxiv.org/abs/1803.03635), 2018.
+      Frankle et al., [Linear mode connectivity and the lottery ticket
+      hypothesis](https://arxiv.org/abs/1912.05671), 2019.
+    """
+    if not callable(train):
+        raise ValueError(f"`train` must be a function from masks to trained parameters, got {train!r}.")
+    rounds = _errors.integer("rounds", rounds, at_least=1)
+    schedule = schedules.geometric(sparsity, begin=1, end=rounds, prunings=rounds)
+    # The wrapper itself, around an optimiser that moves nothing, with rounds for steps: one rule of what stays.
+    pruner = prune(optax.set_to_zero(), schedule, saliency=saliency, allocation=allocation, prunable=prunable)
+    state: Any = pruner.init(params)
+    if any(jnp.ndim(leaf) for leaf in jax.tree.leaves(state.saliency_state)):
+        raise ValueError(
+            f"`saliency` must judge by the trained weights alone, as flipout_jax.magnitude() does, got {saliency!r}, "
+            "which follows the training."
+        )
+    if after is not None:
+        state = _resumed(state, params, after, rounds)
+    return _search(train, pruner.update, state, params, rounds, after)
+
+
+def _search(train, update, state: PruneState, params: PyTree, rounds: int, last: Ticket | None) -> Iterator[Ticket]:
+    @jax.jit
+    def next_round(state, trained):
+        return update(jax.tree.map(jnp.zeros_like, trained), state, trained)[1]
+
+    while last is None or last.round < rounds:
+        if last is not None:
+            trained = jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(last.params))
+            state = next_round(state, trained)
+        last = Ticket(int(state.count), state.masks, train(state.masks))
+        _check_trained("`train` must return", last, params)
+        yield last
+
+
+def _resumed(state: PruneState, params: PyTree, after: Any, rounds: int) -> PruneState:
+    """The state of a search that has made the ticket `after`."""
+    if not isinstance(after, Ticket):
+        raise ValueError(f"`after` must be a Ticket of an earlier search, got {after!r}.")
+    done = _errors.integer("after.round", after.round, at_least=0)
+    if done > rounds:
+        raise ValueError(f"`after.round` must be at most `rounds`, which is {rounds}, got {done!r}.")
+    chosen = [mask.ndim > 0 for mask in jax.tree.leaves(state.masks)]
+    masks = check_masks("after.masks", after.masks, params, chosen)
+    _check_trained("`after.params` must hold", after._replace(masks=masks), params)
+    return state._replace(count=jnp.array(done, jnp.int32), masks=masks)
+
+
+def _check_trained(must: str, ticket: Ticket, params: PyTree) -> None:
+    """Raises unless the ticket's parameters are like `params`, finite, and 0 where masked."""
+    wanted, got = (
+        [(path_string(path), jnp.shape(leaf)) for path, leaf in jax.tree.leaves_with_path(tree)]
+        for tree in (params, ticket.params)
+    )
+    if wanted != got:
+        expected, actual = next((a, b) for a, b in itertools.zip_longest(wanted, got) if a != b)
+        raise ValueError(
+            f"{must} parameters like `params`, got {_described(actual)} in round {ticket.round} where `params` has "
+            f"{_described(expected)}."
+        )
+    for (path, _), leaf, mask in zip(wanted, *map(jax.tree.leaves, (ticket.params, ticket.masks)), strict=True):
+        if not is_prunable(mask, leaf):
+            continue
+        if not jnp.isfinite(leaf).all():
+            raise ValueError(f"{must} finite weights, got NaN or infinity in {path!r} in round {ticket.round}.")
+        wrong = int(jnp.sum(~mask & (leaf != 0), dtype=jnp.uint32))
+        if wrong:
+            raise ValueError(
+                f"{must} 0 where the masks are False, got {wrong} weights of {path!r} that are not in round "
+                f"{ticket.round}: start from apply_masks(params, masks), and give the masks to the optimiser by "
+                "set_masks or `initial_masks`."
+            )
+
+
+def _described(path_and_shape: tuple[str, tuple[int, ...]] | None) -> str:
+    return "nothing" if path_and_shape is None else f"{path_and_shape[0]!r} of shape {path_and_shape[1]}"
