@@ -6,6 +6,7 @@ from . import schedules as schedules
 from ._allocation import Allocation as Allocation
 from ._allocation import global_ as global_
 from ._allocation import uniform as uniform
+from ._drive import drive as drive
 from ._flipout import flipout as flipout
 from ._masks import apply_masks as apply_masks
 from ._masks import check as check
