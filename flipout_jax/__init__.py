@@ -2,6 +2,7 @@
 
 from . import checkpoint as checkpoint
 from . import lottery as lottery
+from . import reparam as reparam
 from . import schedules as schedules
 from ._allocation import Allocation as Allocation
 from ._allocation import global_ as global_
