@@ -1,7 +1,9 @@
 """From which layers: the groups of parameters that are ranked together."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from . import _errors
 
 
 class Allocation(NamedTuple):
@@ -10,23 +12,44 @@ class Allocation(NamedTuple):
     Attributes:
       scopes: `sizes -> groups`, from the number of weights of each prunable leaf, in tree order, to lists of
         indices of these leaves. Each group is ranked on its own and reaches the target sparsity on its own.
+      min_kept_per_layer: how many weights of each prunable leaf stay in any case, or all of a smaller leaf.
     """
 
     scopes: Callable[[Sequence[int]], Sequence[Sequence[int]]]
+    min_kept_per_layer: int = 0
 
 
-def global_() -> Allocation:
+def global_(*, min_kept_per_layer: int = 0) -> Allocation:
     """One threshold over all prunable weights: a layer keeps what it earns.
+
+    At high sparsity a layer may earn nothing, and an emptied layer lets no signal through. With a guard of k =
+    `min_kept_per_layer`, each prunable parameter keeps the k highest of its live weights, or all of them where it has
+    fewer, and the highest of all others fill what is left of the target. So the number of kept weights is the one
+    without the guard. A pruned weight never returns.
+
+    A target that keeps fewer weights than the guard asks for is an error at `init` where it is known there, as it is
+    for all of `schedules`. A pruning by another function of the step keeps what is guarded, and nothing else.
+
+    Args:
+      min_kept_per_layer: how many weights each prunable parameter keeps in any case, at least 0. 0 guards nothing and
+        costs nothing.
 
     Returns:
       An allocation with a single group.
 
+    Raises:
+      ValueError: if `min_kept_per_layer` is not an integer of at least 0.
+
     Example:
-      >>> import flipout_jax as fj
+      >>> import jax.numpy as jnp, flipout_jax as fj
       >>> fj.global_().scopes([100, 20])
       [[0, 1]]
+      >>> params = {"large": {"kernel": jnp.array([[3.0, 4.0, 5.0]])}, "small": {"kernel": jnp.array([[1.0, 2.0]])}}
+      >>> masks = fj.at_init.magnitude(params, 0.6, allocation=fj.global_(min_kept_per_layer=1))
+      >>> masks["large"]["kernel"].tolist(), masks["small"]["kernel"].tolist()
+      ([[False, False, True]], [[False, True]])
     """
-    return Allocation(lambda sizes: [list(range(len(sizes)))])
+    return Allocation(_together, _errors.integer("min_kept_per_layer", min_kept_per_layer, at_least=0))
 
 
 def uniform() -> Allocation:
@@ -40,4 +63,19 @@ def uniform() -> Allocation:
       >>> fj.uniform().scopes([100, 20])
       [[0], [1]]
     """
-    return Allocation(lambda sizes: [[i] for i in range(len(sizes))])
+    return Allocation(_apart)
+
+
+def check_allocation(allocation: Any) -> None:
+    """Raises unless the value is an allocation."""
+    if not (isinstance(allocation, Allocation) and callable(allocation.scopes)):
+        raise ValueError(f"`allocation` must be an Allocation, such as flipout_jax.global_(), got {allocation!r}.")
+    _errors.integer("min_kept_per_layer", allocation.min_kept_per_layer, at_least=0)
+
+
+def _together(sizes: Sequence[int]) -> list[list[int]]:
+    return [list(range(len(sizes)))]
+
+
+def _apart(sizes: Sequence[int]) -> list[list[int]]:
+    return [[i] for i in range(len(sizes))]

@@ -9,11 +9,11 @@ from jax import Array, lax
 from jax.core import Tracer
 
 from . import _dtypes, _errors, _target
-from ._allocation import Allocation, global_
+from ._allocation import Allocation, check_allocation, global_
 from ._prunable import check_paths, check_prunable, kernels, path_string, select
+from ._pruning import check_reachable, prune_masks
 from ._recompute import with_recompute
 from ._saliency import Saliency, magnitude
-from ._selection import keep_highest
 from ._where import where
 
 PyTree = Any
@@ -72,7 +72,7 @@ def prune(
       sparsity: target sparsity by step: one of `schedules`, or any traceable function from the number of updates
         done, an int32 scalar, to a float in [0, 1). What lies outside counts as the nearest number inside.
       saliency: what goes: `magnitude()`, `flips()`, `random(key)`, or a `Saliency` of your own.
-      allocation: from which layers: `global_()` or `uniform()`.
+      allocation: from which layers: `global_()`, with a guard against emptied ones if it is told so, or `uniform()`.
       prunable: which parameters: a predicate on (key path, leaf), such as `kernels` or `by_path(regex)`, or a tree of
         booleans with the structure of the parameters. Scalars are never pruned.
       initial_masks: masks to start from, as `PruneState.masks` holds them; all weights live if None.
@@ -81,8 +81,8 @@ def prune(
       An optimiser whose state is a `PruneState`.
 
     Raises:
-      ValueError: at once for a wrong static argument; at `init` when `prunable` selects nothing or `initial_masks`
-        does not match; at `update` without `params`.
+      ValueError: at once for a wrong static argument; at `init` when `prunable` selects nothing, `initial_masks`
+        does not match, or `min_kept_per_layer` is more than the targets leave; at `update` without `params`.
 
     Example:
       >>> import jax.numpy as jnp, optax, flipout_jax as fj
@@ -99,12 +99,13 @@ def prune(
     schedule = _target.check_schedule(sparsity)
     if not (isinstance(saliency, Saliency) and all(map(callable, saliency))):
         raise ValueError(f"`saliency` must be a Saliency, such as flipout_jax.magnitude(), got {saliency!r}.")
-    if not (isinstance(allocation, Allocation) and callable(allocation.scopes)):
-        raise ValueError(f"`allocation` must be an Allocation, such as flipout_jax.global_(), got {allocation!r}.")
+    check_allocation(allocation)
     check_prunable(prunable)
 
     def init(params):
         chosen = select(prunable, params)
+        sizes = [leaf.size for is_chosen, leaf in zip(chosen, jax.tree.leaves(params), strict=True) if is_chosen]
+        check_reachable(allocation, schedule, sizes)
         if initial_masks is None:
             leaves = [
                 jnp.ones_like(leaf, bool) if is_chosen else jnp.ones((), bool)
@@ -157,7 +158,7 @@ def prune(
             finite = jax.tree.map(lambda before, after: jnp.where(jnp.isfinite(after), after, before), old, new)
             scores = saliency.score(*lax.stop_gradient((saliency_state, finite)))
             _check_scores(scores, masks)
-            return _prune_masks(scores, masks, schedule, allocation, count)
+            return prune_masks(scores, masks, schedule, allocation, count)
 
         masks = _if_due(_target.due(schedule, count) & (count > state.count), prune_now, masks)
         return _clear(masks, updates, params), PruneState(count, masks, saliency_state, inner_state)
@@ -199,26 +200,6 @@ def _if_due(due: Array, prune_now, masks: PyTree) -> PyTree:
         return jnp.zeros_like(carry[0]), prune_now(carry[1])
 
     return lax.while_loop(lambda carry: carry[0], turn, (due, masks))[1]
-
-
-def _prune_masks(scores: PyTree, masks: PyTree, schedule, allocation: Allocation, step: Array) -> PyTree:
-    """The masks after a pruning, each scope of the allocation brought to its target."""
-    leaves, treedef = jax.tree.flatten(masks)
-    score_leaves = treedef.flatten_up_to(scores)
-    prunable = [i for i, mask in enumerate(leaves) if mask.ndim > 0]
-    scopes = allocation.scopes([leaves[i].size for i in prunable])
-    if sorted(i for scope in scopes for i in scope) != list(range(len(prunable))):
-        raise ValueError(
-            f"`allocation.scopes` must put each of the {len(prunable)} prunable parameters into one group, got "
-            f"{scopes!r}."
-        )
-    for scope in scopes:
-        members = [prunable[i] for i in scope]
-        keep = _target.kept(schedule, step, sum(leaves[i].size for i in members))
-        kept = keep_highest([score_leaves[i] for i in members], [leaves[i] for i in members], keep)
-        for i, mask in zip(members, kept, strict=True):
-            leaves[i] = mask
-    return treedef.unflatten(leaves)
 
 
 def _check_shapes(grads: PyTree, params: PyTree) -> None:

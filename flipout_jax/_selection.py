@@ -29,7 +29,7 @@ class _Threshold(NamedTuple):
     above: Wide
 
 
-def keep_highest(scores: Sequence[Array], live: Sequence[Array], keep: Wide) -> list[Array]:
+def keep_highest(scores: Sequence[Array], live: Sequence[Array], keep: Wide, per_leaf: int = 0) -> list[Array]:
     """Masks of the `keep` highest scores among the live ones.
 
     Equal scores rank by position, the lower position in flattened tree order first. NaN ranks lowest. Where fewer
@@ -39,20 +39,35 @@ def keep_highest(scores: Sequence[Array], live: Sequence[Array], keep: Wide) -> 
       scores: a leaf of scores for each leaf of parameters; floats or unsigned integers.
       live: the masks so far, of the same shapes; bool.
       keep: how many to keep.
+      per_leaf: how many of each leaf stay in any case, its highest; the others share what is left of `keep`. Where
+        that is less than nothing, these stay alone.
 
     Returns:
       The new masks, of the same shapes; bool.
     """
     if not scores:
         return []
-    return _sharding.sharded_like(_keep_highest, list(live))(list(scores), list(live), keep)
+    select = functools.partial(_keep_highest, per_leaf=per_leaf)
+    return _sharding.sharded_like(select, list(live))(list(scores), list(live), keep)
 
 
-def _keep_highest(scores: list[Array], live: list[Array], keep: Wide) -> list[Array]:
+def _keep_highest(scores: list[Array], live: list[Array], keep: Wide, per_leaf: int) -> list[Array]:
     # The threshold and the masks must see the very same bits: without the barrier, the compiler may compute a score
     # twice, with different rounding.
     dtype = functools.reduce(_dtypes.wider, [score.dtype for score in scores])
     keys = lax.optimization_barrier([_ordered_bits(score.astype(dtype)) for score in scores])
+    if not per_leaf:
+        return _highest(keys, live, keep)
+    pairs = list(zip(keys, live, strict=True))
+    guarded = [_highest([key], [alive], _wide.wide(min(per_leaf, key.size)))[0] for key, alive in pairs]
+    taken = functools.reduce(_wide.add, [_wide.wide(jnp.sum(mask, dtype=jnp.uint32)) for mask in guarded])
+    left = _wide.where(_wide.at_least(keep, taken), _wide.subtract(keep, taken), _wide.wide(0))
+    others = _highest(keys, [alive & ~mask for alive, mask in zip(live, guarded, strict=True)], left)
+    return [mask | other for mask, other in zip(guarded, others, strict=True)]
+
+
+def _highest(keys: list[Array], live: list[Array], keep: Wide) -> list[Array]:
+    """Masks of the `keep` highest live keys, ties by position."""
     threshold = _kth_highest(lambda zero: (keys, live), keys[0].dtype, keep)
     ties, ties_kept = (_wide.subtract(count, threshold.above) for count in (threshold.at_least, keep))
 

@@ -20,11 +20,11 @@ UNSIGNED = {"uint8": np.uint8, "uint16": np.uint16, "uint32": np.uint32, "uint64
 
 @functools.cache
 def compiled():
-    return jax.jit(keep_highest)
+    return jax.jit(keep_highest, static_argnums=3)
 
 
-def choose(scores, live, keep):
-    masks = compiled()([jnp.asarray(s) for s in scores], [jnp.asarray(m) for m in live], _wide.wide(keep))
+def choose(scores, live, keep, per_leaf=0):
+    masks = compiled()([jnp.asarray(s) for s in scores], [jnp.asarray(m) for m in live], _wide.wide(keep), per_leaf)
     assert [(m.shape, m.dtype) for m in masks] == [(m.shape, bool) for m in live]
     return [np.asarray(m) for m in masks]
 
@@ -55,7 +55,16 @@ def special(dtype):
     return [*positive, *(-x for x in positive), np.nan]
 
 
-def agrees(data, shapes, dtypes):
+def guarded(scores, live, keep, per_leaf):
+    """The highest of each leaf by a sort of its own, and then the highest of what is left."""
+    masks = [by_sorting([s], [m], per_leaf)[0] for s, m in zip(scores, live, strict=True)]
+    left = max(keep - sum(m.sum() for m in masks), 0)
+    others = by_sorting(scores, [m & ~g for m, g in zip(live, masks, strict=True)], left)
+    return [g | o for g, o in zip(masks, others, strict=True)]
+
+
+def drawn(data, shapes, dtypes):
+    """Scores and live masks with many ties, and how many to keep."""
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1), label="seed"))
     scores = []
     for shape, dtype in zip(shapes, dtypes, strict=True):
@@ -65,7 +74,11 @@ def agrees(data, shapes, dtypes):
         scores.append(rng.choice(np.array(pool, dtype), shape))
     live = [rng.random(shape) < data.draw(st.sampled_from([0.0, 0.5, 0.9, 1.0])) for shape in shapes]
     size = sum(s.size for s in scores)
-    keep = data.draw(st.integers(0, size) | st.sampled_from([size + 1, 2**40]))
+    return scores, live, data.draw(st.integers(0, size) | st.sampled_from([size + 1, 2**40]))
+
+
+def agrees(data, shapes, dtypes):
+    scores, live, keep = drawn(data, shapes, dtypes)
     for mask, expected in zip(choose(scores, live, keep), by_sorting(scores, live, keep), strict=True):
         np.testing.assert_array_equal(mask, expected)
 
@@ -96,6 +109,21 @@ def test_leaves_of_several_dtypes_rank_together(dtypes, data):
     agrees(data, [(3, 4), (7,), (2, 1)][: len(dtypes)], dtypes)
 
 
+@pytest.mark.makes_nan
+@pytest.mark.parametrize("per_leaf", [1, 4, 2**70])
+@given(data=st.data())
+def test_with_a_guard_each_leaf_keeps_its_highest_and_the_others_share_the_rest(per_leaf, data):
+    shapes = [(3, 4), (7,), (1, 1), (0, 2)]
+    scores, live, keep = drawn(data, shapes, [np.float32] * len(shapes))
+    masks = choose(scores, live, keep, per_leaf)
+    for mask, expected in zip(masks, guarded(scores, live, keep, per_leaf), strict=True):
+        np.testing.assert_array_equal(mask, expected)
+    least = [min(per_leaf, int(m.sum())) for m in live]
+    assert all(mask.sum() >= n for mask, n in zip(masks, least, strict=True))
+    assert sum(m.sum() for m in masks) == min(max(keep, sum(least)), sum(m.sum() for m in live))
+    assert not any((mask & ~alive).any() for mask, alive in zip(masks, live, strict=True))
+
+
 @given(values=st.integers(1, 4), keep=st.integers(0, 2000), seed=st.integers(0, 2**32 - 1))
 def test_of_equal_scores_the_lower_position_stays(values, keep, seed):
     scores = np.random.default_rng(seed).integers(values, size=2000).astype(np.float32)
@@ -117,13 +145,21 @@ def test_distinct_scores(keep):
         np.testing.assert_array_equal(mask, expected)
 
 
+def test_no_guard_costs_nothing():
+    arguments = [jnp.ones((4, 4)), jnp.ones(5)], [jnp.ones((4, 4), bool), jnp.ones(5, bool)], _wide.wide(7)
+    programs = [str(jax.make_jaxpr(keep_highest, static_argnums=3)(*arguments, k)) for k in (0, 1)]
+    assert programs[0] == str(jax.make_jaxpr(keep_highest)(*arguments))
+    assert programs[0] != programs[1]
+
+
 def test_nothing_in_nothing_out():
     assert keep_highest([], [], _wide.wide(0)) == []
 
 
-def test_no_sort_and_no_concatenation_of_leaves(equations):
+@pytest.mark.parametrize("per_leaf", [0, 2])
+def test_no_sort_and_no_concatenation_of_leaves(equations, per_leaf):
     leaves = [jnp.ones((100, 100)), jnp.ones(5000)]
-    jaxpr = jax.make_jaxpr(keep_highest)(leaves, [x > 0 for x in leaves], _wide.wide(7))
+    jaxpr = jax.make_jaxpr(keep_highest, static_argnums=3)(leaves, [x > 0 for x in leaves], _wide.wide(7), per_leaf)
     found = list(equations(jaxpr))
     names = {eqn.primitive.name for eqn in found}
     # The walk reaches the inner functions: this is in a branch of a cond.
