@@ -1,5 +1,6 @@
 """Neural-network pruning for JAX, as one optax call."""
 
+from . import at_init as at_init
 from . import checkpoint as checkpoint
 from . import lottery as lottery
 from . import reparam as reparam

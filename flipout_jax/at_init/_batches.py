@@ -1,0 +1,136 @@
+"""Means over batches: of the gradient, and of the Hessian times a vector."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from .. import _dtypes
+from ._cross_entropy import CrossEntropy
+from ._problem import Problem, check_concrete, not_finite
+
+PyTree = Any
+Loss = Callable[[PyTree, Any], Array]
+
+
+def check_batches(loss_fn: Any, params: PyTree, batches: Any) -> list[Any]:
+    """The batches as a list, or a `ValueError` unless they are batches for this loss."""
+    if not callable(loss_fn):
+        raise ValueError(f"`loss_fn` must be a function (params, batch) -> scalar, got {loss_fn!r}.")
+    wanted = "`batches` must be a list of batches, each as `loss_fn` takes it"
+    if isinstance(batches, jax.Array | np.ndarray):
+        raise ValueError(f"{wanted}, got one array, {_described(batches)}; give [batch] for a single batch.")
+    if isinstance(batches, Mapping | str) or not hasattr(batches, "__iter__"):
+        raise ValueError(f"{wanted}, got {type(batches).__name__}; give [batch] for a single batch.")
+    batches = list(batches)
+    if not batches:
+        raise ValueError(f"{wanted}, got none. An iterator that was read before is empty.")
+    # What differs in its axes or its type is inputs and labels, and no two batches of one loss.
+    if all(isinstance(batch, jax.Array | np.ndarray) for batch in batches) and (
+        len({(batch.ndim, str(batch.dtype)) for batch in batches}) > 1
+    ):
+        raise ValueError(
+            f"{wanted}, got what looks like a single batch, {', '.join(map(_described, batches))}; give [batch] for it."
+        )
+    check_concrete("batches", batches)
+    if isinstance(loss_fn, CrossEntropy):
+        for batch in batches:
+            loss_fn.check(params, batch)
+    return batches
+
+
+def mean_gradient(loss_fn: Loss, problem: Problem, batches: list[Any]) -> Callable[[list[Array]], list[Array]]:
+    """A function from masks to the mean gradient over all batches, at the parameters that the masks leave.
+
+    The gradient is that of all prunable weights, pruned ones included, in float32 at least. It is compiled once for
+    each shape of a batch.
+    """
+    loss = _loss_of_weights(loss_fn, problem)
+
+    @jax.jit
+    def one(leaves, weights, masks, batch):
+        weights = [jnp.where(mask, w, jnp.zeros_like(w)) for mask, w in zip(masks, weights, strict=True)]
+        value, gradient = jax.value_and_grad(loss)(weights, leaves, batch)
+        return value, _widened(gradient)
+
+    def over_batches(masks):
+        value, gradient = _mean(one(problem.leaves, problem.weights, masks, batch) for batch in batches)
+        if not math.isfinite(value):
+            raise ValueError(f"`loss_fn` must be finite, got a mean of {float(value)!r} over {len(batches)} batches.")
+        _check(problem, gradient, "gradients")
+        return gradient
+
+    return over_batches
+
+
+def mean_hessian_product(loss_fn: Loss, problem: Problem, batches: list[Any]) -> Callable[[list[Array]], list[Array]]:
+    """A function from a vector to the mean Hessian over all batches times it, both of the prunable weights.
+
+    Forward over reverse: the derivative of the gradient along the vector.
+    """
+    loss = _loss_of_weights(loss_fn, problem)
+
+    @jax.jit
+    def one(leaves, weights, vector, batch):
+        tangents = [v.astype(w.dtype) for v, w in zip(vector, weights, strict=True)]
+        return _widened(jax.jvp(lambda w: jax.grad(loss)(w, leaves, batch), (weights,), (tangents,))[1])
+
+    def over_batches(vector):
+        product = _mean(one(problem.leaves, problem.weights, vector, batch) for batch in batches)
+        _check(problem, product, "second derivatives")
+        return product
+
+    return over_batches
+
+
+def _loss_of_weights(loss_fn: Loss, problem: Problem) -> Callable[[list[Array], list[Any], Any], Array]:
+    def loss(weights, leaves, batch):
+        value = loss_fn(problem.merge(leaves, weights), batch)
+        # Here, where JAX would call this an error of `grad`, and where each shape of a batch comes by.
+        is_array = hasattr(value, "dtype") and hasattr(value, "shape")
+        if not (is_array and value.shape == () and jnp.issubdtype(value.dtype, jnp.floating)):
+            got = _described(value) if is_array else type(value).__name__
+            raise ValueError(f"`loss_fn` must return one float, a scalar, got {got}.")
+        return value
+
+    return loss
+
+
+def _mean(values: Any) -> Any:
+    """The mean of trees of arrays."""
+    total, number = None, 0
+    for value in values:
+        total = value if total is None else _sum(total, value)
+        number += 1
+    return jax.tree.map(lambda x: x / number, total)
+
+
+@jax.jit
+def _sum(a: PyTree, b: PyTree) -> PyTree:
+    return jax.tree.map(jnp.add, a, b)
+
+
+@jax.jit
+def product(a: list[Array], b: list[Array]) -> list[Array]:
+    """The products of arrays of the same shapes."""
+    dtypes = [_dtypes.wider(x.dtype, y.dtype) for x, y in zip(a, b, strict=True)]
+    return [x.astype(dtype) * y.astype(dtype) for x, y, dtype in zip(a, b, dtypes, strict=True)]
+
+
+def _widened(arrays: list[Array]) -> list[Array]:
+    """The arrays in float32 at least: half precision would round their sum."""
+    return [x.astype(_dtypes.wider(x.dtype, jnp.float32)) for x in arrays]
+
+
+def _check(problem: Problem, arrays: list[Array], what: str) -> None:
+    wrong = not_finite(problem, arrays)
+    if wrong:
+        raise ValueError(f"`loss_fn` must have finite {what}, got NaN or infinity for {', '.join(map(repr, wrong))}.")
+
+
+def _described(array: Any) -> str:
+    return f"{array.dtype}{list(array.shape)}"

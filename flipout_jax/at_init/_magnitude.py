@@ -1,0 +1,64 @@
+"""Pruning at initialisation by magnitude."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from .. import _saliency
+from .._allocation import Allocation, global_
+from .._prunable import kernels
+from ._problem import Problem, pose, prune
+
+PyTree = Any
+
+
+def magnitude(
+    params: PyTree,
+    sparsity: float,
+    *,
+    prunable: Any = kernels,
+    allocation: Allocation = global_(),
+) -> PyTree:
+    r"""Magnitude pruning at initialisation: the smallest weights go, before any training.
+
+    $$ s_j = |w_j| $$
+
+    The layers that are drawn with the least variance go first. They are the masks of `prune` with the saliency
+    `flipout_jax.magnitude`.
+
+    Args:
+      params: the parameters at initialisation, any tree of arrays.
+      sparsity: fraction of the prunable weights that goes, in [0, 1). Of N exactly `ceil((1 - s) * N)` stay.
+      prunable: which parameters: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
+      allocation: from which layers: `global_()`, with a guard against emptied ones if it is told so, or `uniform()`.
+
+    Returns:
+      Masks like the parameters, for `initial_masks` of `prune`: bool of the leaf's shape where prunable, the scalar
+      True elsewhere.
+
+    Raises:
+      ValueError: if an argument is wrong, or a parameter is traced.
+
+    Example:
+      >>> import jax.numpy as jnp, flipout_jax as fj
+      >>> fj.at_init.magnitude({"kernel": jnp.array([[1.0, -3.0, 2.0, 0.5]])}, 0.5)["kernel"].tolist()
+      [[False, True, True, False]]
+    """
+    problem = pose(params, sparsity, 1, prunable, allocation)
+    return prune(problem, by_saliency(_saliency.magnitude(), problem))
+
+
+def by_saliency(saliency: _saliency.Saliency, problem: Problem) -> Callable[[list[Array]], list[Array]]:
+    """A function from masks to the scores of a saliency that needs no training."""
+
+    def score(masks):
+        del masks
+        # As `prune` shows it the parameters.
+        seen = problem.merge([jnp.zeros((), jnp.float32)] * len(problem.chosen), problem.weights)
+        scores = jax.tree.leaves(saliency.score(saliency.init(seen), seen))
+        return [score for score, is_chosen in zip(scores, problem.chosen, strict=True) if is_chosen]
+
+    return score
