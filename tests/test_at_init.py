@@ -34,7 +34,7 @@ def draw(seed=0, batches=(8, 8, 3)):
 
 
 def apply(params, inputs):
-    hidden = jnp.tanh(inputs @ params["hidden"]["kernel"] + params["hidden"]["bias"])
+    hidden = jnp.tanh(inputs @ params["hidden"]["kernel"] + params["hidden"]["bias"][None])
     return hidden @ params["out"]["kernel"]
 
 
@@ -45,7 +45,7 @@ def kernels(params):
 def gradient(weights, bias, batches, temperature=1.0):
     """By hand: the mean over batches of the gradient of the mean cross-entropy."""
     total = [np.zeros(shape) for shape in SHAPES]
-    first, second = weights
+    (first, second), bias = weights, np.asarray(bias)
     for inputs, labels in batches:
         hidden = np.tanh(inputs @ first + bias)
         logits = hidden @ second / temperature
@@ -176,7 +176,7 @@ def test_grasp_takes_any_loss_without_a_temperature(assert_same):
 
 
 def affine(params, inputs):
-    return (inputs @ params["hidden"]["kernel"] + params["hidden"]["bias"]) @ params["out"]["kernel"]
+    return (inputs @ params["hidden"]["kernel"] + params["hidden"]["bias"][None]) @ params["out"]["kernel"]
 
 
 def test_synflow_is_a_product_of_absolute_weights_at_every_iteration():
