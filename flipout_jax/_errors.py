@@ -36,6 +36,14 @@ def not_negative(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must be a finite number of at least 0, got {value!r}.")
 
 
+def fraction(name: str, value: Any) -> float:
+    """The value as a float, or a `ValueError` unless it is a number in [0, 1)."""
+    number = _number(name, value, "a number in [0, 1)")
+    if number is None or not 0 <= number < 1:
+        raise ValueError(f"`{name}` must be a number in [0, 1), got {value!r}.")
+    return number
+
+
 def finite(name: str, value: Any) -> float:
     """The value as a float, or a `ValueError` unless it is a finite number."""
     number = _number(name, value, "a finite number")

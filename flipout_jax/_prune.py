@@ -71,7 +71,8 @@ def prune(
       inner: any optax optimiser.
       sparsity: target sparsity by step: one of `schedules`, or any traceable function from the number of updates
         done, an int32 scalar, to a float in [0, 1). What lies outside counts as the nearest number inside.
-      saliency: what goes: `magnitude()`, `flips()`, `random(key)`, or a `Saliency` of your own.
+      saliency: what goes: `magnitude()`, `flips()`, `random(key)`, `gradient()`, `movement()`, `taylor()`, `fisher()`,
+        `wanda(activation_norms)`, or a `Saliency` of your own.
       allocation: from which layers: `global_()`, with a guard against emptied ones if it is told so, or `uniform()`.
       prunable: which parameters: a predicate on (key path, leaf), such as `kernels` or `by_path(regex)`, or a tree of
         booleans with the structure of the parameters. Scalars are never pruned.
@@ -150,7 +151,8 @@ def prune(
             new = optax.apply_updates(params, _clear(masks, updates, params))
             return _prunable_only(params, masks), _prunable_only(new, masks)
 
-        saliency_state = saliency.update(state.saliency_state, *old_and_new(masks), masks)
+        given = _prunable_only(grads, masks)
+        saliency_state = saliency.update(state.saliency_state, *old_and_new(masks), masks, given)
         count = jnp.asarray(optax.safe_increment(state.count))
 
         def prune_now(masks):
@@ -171,9 +173,9 @@ def is_prunable(mask: Array, leaf: Any) -> bool:
     return mask.shape == leaf.shape and leaf.ndim > 0
 
 
-def _prunable_only(params: PyTree, masks: PyTree) -> PyTree:
-    """The parameters as a `Saliency` sees them: a scalar zero for each leaf that is not prunable."""
-    return jax.tree.map(lambda m, w: w if is_prunable(m, w) else jnp.zeros((), jnp.float32), masks, params)
+def _prunable_only(tree: PyTree, masks: PyTree) -> PyTree:
+    """Parameters or gradients as a `Saliency` sees them: a scalar zero for each leaf that is not prunable."""
+    return jax.tree.map(lambda mask, leaf: leaf if mask.ndim else jnp.zeros((), jnp.float32), masks, tree)
 
 
 def _clear(masks: PyTree, updates: PyTree, params: PyTree) -> PyTree:

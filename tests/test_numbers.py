@@ -165,7 +165,7 @@ def flips_along(walk, dtype):
     saliency, params = fj.flips(), [{"w": jnp.array([x], dtype)} for x in walk]
     state = saliency.init(params[0])
     for old, new in itertools.pairwise(params):
-        state = jax.jit(saliency.update)(state, old, new, {"w": jnp.array([True])})
+        state = jax.jit(saliency.update)(state, old, new, {"w": jnp.array([True])}, new)
     return int(state.flips["w"][0])
 
 

@@ -131,8 +131,22 @@ def test_the_count_stops_at_its_last_value_and_then_nothing_is_pruned():
         (fj.flips(), "bfloat16"),
         (fj.flips(), "float16"),
         (fj.random(jax.random.key(3)), "float32"),
+        (fj.gradient(0.5), "float16"),
+        (fj.movement(), "bfloat16"),
+        (fj.taylor(2), "float32"),
+        (fj.fisher(), "float16"),
     ],
-    ids=["magnitude-float32", "magnitude-float16", "flips-bfloat16", "flips-float16", "random-float32"],
+    ids=[
+        "magnitude",
+        "magnitude-half",
+        "flips-bfloat16",
+        "flips-float16",
+        "random",
+        "gradient",
+        "movement",
+        "taylor",
+        "fisher",
+    ],
 )
 def test_masks_only_shrink_and_pruned_weights_are_exactly_0(train, saliency, dtype):
     rng = np.random.default_rng(0)
@@ -277,7 +291,7 @@ def test_the_inner_optimiser_gets_masked_gradients_the_masks_and_all_extra_argum
 def test_a_saliency_of_ones_own():
     near_one = fj.Saliency(
         init=lambda params: (),
-        update=lambda state, old, new, masks: state,
+        update=lambda state, old, new, masks, grads: state,
         score=lambda state, params: jax.tree.map(lambda w: -jnp.abs(w - 1), params),
     )
     params = {"kernel": jnp.array([[1.1, -9.0, 0.5, 7.0]])}
@@ -300,7 +314,7 @@ def test_the_field_names_of_all_states_are_unique():
     modules = [importlib.import_module(m.name) for m in pkgutil.walk_packages(fj.__path__, "flipout_jax.")]
     states = {x for m in modules for x in vars(m).values() if isinstance(x, type) and x.__name__.endswith("State")}
     states = {x for x in states if x.__module__.startswith("flipout_jax")}
-    assert {fj.PruneState, fj.FlipsState, fj.RandomState, fj.GradientNoiseState} <= states
+    assert {fj.PruneState, fj.FlipsState, fj.GradientNoiseState, fj.WandaState} <= states
     names = [name for state in states for name in state._fields]
     assert len(set(names)) == len(names)
 

@@ -19,7 +19,7 @@ def count(old, new, mask=None, start=None, dtype=jnp.uint16):
     old, new = {"w": jnp.asarray(old)}, {"w": jnp.asarray(new)}
     masks = {"w": jnp.ones(old["w"].shape, bool) if mask is None else jnp.asarray(mask)}
     state = saliency.init(old) if start is None else fj.FlipsState({"w": jnp.asarray(start, dtype)})
-    return saliency.update(state, old, new, masks).flips["w"]
+    return saliency.update(state, old, new, masks, new).flips["w"]
 
 
 @pytest.mark.makes_nan
@@ -40,7 +40,7 @@ def test_flips_add_up_over_steps():
     saliency = fj.flips()
     state = saliency.init({"w": walk[0]})
     for old, new in itertools.pairwise(walk):
-        state = saliency.update(state, {"w": old}, {"w": new}, {"w": np.ones((4, 5), bool)})
+        state = saliency.update(state, {"w": old}, {"w": new}, {"w": np.ones((4, 5), bool)}, {"w": new})
     np.testing.assert_array_equal(state.flips["w"], (np.diff(np.sign(walk), axis=0) != 0).sum(0))
 
 
@@ -97,7 +97,7 @@ def test_random_scores_are_uniform_fixed_and_different_in_each_tensor():
     saliency = fj.random(jax.random.key(0))
     state = saliency.init(params)
     scores = saliency.score(state, params)
-    later = saliency.score(saliency.update(state, params, params, params), jax.tree.map(jnp.negative, params))
+    later = saliency.score(saliency.update(state, params, params, params, params), jax.tree.map(jnp.negative, params))
     for name in params:
         np.testing.assert_array_equal(scores[name], later[name])
         assert scores[name].dtype == jnp.uint32

@@ -16,6 +16,7 @@ METHODS = {
     "flipout": lambda: fj.flipout(optax.sgd(0.1), ONE, key=jax.random.key(0)),
     "magnitude": lambda: fj.prune(optax.sgd(0.1, momentum=0.9), ONE),
     "random": lambda: fj.prune(optax.sgd(0.1), ONE, saliency=fj.random(jax.random.key(0)), allocation=fj.uniform()),
+    "taylor": lambda: fj.prune(optax.sgd(0.1), ONE, saliency=fj.taylor(2)),
 }
 
 

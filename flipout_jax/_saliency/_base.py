@@ -13,7 +13,8 @@ class Saliency(NamedTuple):
 
     Attributes:
       init: `params -> state`.
-      update: `(state, old_params, new_params, masks) -> state`, after every optimiser step.
+      update: `(state, old_params, new_params, masks, grads) -> state`, after every optimiser step. The gradients are
+        those that the step was given, at `old_params`: before masking, and before any noise.
       score: `(state, params) -> scores`, on pruning steps only; the lowest scores go first. A score has the shape
         of its parameter and is a float or an unsigned integer. NaN ranks lowest.
 
@@ -23,7 +24,7 @@ class Saliency(NamedTuple):
       >>> import jax, jax.numpy as jnp, flipout_jax as fj
       >>> near_one = fj.Saliency(
       ...     init=lambda params: (),
-      ...     update=lambda state, old_params, new_params, masks: state,
+      ...     update=lambda state, old_params, new_params, masks, grads: state,
       ...     score=lambda state, params: jax.tree.map(lambda w: -jnp.abs(w - 1), params),
       ... )
       >>> near_one.score((), {"w": jnp.array([1.0, 3.0])})["w"].tolist()
@@ -31,7 +32,7 @@ class Saliency(NamedTuple):
     """
 
     init: Callable[[PyTree], PyTree]
-    update: Callable[[PyTree, PyTree, PyTree, PyTree], PyTree]
+    update: Callable[[PyTree, PyTree, PyTree, PyTree, PyTree], PyTree]
     score: Callable[[PyTree, PyTree], PyTree]
 
 

@@ -49,7 +49,8 @@ def flips(power: float = 2.0, *, dtype: DTypeLike = jnp.uint16) -> Saliency:
       >>> import jax.numpy as jnp, flipout_jax as fj
       >>> saliency = fj.flips()
       >>> old, new = {"w": jnp.array([1.0, 1.0])}, {"w": jnp.array([2.0, -2.0])}
-      >>> state = saliency.update(saliency.init(old), old, new, {"w": jnp.array([True, True])})
+      >>> masks, grads = {"w": jnp.array([True, True])}, {"w": jnp.array([-10.0, 30.0])}
+      >>> state = saliency.update(saliency.init(old), old, new, masks, grads)
       >>> saliency.score(state, new)["w"].tolist()
       [4.0, 2.0]
 
@@ -74,7 +75,9 @@ def flips(power: float = 2.0, *, dtype: DTypeLike = jnp.uint16) -> Saliency:
     def init(params):
         return FlipsState(jax.tree.map(lambda w: jnp.zeros_like(w, dtype), params))
 
-    def update(state, old_params, new_params, masks):
+    def update(state, old_params, new_params, masks, grads):
+        del grads
+
         def count(flips, old, new, mask):
             flipped = ((old > 0) != (new > 0)) | ((old < 0) != (new < 0))
             # An array: JAX takes a Python integer for an int32, which the largest uint32 is not.

@@ -39,7 +39,8 @@ def make_optimizer(method, allocation):
     schedule = fj.schedules.geometric(0.9, begin=2, end=6, prunings=3)
     # Sums over a sharded axis round differently from one device, so nothing that the test compares may depend on
     # one: no noise, whose size is that of the gradient's norm.
-    saliency = {"flips": fj.flips(), "magnitude": fj.magnitude(), "random": fj.random(jax.random.key(0))}[method]
+    saliencies = {"magnitude": fj.magnitude(), "random": fj.random(jax.random.key(0)), "movement": fj.movement()}
+    saliency = fj.flips() if method == "flips" else saliencies[method]
     return fj.prune(optax.sgd(0.25, momentum=0.5), schedule, saliency=saliency, allocation=allocation)
 
 
@@ -87,7 +88,7 @@ def compare(kind, method, allocation):
 
     moved = [
         f"{name}: {leaf.sharding.spec}, not {given[name].spec}"
-        for tree in (params, state.masks, optax.tree.get(state.saliency_state, "flips", ()))
+        for tree in (params, state.masks, optax.tree.get(state.saliency_state, method, ()))
         for path, leaf in jax.tree.leaves_with_path(tree)
         if leaf.ndim
         for name in [fj.path_string(path)]
@@ -134,6 +135,7 @@ def main():
         "auto magnitude uniform": (AxisType.Auto, "magnitude", fj.uniform()),
         "explicit flips": (AxisType.Explicit, "flips", fj.global_()),
         "explicit random": (AxisType.Explicit, "random", fj.global_()),
+        "explicit movement": (AxisType.Explicit, "movement", fj.global_()),
     }
     found = {}
     for platform, count in (("CPU", _selection._count_together), ("accelerators", _selection._count_apart)):

@@ -57,6 +57,18 @@ def test_an_idle_step_of_flipout_reads_what_the_new_signs_follow_from(name):
     assert step.temporary - plain.temporary <= 4 * LARGEST + SLACK
 
 
+@pytest.mark.parametrize("name", INNERS)
+def test_an_idle_step_of_a_gradient_saliency_reads_what_its_scores_follow_from(name):
+    inner, _ = INNERS[name]
+    optimizer = fj.prune(inner, SCHEDULE, saliency=fj.gradient(0.9))
+    plain, step = compiled(fj.prune(inner, SCHEDULE), PARAMS), compiled(optimizer, PARAMS)
+    assert step.copies == 0
+    # The weights, the gradients, and the averages in both directions.
+    assert traffic(step) - traffic(plain) <= (4 + 4 + 2 * 4) * WEIGHTS + SLACK
+    assert step.temporary - plain.temporary <= SLACK
+    assert abs(step.state - plain.state - 4 * WEIGHTS) < 64
+
+
 @pytest.mark.parametrize("name", NOT_FROM_STATE)
 def test_a_copy_is_seen_where_there_is_one(name):
     assert compiled(fj.prune(NOT_FROM_STATE[name], SCHEDULE), PARAMS).copies > 0

@@ -6,6 +6,7 @@ KEPT = {
     "auto magnitude uniform": 205 + 52 + 7,
     "explicit flips": 263,
     "explicit random": 263,
+    "explicit movement": 263,
 }
 # Nothing but counts goes from device to device: how many numbers at once, in gathers and in sums. On CPU each sends its
 # own: XLA knows no other way for a sum of several operands.

@@ -131,10 +131,10 @@ def largest_first():
     )
 
 
-@pytest.mark.parametrize("name", ["random", "largest_first"])
+@pytest.mark.parametrize("name", ["random", "largest_first", "movement"])
 def test_no_saliency_revives_a_weight_nor_loses_the_key(name, params, gradient, kept):
     key = jax.random.key(0)
-    saliency = fj.random(key) if name == "random" else largest_first()
+    saliency = {"random": fj.random(key), "movement": fj.movement()}.get(name, largest_first())
     optimizer = fj.prune(optax.sgd(0.1), SCHEDULE, saliency=saliency)
     update = jax.jit(optimizer.update, donate_argnums=1)
     state = optimizer.init(params)

@@ -1,0 +1,129 @@
+"""Saliency by weights and activations: the size of what a weight hands on."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+
+from .. import _dtypes
+from .._prunable import path_string
+from ._base import Saliency
+
+
+class WandaState(NamedTuple):
+    """State of `wanda`.
+
+    Attributes:
+      activation_norms: the norms as they were given, by the path of their parameter; float32 or wider.
+    """
+
+    activation_norms: dict[str, Array]
+
+
+def wanda(activation_norms: Mapping[str, jax.typing.ArrayLike]) -> Saliency:
+    r"""Saliency by weights and activations: a large weight on an input that is hardly ever active may go.
+
+    $$ s_{ij} = |w_{ij}| \cdot \lVert x_j \rVert_2 $$
+
+    with $w_{ij}$ the weight from input feature $j$ to output $i$, and $\lVert x_j \rVert_2$ = `activation_norms` the
+    norm of that feature over all inputs of the layer: samples, tokens and positions, in a calibration set. The factor
+    between the norm and the root mean square is one for a layer, but layers compare only if all of them have it.
+
+    The paper compares the weights of each output with one another. Here the allocation says which weights are
+    compared: `global_()` all of them, `uniform()` those of a layer.
+
+    Scores are float32, or wider for weights of it. The state takes 4 bytes a norm, and nothing a weight.
+
+    Args:
+      activation_norms: the norms by the path of the parameter, as `path_string` gives it, such as
+        `{"dense/kernel": norms}`. An array of one axis has a norm for each input feature, which is axis -2 of a
+        `(in, out)` and of a `(height, width, in, out)` kernel. For any other layout give an array of as many axes as
+        the parameter has, which broadcasts against it: `norms[None, :]` for the `(out, in)` weights of Equinox. What
+        belongs to no prunable parameter is not looked at.
+
+    Returns:
+      A saliency whose state holds the norms.
+
+    Raises:
+      ValueError: at once if `activation_norms` is no mapping from paths to arrays of finite numbers of at least 0; at
+        `init` if a prunable parameter has no norms, or they do not fit.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, flipout_jax as fj
+      >>> inputs = jnp.array([[3.0, 0.0], [4.0, 0.1]])
+      >>> saliency = fj.wanda({"dense/kernel": jnp.linalg.norm(inputs, axis=0)})
+      >>> optimizer = fj.prune(optax.sgd(0.1), fj.schedules.one_shot(0.5, step=1), saliency=saliency)
+      >>> params = {"dense": {"kernel": jnp.array([[1.0, 2.0], [8.0, 9.0]])}}
+      >>> zeros = {"dense": {"kernel": jnp.zeros((2, 2))}}
+      >>> _, opt_state = optimizer.update(zeros, optimizer.init(params), params)
+      >>> opt_state.masks["dense"]["kernel"].tolist()
+      [[True, True], [False, False]]
+
+    Differs from the reference code: that takes the root of the mean square over the samples of the calibration set,
+    and prunes layer after layer, each with the activations of a network whose layers before it are pruned.
+
+    References:
+      Sun et al., [A simple and effective pruning approach for large language
+      models](https://arxiv.org/abs/2306.11695), 2023.
+    """
+    norms = _check_norms(activation_norms)
+
+    def init(params):
+        for path, leaf in jax.tree.leaves_with_path(params):
+            if leaf.ndim:
+                _fitted(norms, path_string(path), leaf)
+        # Copies, so that donating the state does not delete the caller's arrays.
+        return WandaState({path: jnp.copy(norm) for path, norm in norms.items()})
+
+    def score(state, params):
+        def one(path, w):
+            if not w.ndim:
+                return w
+            w = jnp.abs(w.astype(_dtypes.wider(w.dtype, jnp.float32)))
+            return w * _fitted(state.activation_norms, path_string(path), w).astype(w.dtype)
+
+        return jax.tree.map_with_path(one, params)
+
+    return Saliency(init, lambda state, *_: state, score)
+
+
+def _check_norms(activation_norms: Any) -> dict[str, Array]:
+    wanted = "`activation_norms` must be a dict from paths, such as 'dense/kernel', to arrays of finite numbers >= 0"
+    if not (isinstance(activation_norms, Mapping) and all(isinstance(path, str) for path in activation_norms)):
+        raise ValueError(f"{wanted}, got {activation_norms!r}.")
+    checked = {}
+    for path, given in activation_norms.items():
+        try:
+            norm = jnp.asarray(given)
+            real = jnp.issubdtype(norm.dtype, jnp.floating) or jnp.issubdtype(norm.dtype, jnp.integer)
+        except (TypeError, ValueError):
+            norm, real = jnp.zeros(()), False
+        if not real:
+            raise ValueError(f"{wanted}, got {given!r} for {path!r}.")
+        norm = norm.astype(_dtypes.wider(norm.dtype, jnp.float32))
+        if not isinstance(norm, Tracer) and not bool(jnp.all(jnp.isfinite(norm) & (norm >= 0))):
+            wrong = np.asarray(norm)[~(np.isfinite(norm) & (np.asarray(norm) >= 0))]
+            raise ValueError(f"{wanted}, got {wrong[0]!s} for {path!r}.")
+        checked[path] = norm
+    return checked
+
+
+def _fitted(norms: dict[str, Array], path: str, leaf: Any) -> Array:
+    """The norms of a parameter, of as many axes as it has, or a `ValueError` unless they fit."""
+    if path not in norms:
+        some = ", ".join(list(norms)[:8]) or "no paths"
+        raise ValueError(f"`activation_norms` must have norms for the prunable parameter {path!r}, got {some}.")
+    norm = norms[path]
+    features = leaf.shape[-2] if leaf.ndim > 1 else leaf.shape[-1]
+    if norm.ndim == 1 and leaf.ndim > 1 and norm.size == features:
+        return norm.reshape((1,) * (leaf.ndim - 2) + (features, 1))
+    if norm.ndim == leaf.ndim and all(n in (1, size) for n, size in zip(norm.shape, leaf.shape, strict=True)):
+        return norm
+    raise ValueError(
+        f"`activation_norms` must have one norm for each of the {features} input features of {path!r}, axis -2 of its "
+        f"shape {leaf.shape}, or an array of {leaf.ndim} axes that broadcasts against it, got the shape {norm.shape}."
+    )
