@@ -74,6 +74,7 @@ def check_allocation(allocation: Any) -> None:
 
 
 def _together(sizes: Sequence[int]) -> list[list[int]]:
+    # By name, so that one `global_()` equals another.
     return [list(range(len(sizes)))]
 
 

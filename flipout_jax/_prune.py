@@ -15,6 +15,7 @@ from ._pruning import check_reachable, prune_masks
 from ._recompute import with_recompute
 from ._saliency import Saliency, magnitude
 from ._where import where
+from .schedules import Threshold
 
 PyTree = Any
 
@@ -70,7 +71,8 @@ def prune(
     Args:
       inner: any optax optimiser.
       sparsity: target sparsity by step: one of `schedules`, or any traceable function from the number of updates
-        done, an int32 scalar, to a float in [0, 1). What lies outside counts as the nearest number inside.
+        done, an int32 scalar, to a float in [0, 1). What lies outside counts as the nearest number inside. Or
+        `schedules.threshold`, which removes what scores below a value: then no count is fixed.
       saliency: what goes: `magnitude()`, `flips()`, `random(key)`, `gradient()`, `movement()`, `taylor()`, `fisher()`,
         `wanda(activation_norms)`, or a `Saliency` of your own.
       allocation: from which layers: `global_()`, with a guard against emptied ones if it is told so, or `uniform()`.
@@ -101,6 +103,8 @@ def prune(
     if not (isinstance(saliency, Saliency) and all(map(callable, saliency))):
         raise ValueError(f"`saliency` must be a Saliency, such as flipout_jax.magnitude(), got {saliency!r}.")
     check_allocation(allocation)
+    if isinstance(schedule, Threshold) and allocation != global_():
+        raise ValueError(f"`allocation` must be global_() for a threshold, which all layers share, got {allocation!r}.")
     check_prunable(prunable)
 
     def init(params):
@@ -160,6 +164,8 @@ def prune(
             finite = jax.tree.map(lambda before, after: jnp.where(jnp.isfinite(after), after, before), old, new)
             scores = saliency.score(*lax.stop_gradient((saliency_state, finite)))
             _check_scores(scores, masks)
+            if isinstance(schedule, Threshold):
+                return _target.clear_below(schedule, scores, masks)
             return prune_masks(scores, masks, schedule, allocation, count)
 
         masks = _if_due(_target.due(schedule, count) & (count > state.count), prune_now, masks)

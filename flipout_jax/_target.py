@@ -1,4 +1,4 @@
-"""How many weights a schedule keeps at a step, exactly, without a sync with the host."""
+"""When a schedule prunes and how many weights it keeps, exactly, without a sync with the host."""
 
 import decimal
 import itertools
@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from . import _wide
+from . import _dtypes, _errors, _wide
 from ._wide import Wide
-from .schedules import Milestones
+from .schedules import Milestones, Threshold
 
-Schedule = Callable[[Any], Any]
+PyTree = Any
+Target = Callable[[Any], Any]
+Schedule = Target | Threshold
 
 _MILLION = 10**6
 # Half the distance of two float32 numbers just under 1, in units of 2**-32.
@@ -24,6 +26,8 @@ def check_schedule(sparsity: Any) -> Schedule:
     """The schedule itself, or a `ValueError` unless it is a traceable function from a step to one number."""
     if isinstance(sparsity, Milestones):
         return _check_milestones(sparsity)
+    if isinstance(sparsity, Threshold):
+        return _check_threshold(sparsity)
     wanted = (
         "`sparsity` must be a function from the step to a target in [0, 1), as schedules.one_shot(0.9, step=100) is"
     )
@@ -47,23 +51,57 @@ def check_schedule(sparsity: Any) -> Schedule:
 
 def _check_milestones(sparsity: Milestones) -> Milestones:
     steps, densities = sparsity
-    if len(steps) != len(densities) or any(not isinstance(step, int) or step < 1 for step in steps):
+    if len(steps) != len(densities) or not _are_steps(steps):
         raise ValueError(f"`sparsity` must have one integer step of at least 1 for each density, got {sparsity!r}.")
-    if any(a >= b for a, b in itertools.pairwise(steps)):
-        raise ValueError(f"`sparsity` must have rising steps, got {sparsity!r}.")
+    _check_rising(steps, sparsity)
     if any(not (isinstance(density, decimal.Decimal) and 0 < density <= 1) for density in densities):
         raise ValueError(f"`sparsity` must have densities that are Decimals in (0, 1], got {sparsity!r}.")
     return sparsity
 
 
+def _check_threshold(sparsity: Threshold) -> Threshold:
+    if not _are_steps(sparsity.steps):
+        raise ValueError(f"`sparsity` must have integer steps of at least 1, got {sparsity!r}.")
+    _check_rising(sparsity.steps, sparsity)
+    try:
+        _errors.not_negative("value", sparsity.value)
+    except ValueError as error:
+        raise ValueError(f"`sparsity` must have a value that is finite and at least 0, got {sparsity!r}.") from error
+    return sparsity
+
+
+def _are_steps(steps: tuple[int, ...]) -> bool:
+    return all(isinstance(step, int) and not isinstance(step, bool) and step >= 1 for step in steps)
+
+
+def _check_rising(steps: tuple[int, ...], sparsity: Schedule) -> None:
+    if any(a >= b for a, b in itertools.pairwise(steps)):
+        raise ValueError(f"`sparsity` must have rising steps, got {sparsity!r}.")
+
+
 def due(schedule: Schedule, step: Array) -> Array:
-    """Whether the update that ends step `step` prunes: `schedule(step) > schedule(step - 1)`."""
-    if isinstance(schedule, Milestones):
+    """Whether the update that ends step `step` prunes: where a target rises, or at a step of `Milestones`, `Threshold`.
+
+    A target rises where `schedule(step) > schedule(step - 1)`.
+    """
+    if isinstance(schedule, Milestones | Threshold):
         return jnp.any(step == jnp.array(schedule.steps, jnp.int32))
     return jnp.asarray(schedule(step)) > jnp.asarray(schedule(step - 1))
 
 
-def kept(schedule: Schedule, step: Array, size: int) -> Wide:
+def clear_below(threshold: Threshold, scores: PyTree, masks: PyTree) -> PyTree:
+    """The masks without the weights whose score is below the value of the threshold, or NaN."""
+
+    def one(mask, score):
+        if not mask.ndim:
+            return mask
+        dtype = _dtypes.wider(score.dtype, jnp.float32)
+        return mask & (score.astype(dtype) >= jnp.asarray(threshold.value, dtype))
+
+    return jax.tree.map(one, masks, scores)
+
+
+def kept(schedule: Target, step: Array, size: int) -> Wide:
     """How many of `size` weights the schedule keeps at a step, `ceil((1 - s) * size)`.
 
     The targets of `Milestones` are exact. Any other schedule gives a float32, which is read as the decimal of at

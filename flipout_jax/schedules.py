@@ -2,7 +2,8 @@
 
 A schedule is any function of the step that JAX can trace, as optax schedules are. Those of this module also know
 their targets exactly, so that the rounding of a float never moves a count. Steps count optimiser updates, and the
-first update is step 1: a pruning at step n happens at the end of the n-th update.
+first update is step 1: a pruning at step n happens at the end of the n-th update. `threshold` alone has no target
+sparsity: how much goes is up to the scores.
 """
 
 import decimal
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from . import _errors
 
@@ -161,6 +163,60 @@ def one_shot(sparsity: float, *, step: int) -> Milestones:
       (0.0, 0.75)
     """
     return Milestones((_step("step", step),), (_one_minus(_exact(sparsity)),))
+
+
+class Threshold(NamedTuple):
+    """Prunings by a fixed value in place of a target sparsity.
+
+    At the end of each of its steps every live weight goes whose score is below the value, or NaN. How many go is not
+    fixed: no guard of an exact sparsity holds, and a layer, or all of them, may end empty; `summary` tells. Scores are
+    compared in float32, or float64 where they are wider.
+
+    Attributes:
+      steps: the pruning steps, rising; the first is at least 1.
+      value: the least score that stays; finite, at least 0.
+
+    Example:
+      >>> import flipout_jax as fj
+      >>> fj.schedules.Threshold(steps=(10, 20), value=1e-4)
+      Threshold(steps=(10, 20), value=0.0001)
+    """
+
+    steps: tuple[int, ...]
+    value: float
+
+
+def threshold(value: float, *, step: int) -> Threshold:
+    r"""Removes, once, every weight whose score is below a value, however many they are.
+
+    $$ m_j \leftarrow m_j \land (s_j \geq \tau) $$
+
+    with $\tau$ = `value` and $s_j$ the score of the saliency: $|w_j|$ for `magnitude()`. A score that is NaN goes.
+    It is meant for weights that a penalty has driven to nearly 0, such as `penalties.add_hoyer_square`; the count that
+    stays is not fixed. For several prunings, make a `Threshold` with all their steps.
+
+    Args:
+      value: the least score that stays; finite, at least 0.
+      step: step of the pruning, at least 1.
+
+    Returns:
+      What `prune` and `flipout` take for `sparsity`. It is no function of the step, as its sparsity is not known, and
+      goes with the allocation `global_()` alone: one value is the same for all layers.
+
+    Raises:
+      ValueError: if an argument is out of its range.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, flipout_jax as fj
+      >>> optimizer = fj.prune(optax.sgd(0.1), fj.schedules.threshold(1e-4, step=1))
+      >>> params = {"kernel": jnp.array([[1e-5, -1e-3, -2e-5, 0.5]])}
+      >>> _, opt_state = optimizer.update({"kernel": jnp.zeros((1, 4))}, optimizer.init(params), params)
+      >>> opt_state.masks["kernel"].tolist()
+      [[False, True, False, True]]
+    """
+    _errors.not_negative("value", value)
+    # A traced value has no float yet.
+    return Threshold((_step("step", step),), value if isinstance(value, Tracer) else float(value))
 
 
 def _exact(sparsity: Any) -> decimal.Decimal:
