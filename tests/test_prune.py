@@ -314,7 +314,7 @@ def test_the_field_names_of_all_states_are_unique():
     modules = [importlib.import_module(m.name) for m in pkgutil.walk_packages(fj.__path__, "flipout_jax.")]
     states = {x for m in modules for x in vars(m).values() if isinstance(x, type) and x.__name__.endswith("State")}
     states = {x for x in states if x.__module__.startswith("flipout_jax")}
-    assert {fj.PruneState, fj.FlipsState, fj.GradientNoiseState, fj.WandaState} <= states
+    assert {fj.PruneState, fj.FlipsState, fj.GradientNoiseState, fj.WandaState, fj.penalties.HoyerSquareState} <= states
     names = [name for state in states for name in state._fields]
     assert len(set(names)) == len(names)
 
