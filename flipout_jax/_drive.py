@@ -1,23 +1,20 @@
 """DRIVE: pruning after a few dense epochs, by magnitude and two sensitivities together."""
 
 import functools
-import math
-import warnings
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.core import Tracer
 
-from . import _dtypes, _errors, _wide, schedules
+from . import _dtypes, _errors
 from ._allocation import Allocation, global_
-from ._prunable import check_prunable, kernels, path_string, select
-from ._selection import keep_highest
+from ._prunable import kernels
+from .at_init._batches import Loss, check_batches, mean_gradient
+from .at_init._problem import pose, prune
 
 PyTree = Any
-Loss = Callable[[PyTree, Any], Array]
 
 
 def drive(
@@ -120,118 +117,3 @@ def _check_weights(weights: Any) -> tuple[float, ...]:
     if len(factors) != 3 or min(factors) < 0 or not max(factors):
         raise ValueError(f"{wanted}, got {weights!r}.")
     return factors
-
-
-# The rest is what every method with gradients over batches shares.
-
-
-class Problem(NamedTuple):
-    """What may go, and how many stay: for each iteration, how many of each group of prunable leaves."""
-
-    params: PyTree
-    chosen: tuple[bool, ...]
-    groups: Sequence[Sequence[int]]
-    kept: list[list[int]]
-
-    @property
-    def weights(self) -> list[Array]:
-        """The prunable parameters."""
-        leaves = zip(jax.tree.leaves(self.params), self.chosen, strict=True)
-        return [jnp.asarray(leaf) for leaf, is_chosen in leaves if is_chosen]
-
-    @property
-    def paths(self) -> list[str]:
-        """The paths of the prunable parameters."""
-        leaves = zip(jax.tree.leaves_with_path(self.params), self.chosen, strict=True)
-        return [path_string(path) for (path, _), is_chosen in leaves if is_chosen]
-
-    def merge(self, leaves: Sequence[Any], weights: Sequence[Any]) -> PyTree:
-        """A tree like the parameters, of these leaves, with `weights` in place of the prunable ones."""
-        new = iter(weights)
-        merged = [next(new) if is_chosen else leaf for leaf, is_chosen in zip(leaves, self.chosen, strict=True)]
-        return jax.tree.unflatten(jax.tree.structure(self.params), merged)
-
-
-def pose(params: PyTree, sparsity: Any, iterations: int, prunable: Any, allocation: Allocation) -> Problem:
-    """The problem, or a `ValueError` for wrong input."""
-    iterations = _errors.integer("iterations", iterations, at_least=1)
-    schedule = schedules.geometric(sparsity, begin=1, end=iterations, prunings=iterations)
-    if not isinstance(allocation, Allocation):
-        raise ValueError(f"`allocation` must be an Allocation, such as flipout_jax.global_(), got {allocation!r}.")
-    check_prunable(prunable)
-    _check_concrete("params", params)
-    chosen = tuple(select(prunable, params))
-    sizes = [leaf.size for is_chosen, leaf in zip(chosen, jax.tree.leaves(params), strict=True) if is_chosen]
-    if schedule.densities[-1] * sum(sizes) < 1:
-        raise ValueError(f"`sparsity` must keep at least one of the {sum(sizes)} prunable weights, got {sparsity!r}.")
-    groups = allocation.scopes(sizes)
-    kept = zip(*(schedule.kept(sum(sizes[i] for i in members)) for members in groups), strict=True)
-    return Problem(params, chosen, groups, [list(counts) for counts in kept])
-
-
-def prune(problem: Problem, score: Callable[[list[Array]], list[Array]]) -> PyTree:
-    """The masks of the highest scores, in as many iterations as the problem has."""
-    masks = [jnp.ones_like(weight, bool) for weight in problem.weights]
-    for counts in problem.kept:
-        scores = score(masks)
-        for members, count in zip(problem.groups, counts, strict=True):
-            kept = _keep([scores[i] for i in members], [masks[i] for i in members], _wide.wide(count))
-            for i, mask in zip(members, kept, strict=True):
-                masks[i] = mask
-    emptied = [path for path, mask in zip(problem.paths, masks, strict=True) if mask.size and not mask.any()]
-    if emptied:
-        warnings.warn(
-            f"Nothing is left of {', '.join(map(repr, emptied))}, so no signal passes there.", UserWarning, stacklevel=3
-        )
-    return problem.merge([jnp.ones((), bool)] * len(problem.chosen), masks)
-
-
-def check_batches(loss_fn: Any, params: PyTree, batches: Any) -> list[Any]:
-    """The batches as a list, or a `ValueError` unless there are some for this loss."""
-    del params
-    if not callable(loss_fn):
-        raise ValueError(f"`loss_fn` must be a function (params, batch) -> scalar, got {loss_fn!r}.")
-    batches = list(batches)
-    if not batches:
-        raise ValueError("`batches` must be a list of batches, each as `loss_fn` takes it, got none.")
-    _check_concrete("batches", batches)
-    return batches
-
-
-def mean_gradient(loss_fn: Loss, problem: Problem, batches: list[Any]) -> Callable[[list[Array]], list[Array]]:
-    """A function from masks to the mean gradient over all batches, at the parameters that the masks leave."""
-
-    def loss(weights, leaves, batch):
-        value = loss_fn(problem.merge(leaves, weights), batch)
-        if not (hasattr(value, "dtype") and value.shape == () and jnp.issubdtype(value.dtype, jnp.floating)):
-            raise ValueError(f"`loss_fn` must return one float, a scalar, got {value!r}.")
-        return value
-
-    @jax.jit
-    def one(leaves, weights, masks, batch):
-        weights = [jnp.where(mask, w, jnp.zeros_like(w)) for mask, w in zip(masks, weights, strict=True)]
-        value, gradient = jax.value_and_grad(loss)(weights, leaves, batch)
-        return value, [g.astype(_dtypes.wider(g.dtype, jnp.float32)) for g in gradient]
-
-    def over_batches(masks):
-        leaves = jax.tree.leaves(problem.params)
-        parts = [one(leaves, problem.weights, masks, batch) for batch in batches]
-        value, gradient = jax.tree.map(lambda *values: sum(values) / len(values), *parts)
-        if not math.isfinite(value):
-            raise ValueError(f"`loss_fn` must be finite, got a mean of {float(value)!r} over {len(batches)} batches.")
-        wrong = [path for path, g in zip(problem.paths, gradient, strict=True) if not jnp.isfinite(g).all()]
-        if wrong:
-            raise ValueError(
-                f"`loss_fn` must have finite gradients, got NaN or infinity for {', '.join(map(repr, wrong))}."
-            )
-        return gradient
-
-    return over_batches
-
-
-_keep = jax.jit(keep_highest)
-
-
-def _check_concrete(name: str, tree: PyTree) -> None:
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree)):
-        raise ValueError(f"`{name}` must hold concrete arrays, got traced ones: call this outside of jit.")

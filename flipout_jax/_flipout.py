@@ -6,6 +6,7 @@ import jax
 import optax
 
 from . import _errors
+from ._allocation import Allocation, global_
 from ._noise import gradient_noise
 from ._prunable import kernels
 from ._prune import prune
@@ -20,6 +21,7 @@ def flipout(
     key: jax.Array,
     power: float = 2.0,
     noise_scale: float = 1.0,
+    allocation: Allocation = global_(),
     prunable: Any = kernels,
 ) -> optax.GradientTransformationExtraArgs:
     r"""FlipOut: prunes the weights that keep crossing zero, while they train.
@@ -40,14 +42,15 @@ def flipout(
       key: a PRNG key for the noise; its implementation is the one that draws, see `gradient_noise`.
       power: exponent of the magnitude, above 0.
       noise_scale: noise in root mean squares of each tensor's gradient, at least 0; 0 draws nothing.
+      allocation: from which layers; the paper's is `global_()`. See `prune`.
       prunable: which parameters: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
 
     Returns:
       An optimiser whose state is a `PruneState`, with `masks` and `flips` in it.
 
     Raises:
-      ValueError: at once for a wrong `inner`, `sparsity`, `key`, `power` or `noise_scale`; at `init` when `prunable`
-        selects nothing; at `update` without `params`.
+      ValueError: at once for a wrong `inner`, `sparsity`, `key`, `power`, `noise_scale` or `allocation`; at `init` when
+        `prunable` selects nothing; at `update` without `params`.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, flipout_jax as fj
@@ -79,4 +82,4 @@ def flipout(
     _errors.not_negative("noise_scale", noise_scale)
     if not (isinstance(noise_scale, int | float) and noise_scale == 0):
         inner = optax.chain(gradient_noise(key, noise_scale), inner)
-    return prune(inner, sparsity, saliency=flips(power), prunable=prunable)
+    return prune(inner, sparsity, saliency=flips(power), allocation=allocation, prunable=prunable)
