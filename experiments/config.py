@@ -1,15 +1,14 @@
 """The options of `python -m experiments.train`."""
 
 import dataclasses
-import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_type_hints
 
-from . import files, mesh, processes
-from .errors import UserError
+import tyro
 
-Method = Literal["flipout", "magnitude", "magnitude_noise", "random", "dense"]
+from . import files
+from .method_options import OPTIONS, Method, names
+
 Model = Literal[
     "digits_cnn",
     "lenet_300_100",
@@ -36,6 +35,7 @@ Optimizer = Literal["sgd", "adam", "adamw", "rmsprop", "lion"]
 Schedule = Literal["milestones", "cosine", "constant"]
 DType = Literal["float32", "bfloat16"]
 Init = Literal["pytorch", "kaiming", "xavier"]
+Allocation = Literal["global", "uniform"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,13 +66,18 @@ class Config:
     dtype: DType = "float32"
     """What the network computes in; weights, normalisation and loss are float32 always."""
     method: Method = "flipout"
-    """What goes: flipout (sign flips, with gradient noise), magnitude (smallest weights, over all layers),
-    magnitude_noise (the same with FlipOut's noise), random, or dense (nothing)."""
+    """What goes, and when; each method has options of its own, which --method NAME --help shows."""
+    own: tyro.conf.Suppress[Any] = None
+    """The options of the method; None for their defaults."""
     sparsity: float = 0.9375
     """Fraction of the prunable weights that are zero at the end, in [0, 1)."""
     prunings: int | None = None
     """Number of prunings, each removing the same fraction of what is left. Without it: one for each halving, 4 for a
     sparsity of 0.9375."""
+    allocation: Allocation = "global"
+    """From which layers: global, all ranked together, or uniform, the same sparsity in each."""
+    min_kept_per_layer: int = 0
+    """Weights that each layer keeps at least, with a global allocation."""
     epochs: int = 140
     """Passes over the training images. The paper's number is 350."""
     batch_size: int | None = None
@@ -108,10 +113,6 @@ class Config:
     """Largest norm of the gradient over all parameters, noise included. Without it: no limit."""
     label_smoothing: float = 0.0
     """Share of each label that is spread over all classes while training, in [0, 1)."""
-    noise_scale: float = 1.0
-    """Gradient noise of flipout and magnitude_noise, in root mean squares of each tensor's gradient."""
-    power: float = 2.0
-    """Exponent of the magnitude in flipout's saliency |w|^power / (flips + 1)."""
     seed: int = 0
     """Seed of initial weights, batches and noise."""
     seeds: int = 1
@@ -163,6 +164,21 @@ class Config:
     process_id: int | None = None
     """Number of this process, from 0, with --coordinator HOST:PORT."""
 
+    def __post_init__(self):
+        """Fills in the options of the method.
+
+        Raises:
+          ValueError: for those of another one.
+        """
+        of_method = OPTIONS.get(self.method)
+        if of_method is None:
+            # The check of the options says so.
+            return
+        if self.own is None:
+            object.__setattr__(self, "own", of_method())
+        elif not isinstance(self.own, of_method):
+            raise ValueError(f"`own` must be the options of {self.method}, got {self.own!r}.")
+
 
 # Where a process computes, and with which others; a run may go on elsewhere.
 MACHINES = {"mesh", "coordinator", "num_processes", "process_id"}
@@ -172,87 +188,35 @@ INCIDENTAL = {
     *("output_dir", "overwrite", "resume", "tensorboard", "eval_every", "cache_dir", "tfds_data_dir", "seeds_at_once"),
     *("save_minutes", "save_epochs", "keep_checkpoints", "keep_best"),
 }
-_CHOICES = {
-    "model": Model,
-    "method": Method,
-    "augment": Augment,
-    "init": Init,
-    "dtype": DType,
-    "optimizer": Optimizer,
-    "schedule": Schedule,
-    "decay": Literal["all", "kernels"],
-}
-_FRACTION = "in [0, 1)", lambda x: 0 <= x < 1
-_NOT_NEGATIVE = "at least 0", lambda x: x >= 0
-_POSITIVE = "above 0", lambda x: x > 0
-_COUNT = "at least 1", lambda x: x >= 1
-_RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
-    **dict.fromkeys(("sparsity", "momentum", "beta1", "beta2", "label_smoothing"), _FRACTION),
-    **dict.fromkeys(("weight_decay", "noise_scale", "epsilon", "warmup_epochs", "save_minutes"), _NOT_NEGATIVE),
-    **dict.fromkeys(("width", "learning_rate", "power", "clip_norm"), _POSITIVE),
-    **dict.fromkeys(("epochs", "batch_size", "prunings", "steps_per_epoch", "test_images", "image_size"), _COUNT),
-    **dict.fromkeys(("seeds_at_once", "eval_every"), _COUNT),
-    "seeds": ("from 1 to 10000", lambda x: 1 <= x <= 10_000),
-    **dict.fromkeys(("save_epochs", "keep_checkpoints"), _COUNT),
-    "seed": ("from 0 to 4294967295", lambda x: 0 <= x < 2**32),
-}
 
 
-def check(config: Config) -> None:
-    """Raises a `UserError` for an option that is out of its range."""
-
-    def require(holds: bool, option: str, wanted: str) -> None:
-        if not holds:
-            value = getattr(config, option)
-            raise UserError(f"--{option.replace('_', '-')} must be {wanted}, got {value!r}.")
-
-    for option, values in _CHOICES.items():
-        value = getattr(config, option)
-        require(value in (None, *get_args(values)), option, f"one of {', '.join(get_args(values))}")
-    for option, (wanted, holds) in _RANGES.items():
-        value = getattr(config, option)
-        require(value is None or (math.isfinite(value) and holds(value)), option, wanted)
-    if config.mesh is not None:
-        mesh.parse(config.mesh)
-    processes.check(config.coordinator, config.num_processes, config.process_id)
-    given = config.milestones or ()
-    require(all(a < b for a, b in zip((0, *given), given, strict=False)), "milestones", "rising epochs from 1 on")
-    require(config.warmup_epochs < config.epochs, "warmup_epochs", f"below the number of epochs, {config.epochs}")
-    require(
-        not given or config.schedule == "milestones",
-        "milestones",
-        f"left out with --schedule {config.schedule}",
-    )
-    require(
-        config.warmup_epochs == 0 or all(config.warmup_epochs < epoch for epoch in milestones(config)),
-        "warmup_epochs",
-        f"below the first milestone, {next(iter(milestones(config)), None)}",
-    )
-    last = last_pruning_epoch(config)
-    require(
-        config.prunings is None or config.prunings <= last,
-        "prunings",
-        f"at most {last}, as the last pruning is after epoch {last} of {config.epochs}",
-    )
+def with_method(config: Config, method: str, **own: Any) -> Config:
+    """The options with another method, and with those of its own options that are given."""
+    options: Any = OPTIONS[method](**own)
+    chosen: Any = method
+    return dataclasses.replace(config, method=chosen, own=options)
 
 
 def milestones(config: Config) -> tuple[int, ...]:
     """The epochs after which the learning rate drops to a tenth."""
-    if config.schedule != "milestones":
+    if config.schedule != "milestones" or config.method == "sculpt":
         return ()
     if config.milestones is not None:
         return config.milestones
-    return tuple(sorted({config.epochs * at // 350 for at in (150, 250)} - {0}))
+    of = 500 if config.method == "hoyer_threshold" else 350
+    return tuple(sorted({config.epochs * at // of for at in (150, 250)} - {0}))
 
 
 def last_pruning_epoch(config: Config) -> int:
-    """The epoch that ends with the last pruning."""
+    """The epoch that ends with the last pruning of the gradual methods."""
     return max(1, config.epochs * 320 // 350)
 
 
 def as_json(config: Config) -> dict[str, Any]:
-    """The options as JSON can hold them."""
-    return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()}
+    """The options as JSON can hold them, those of the method beside the others."""
+    stored = dataclasses.asdict(config)
+    stored |= stored.pop("own") or {}
+    return {k: str(v) if isinstance(v, Path) else v for k, v in stored.items()}
 
 
 def from_json(stored: dict[str, Any]) -> Config:
@@ -262,15 +226,19 @@ def from_json(stored: dict[str, Any]) -> Config:
       ValueError: for options that this program does not have.
       TypeError: for a value of another type than the option's.
     """
-    known = {field.name for field in dataclasses.fields(Config)}
-    if stored.keys() - known:
-        raise ValueError(f"it has options that are not known here: {', '.join(sorted(stored.keys() - known))}")
-    values = dict(stored)
+    shared = {field.name for field in dataclasses.fields(Config)} - {"own"}
+    method = stored.get("method", "flipout")
+    if not isinstance(method, str) or method not in OPTIONS:
+        raise ValueError(f"it has a method that is not known here: {method!r}")
+    own = {name: stored[name] for name in names(method) if name in stored}
+    values = {name: value for name, value in stored.items() if name not in own}
+    if values.keys() - shared:
+        raise ValueError(f"it has options that are not known here: {', '.join(sorted(values.keys() - shared))}")
     for name in ("output_dir", "resume", "cache_dir", "tfds_data_dir"):
         values[name] = None if values.get(name) is None else Path(values[name])
     if isinstance(values.get("milestones"), list):
         values["milestones"] = tuple(values["milestones"])
-    for name, wanted in get_type_hints(Config).items():
-        if name in values:
-            files.check_type(name, values[name], wanted)
-    return Config(**values)
+    for given, wanted in ((values, get_type_hints(Config)), (own, get_type_hints(OPTIONS[method]))):
+        for name in given:
+            files.check_type(name, given[name], wanted[name])
+    return Config(**values, own=OPTIONS[method](**own))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from . import recipe, run_directory
+from . import methods, run_directory
 from .checkpoint import Checkpoints, Position
 from .config import Config
 from .errors import UserError
@@ -47,6 +47,7 @@ def fit(
     checkpoints: Checkpoints,
     interrupt: Interrupt,
     agreement: Agreement,
+    scenes: Sequence[methods.Scene],
 ) -> Outcome:
     """Trains all epochs, from the last checkpoint if there is one, and writes metrics as it goes on.
 
@@ -58,15 +59,22 @@ def fit(
       checkpoints: where positions are saved and read.
       interrupt: looked at between two dispatches. On a signal a checkpoint is written, and that is all.
       agreement: of the processes that train together; the first one writes what there is to write.
+      scenes: what the method of each run may look at.
     """
     config, seeds, folders = configs[0], [c.seed for c in configs], [run_directory.of(c) for c in configs]
-    position = checkpoints.restore(Position(1, 0, functions.init(seeds), functions.zero()))
+    method, last = methods.of(config), methods.epochs(config)
+    beginning = Position(1, 0, functions.init(seeds), functions.zero())
+    position = checkpoints.restore(beginning)
+    before, after, after_epochs = method.before, method.after, method.after_epochs(config)
+    if before is not None and position is beginning:
+        state = functions.each(lambda run, state: before(scenes[run], state), position.state)
+        position = position._replace(state=state)
     if position.done % functions.steps_per_dispatch:
         raise UserError(
             f"The run in {folders[0]} was stopped inside an epoch, on a CPU. Go on with it there: an accelerator does "
             "whole epochs at once."
         )
-    first_step, stuck, prunings = math.nan, 0, recipe.prunings(config).steps
+    first_step, stuck, prunings = math.nan, 0, methods.pruning_epochs(config)
     start = functions.split(functions.whole(position.state))
     with contextlib.ExitStack() as stack:
         recorders = [
@@ -74,13 +82,13 @@ def fit(
             for folder, state in zip(folders, start, strict=True)
             if is_first()
         ]
-        display = stack.enter_context(Display(config.epochs, steps_per_epoch))
+        display = stack.enter_context(Display(last, steps_per_epoch))
         best = _Best(config, folders if is_first() else ())
         stack.enter_context(checkpoints)
-        while position.epoch <= config.epochs:
+        while position.epoch <= last:
             epoch, done, state, totals = position
             start, done_before = time.perf_counter(), done
-            for inputs in functions.epoch(seeds, epoch, done):
+            for inputs in functions.epoch(seeds, method.own_epoch(config, epoch), done):
                 wish = agreement.soon(Wish(interrupt.signal, done > done_before and checkpoints.due()))
                 if wish.signal is not None or wish.save:
                     checkpoints.save(Position(epoch, done, state, totals))
@@ -98,10 +106,12 @@ def fit(
             images = (done - done_before) * batch_size * len(folders)
             jax.block_until_ready(totals)
             speed = images / (time.perf_counter() - start)
-            tested = epoch % config.eval_every == 0 or epoch == config.epochs
+            tested = epoch % config.eval_every == 0 or epoch == last
             tests = functions.split(jax.device_get(functions.test(state))) if tested else [None] * len(folders)
             seconds = time.perf_counter() - start
             trained = functions.split(jax.device_get(totals))
+            if after is not None and epoch in after_epochs:
+                state = functions.each(lambda run, one, at=epoch: after(scenes[run], at, one), state)
             readable = functions.split(functions.whole(state) if epoch in prunings else state)
             # None of them in a process that does not write.
             runs = zip(recorders, readable, trained, tests, strict=False)
@@ -116,7 +126,7 @@ def fit(
                 )
             position = Position(epoch + 1, 0, state, functions.zero())
             score = best.score(metrics) if metrics else None
-            due = score is not None or (epoch < config.epochs and checkpoints.due(epoch))
+            due = score is not None or (epoch < last and checkpoints.due(epoch))
             if agreement.now(Wish(None, due)).save:
                 checkpoints.save(position, score)
     return Outcome(functions.split(functions.whole(position.state)), True, first_step)
@@ -127,7 +137,7 @@ class _Best:
 
     def __init__(self, config: Config, folders: Sequence[Path]):
         self._wanted = config.keep_best
-        self._from = max(recipe.prunings(config).steps, default=1)
+        self._from = max(methods.pruning_epochs(config), default=1)
         self._highest = -math.inf
         for metrics in zip(*(run_directory.read_metrics(folder) for folder in folders), strict=False):
             self.score(metrics)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from . import report, run_directory, seeds
+from . import methods, report, run_directory, seeds
 from .config import Config
 from .errors import UserError
 
@@ -65,7 +65,7 @@ def inspect(folder: Path) -> None:
     finished = (folder / run_directory.SUMMARY).is_file()
     so_far = {**(epochs[-1] if epochs else {}), "skipped_steps": sum(m["skipped_steps"] for m in epochs)}
     results = run_directory.read_summary(folder) if finished else so_far
-    state = "finished" if finished else f"{len(epochs)} of {config.epochs} epochs"
+    state = "finished" if finished else f"{len(epochs)} of {methods.epochs(config)} epochs"
     title = f"{report.title(config)}, seed {config.seed}: {state}"
     table = Table(title=escape(title), show_header=False, min_width=len(title))
     for label, text in _cells(results):

@@ -30,6 +30,8 @@ class Loop(NamedTuple):
       test: `state -> Totals`, over the test images.
       epoch: `(seeds, number, done) -> Iterator`, the inputs of each dispatch of an epoch after its first `done` steps.
       split: `tree -> list`, the state or the totals of each run.
+      each: `(function, state) -> TrainState`, the function of the number and the state of each run, outside of any
+        program; where it returns the states it was given, nothing is done.
       whole: `state -> TrainState`, all of which this process can read; each of several processes must call it.
       steps_per_dispatch: steps of one call of `train`; it divides the steps of an epoch.
       compile: `() -> int`, compiles `train`, which else the first call does; the bytes the program needs in all.
@@ -44,6 +46,7 @@ class Loop(NamedTuple):
     test: Callable[[TrainState], Totals]
     epoch: Callable[[Sequence[int], int, int], Iterator[Any]]
     split: Callable[[Any], list[Any]]
+    each: Callable[[Callable[[int, TrainState], TrainState], TrainState], TrainState]
     whole: Callable[[TrainState], TrainState]
     steps_per_dispatch: int
     compile: Callable[[], int]
@@ -94,6 +97,8 @@ def make(
     jitted_train = mesh.jit(train, grid, of_both, donate_argnums=(0, 1))
     jitted_zero = zero if grid is None else mesh.jit(zero, grid)
     jitted_whole = mesh.jit(lambda state: state, grid)
+    # A buffer of its own for each array, since donation does not take the same one twice; and where the state lies.
+    copied = mesh.jit(lambda state: jax.tree.map(jnp.copy, state), grid, of_state)
 
     @functools.cache
     def compiled():
@@ -118,6 +123,19 @@ def make(
 
         return [of(run) for run in range(runs)]
 
+    def each(function, state):
+        before = split(state)
+        after = [function(run, one) for run, one in enumerate(before)]
+        if all(new is old for new, old in zip(after, before, strict=True)):
+            return state
+        joined = jax.tree.map(
+            lambda x, axis, *others: x if runs == 1 or axis is None else jnp.stack([x, *others]),
+            after[0],
+            _run_axes(after[0]),
+            *after[1:],
+        )
+        return copied(joined)
+
     return Loop(
         runs=runs,
         init=lambda seeds: jitted_init(array(seeds)),
@@ -126,6 +144,7 @@ def make(
         test=test_all,
         epoch=lambda seeds, number, done: feed.epoch(array(seeds), number, done),
         split=split,
+        each=each,
         whole=lambda state: state if jax.process_count() == 1 else jitted_whole(state),
         steps_per_dispatch=feed.steps_per_dispatch,
         compile=compile_train,

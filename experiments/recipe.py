@@ -1,4 +1,4 @@
-"""The optimiser of a run: its rule, its learning rate, and what prunes when."""
+"""The recipe of a run: the optimiser's rule, its learning rate, and when the gradual methods prune."""
 
 import math
 from typing import Any
@@ -13,7 +13,6 @@ from .config import Config, last_pruning_epoch, milestones
 # SGD at 0.1 does not start these, as they have no normalisation.
 _WITHOUT_NORM = {"lenet5", "conv2", "conv4", "conv6", "conv8"}
 _LEARNING_RATES = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3, "lion": 1e-4}
-_FOR_EVER = 2**30
 _BETA2 = {"adam": 0.999, "adamw": 0.999, "rmsprop": 0.9, "lion": 0.99}
 
 
@@ -40,63 +39,46 @@ def learning_rate(config: Config, steps_per_epoch: int) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(0, peak, warmup), after], [warmup])
 
 
+def halvings(sparsity: float) -> int:
+    """The number of times that what is left is halved to reach a sparsity, at least 1."""
+    return max(1, round(-math.log2(1 - sparsity)))
+
+
 def prunings(config: Config) -> fj.schedules.Milestones:
     """The target sparsity by epoch: the same fraction of what is left, evenly spaced, at the ends of epochs."""
-    if config.method == "dense" or config.sparsity == 0:
+    if config.sparsity == 0:
         return fj.schedules.Milestones((), ())
     last = last_pruning_epoch(config)
-    count = config.prunings or min(last, max(1, round(-math.log2(1 - config.sparsity))))
+    count = config.prunings or min(last, halvings(config.sparsity))
     return fj.schedules.geometric(config.sparsity, begin=last // count, end=last, prunings=count)
 
 
-def optimizer(config: Config, steps_per_epoch: int, key: jax.Array) -> optax.GradientTransformationExtraArgs:
-    """The optimiser of a run.
-
-    The state of every method, dense included, holds masks and flips, so that all runs are looked at in one way. A step
-    whose gradients are not finite is skipped and counted; its prunings still come on time.
-    """
-    inner = optax.apply_if_finite(bare(config, steps_per_epoch), max_consecutive_errors=_FOR_EVER)
-    by_epoch = prunings(config)
-    schedule = by_epoch._replace(steps=tuple(steps_per_epoch * epoch for epoch in by_epoch.steps))
-    noise_key, saliency_key = jax.random.split(key)
-    if config.method == "flipout":
-        return fj.flipout(inner, schedule, key=noise_key, power=config.power, noise_scale=config.noise_scale)
-    if config.method == "magnitude_noise":
-        inner = optax.chain(fj.gradient_noise(noise_key, config.noise_scale), inner)
-    saliency = fj.random(saliency_key) if config.method == "random" else fj.magnitude()
-    return fj.prune(inner, schedule, saliency=_with_flips(saliency))
-
-
-def bare(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
-    """The optimiser under the pruning."""
-    rate = learning_rate(config, steps_per_epoch)
+def rule(config: Config, rate: optax.Schedule) -> optax.GradientTransformation:
+    """The optimiser under the pruning, with a learning rate by step."""
     beta1, epsilon = config.beta1, config.epsilon
     beta2 = _BETA2.get(config.optimizer, 0.0) if config.beta2 is None else config.beta2
     decay: dict[str, Any] = {"weight_decay": config.weight_decay}
-    if config.decay == "kernels":
-        decay["mask"] = lambda params: jax.tree.map_with_path(fj.kernels, params)
+    decays = fj.kernels if config.decay == "kernels" else _is_weight
+    if config.decay == "kernels" or config.method == "consensus":
+        decay["mask"] = lambda params: jax.tree.map_with_path(decays, params)
     match config.optimizer:
         case "sgd":
-            rule = optax.sgd(rate, config.momentum, config.nesterov)
+            own = optax.sgd(rate, config.momentum, config.nesterov)
         case "adam":
-            rule = optax.adam(rate, beta1, beta2, epsilon)
+            own = optax.adam(rate, beta1, beta2, epsilon)
         case "rmsprop":
-            rule = optax.rmsprop(rate, beta2, epsilon)
+            own = optax.rmsprop(rate, beta2, epsilon)
         case "adamw":
-            rule = optax.adamw(rate, beta1, beta2, epsilon, **decay)
+            own = optax.adamw(rate, beta1, beta2, epsilon, **decay)
         case "lion":
-            rule = optax.lion(rate, beta1, beta2, **decay)
+            own = optax.lion(rate, beta1, beta2, **decay)
     steps = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
     if config.optimizer not in ("adamw", "lion"):
         steps.append(optax.add_decayed_weights(**decay))
-    return optax.chain(*steps, rule)
+    return optax.chain(*steps, own)
 
 
-def _with_flips(saliency: fj.Saliency) -> fj.Saliency:
-    """The same saliency, which counts flips as well, for the pictures."""
-    flips = fj.flips()
-    return fj.Saliency(
-        init=lambda params: (flips.init(params), saliency.init(params)),
-        update=lambda state, *args: (flips.update(state[0], *args), saliency.update(state[1], *args)),
-        score=lambda state, params: saliency.score(state[1], params),
-    )
+def _is_weight(path: Any, leaf: Any) -> bool:
+    """Whether a parameter is no gate of a channel."""
+    del leaf
+    return not fj.path_string(path).startswith("gates/")

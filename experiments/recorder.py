@@ -10,7 +10,7 @@ import numpy as np
 
 import flipout_jax as fj
 
-from . import files, flip_counts, recipe, run_directory
+from . import files, flip_counts, methods, run_directory
 from .config import Config
 from .steps import Totals, TrainState
 
@@ -20,8 +20,7 @@ class Recorder:
 
     def __init__(self, config: Config, steps_per_epoch: int, folder: Path, epoch: int, state: TrainState):
         self._folder, self._steps_per_epoch = folder, steps_per_epoch
-        self._learning_rate = recipe.learning_rate(config, steps_per_epoch)
-        self._pruning_epochs = recipe.prunings(config).steps
+        self._config, self._pruning_epochs = config, methods.pruning_epochs(config)
         self._masks = jax.device_get(fj.get_masks(state.opt_state))
         run_directory.forget_from(folder, epoch)
         self._events = None
@@ -70,7 +69,7 @@ class Recorder:
             "test_loss": float(test.loss / test.count) if test else None,
             "test_accuracy": float(test.correct / test.count) if test else None,
             "skipped_steps": int(train.skipped),
-            "learning_rate": float(np.asarray(self._learning_rate(epoch * self._steps_per_epoch - 1))),
+            "learning_rate": methods.learning_rate(self._config, self._steps_per_epoch, epoch),
             "pruned": pruned,
             "kept": kept,
             "sparsity": 1 - kept / sum(mask.size for mask in prunable),

@@ -7,11 +7,12 @@ import flipout_jax as fj
 
 from . import files, flip_counts, plots, run_directory
 from .config import Config
+from .method_options import WITHOUT_TARGET
 
 
 def title(config: Config) -> str:
     """One line that says what a run is."""
-    sparsity = "" if config.method == "dense" else f" {config.sparsity:g}"
+    sparsity = "" if config.method in WITHOUT_TARGET else f" {config.sparsity:g}"
     return f"{_model(config)} on {config.data}, {config.method}{sparsity}"
 
 
@@ -19,7 +20,8 @@ def slug(config: Config) -> str:
     """A folder's name that says what a run is."""
     source = Path(config.data).name.split(":")[-1]
     seeds = f"seed{config.seed}" if config.seeds == 1 else f"seeds{config.seed}-{config.seed + config.seeds - 1}"
-    return f"{source}-{_model(config)}-{config.method}-{config.sparsity:g}-{seeds}"
+    sparsity = "" if config.method in WITHOUT_TARGET else f"-{config.sparsity:g}"
+    return f"{source}-{_model(config)}-{config.method}{sparsity}-{seeds}"
 
 
 def _model(config: Config) -> str:

@@ -11,6 +11,7 @@ import flipout_jax as fj
 
 from . import flops
 from .config import Config
+from .method_options import WITHOUT_TARGET
 
 _AVERAGED = ("test_accuracy", "test_loss", "train_accuracy", "images_per_second", "seconds", "sparsity")
 _SHARED = ("method", "data", "model", "epochs", "sparsity_target", "kept", "prunable", "versions", "device")
@@ -33,8 +34,8 @@ def of_run(
         "data": config.data,
         "model": config.model,
         "seed": config.seed,
-        "epochs": config.epochs,
-        "sparsity_target": 0.0 if config.method == "dense" else config.sparsity,
+        "epochs": len(metrics),
+        "sparsity_target": _target(config, summary),
         "sparsity": summary.total.sparsity,
         "kept": summary.total.kept,
         "prunable": summary.total.prunable,
@@ -50,6 +51,13 @@ def of_run(
         "versions": {"flipout_jax": fj.__version__, "jax": jax.__version__},
         "device": jax.devices()[0].device_kind,
     }
+
+
+def _target(config: Config, summary: fj.Summary) -> float:
+    """The sparsity that was asked for; what came out, where none was."""
+    if config.method == "dense":
+        return 0.0
+    return summary.total.sparsity or 0.0 if config.method in WITHOUT_TARGET else config.sparsity
 
 
 def over_seeds(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -14,7 +14,8 @@ import numpy as np
 import flipout_jax as fj
 
 from . import arrays, files
-from .config import Config, as_json, check, from_json
+from .checks import check
+from .config import Config, as_json, from_json
 from .errors import UserError
 
 CONFIG, METRICS, FLIP_COUNTS, TABLES = "config.json", "metrics.jsonl", "flips.jsonl", "tables.json"

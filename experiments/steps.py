@@ -20,11 +20,14 @@ class TrainState(NamedTuple):
       params: the parameters, `nnx.Param` only.
       model_state: every other variable of the model, such as running statistics.
       opt_state: the optimiser's state.
+      start: what a rewinding method goes back to: the first three, of the optimiser what is under the pruning; empty
+        for all others.
     """
 
     params: Any
     model_state: Any
     opt_state: Any
+    start: Any = ()
 
 
 class Totals(NamedTuple):
@@ -56,11 +59,26 @@ class Keys(NamedTuple):
     optimizer: Array
     order: Array
     augment: Array
+    method: Array
 
 
 def keys(seed: ArrayLike) -> Keys:
     """The PRNG keys of a seed."""
     return Keys(*jax.random.split(jax.random.key(seed), len(Keys._fields)))
+
+
+class Reparameterisation(NamedTuple):
+    """Weights that are made of something else, which is trained.
+
+    Attributes:
+      init: `params -> trainable`.
+      apply: `trainable -> params`.
+      penalty: `trainable -> scalar`, added to the loss.
+    """
+
+    init: Callable[[Any], Any]
+    apply: Callable[[Any], Any]
+    penalty: Callable[[Any], Array]
 
 
 class Steps(NamedTuple):
@@ -71,12 +89,16 @@ class Steps(NamedTuple):
       train: `(state, totals, images, labels, key) -> (state, totals)`, one step; the key is for augmentation.
       test: `(state, images, labels) -> Totals`; an image of label -1 does not count.
       logits: `(state, images) -> logits`, in evaluation mode.
+      inputs: `images -> inputs`, what the network gets of images.
+      network: `(params, model_state, inputs, training) -> logits`; what it changes in the model's state is lost.
     """
 
     init: Callable[[ArrayLike], TrainState]
     train: Callable[[TrainState, Totals, Array, Array, Array], tuple[TrainState, Totals]]
     test: Callable[[TrainState, Array, Array], Totals]
     logits: Callable[[TrainState, Array], Array]
+    inputs: Callable[[Array], Array]
+    network: Callable[[Any, Any, Array, bool], Array]
 
 
 def make(
@@ -87,6 +109,8 @@ def make(
     image_size: int | None = None,
     augment: Callable[[Array, Array], Array] | None = None,
     label_smoothing: float = 0.0,
+    reparameterisation: Reparameterisation | None = None,
+    keep_start: bool = False,
 ) -> Steps:
     """The functions of one run.
 
@@ -97,6 +121,8 @@ def make(
       image_size: height and width to which images are brought; None leaves them.
       augment: maps a key and a batch of images to a batch of the same shape, for training only.
       label_smoothing: share of each label that is spread over all classes, for training only.
+      reparameterisation: what is trained in place of the model's parameters; with None it is these.
+      keep_start: whether the state holds what a method rewinds to. The optimiser must be a pruning one.
     """
     any_key = jax.random.key(0)
     transformation = optimizer(any_key)
@@ -112,16 +138,24 @@ def make(
         shape = images.shape[0], image_size, image_size, images.shape[3]
         return jax.image.resize(images.astype(jnp.float32), shape, "bilinear")
 
-    def forward(graph, params, model_state, images):
+    def normalised(images):
+        return (images / 255 - data.mean) / data.std
+
+    def forward(graph, params, model_state, inputs):
+        if reparameterisation is not None:
+            params = reparameterisation.apply(params)
         # A copy, as the variables that came in belong to another trace.
         model = nnx.merge(graph, params, model_state, copy=True)
-        out = model((images / 255 - data.mean) / data.std)
-        return out.astype(jnp.float32), nnx.state(model, nnx.Not(nnx.Param))
+        return model(inputs).astype(jnp.float32), nnx.state(model, nnx.Not(nnx.Param))
 
     def init(seed):
         own = keys(seed)
         _, params, model_state = nnx.split(create(own.model), nnx.Param, ...)
-        return TrainState(params, model_state, optimizer(own.optimizer).init(params))
+        if reparameterisation is not None:
+            params = reparameterisation.init(params)
+        opt_state: Any = optimizer(own.optimizer).init(params)
+        start = (params, model_state, opt_state.inner_state) if keep_start else ()
+        return TrainState(params, model_state, opt_state, start)
 
     def train(state, totals, images, labels, key):
         with jax.named_scope("augment"):
@@ -130,9 +164,11 @@ def make(
                 images = augment(key, images)
 
         def loss_fn(params):
-            out, model_state = forward(graph, params, state.model_state, images)
+            out, model_state = forward(graph, params, state.model_state, normalised(images))
             targets = optax.smooth_labels(jax.nn.one_hot(labels, out.shape[-1]), label_smoothing)
             loss = optax.softmax_cross_entropy(out, targets).mean()
+            if reparameterisation is not None:
+                loss += reparameterisation.penalty(params)
             return loss, (model_state, jnp.sum(out.argmax(-1) == labels, dtype=jnp.int32))
 
         (loss, (model_state, correct)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
@@ -144,10 +180,16 @@ def make(
         skipped = Totals.zero()._replace(skipped=jnp.ones((), jnp.int32))
         # What a step that is skipped has computed, running statistics included, is of no use.
         model_state, step = _where(finite, (model_state, step), (state.model_state, skipped))
-        return TrainState(params, model_state, opt_state), jax.tree.map(jnp.add, totals, step)
+        return TrainState(params, model_state, opt_state, state.start), jax.tree.map(jnp.add, totals, step)
+
+    def inputs(images):
+        return normalised(resize(images))
+
+    def network(params, model_state, inputs, training):
+        return forward(graph if training else eval_graph, params, model_state, inputs)[0]
 
     def logits(state, images):
-        return forward(eval_graph, state.params, state.model_state, resize(images))[0]
+        return network(state.params, state.model_state, inputs(images), False)
 
     def test(state, images, labels):
         out = logits(state, images)
@@ -160,7 +202,7 @@ def make(
             jnp.zeros((), jnp.int32),
         )
 
-    return Steps(init, train, test, logits)
+    return Steps(init, train, test, logits, inputs, network)
 
 
 def _where(condition: ArrayLike, one: Any, other: Any) -> Any:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import tyro
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -20,11 +19,13 @@ import flipout_jax as fj
 from . import (
     augment,
     checkpoint,
+    command_line,
     files,
     fit,
     flops,
     loop,
     mesh,
+    methods,
     models,
     processes,
     recipe,
@@ -34,10 +35,11 @@ from . import (
     seeds,
 )
 from . import data as datasets
-from .config import MACHINES, Config, Model, as_json, check, from_json
+from .checks import check
+from .config import MACHINES, Config, Model, as_json, from_json, milestones
 from .errors import UserError, out_of_memory
 from .interrupt import Interrupt
-from .steps import Steps, TrainState
+from .steps import Steps, TrainState, keys
 from .steps import make as make_steps
 
 _AUGMENT = {"none": None, "crop_flip": augment.crop_and_flip, "resized_crop": augment.resized_crop_and_flip}
@@ -65,8 +67,8 @@ class Setup(NamedTuple):
 
 def main() -> None:
     """Reads the options, runs, and turns what a user can put right into one line."""
-    config = tyro.cli(Config, prog="python -m experiments.train", config=(tyro.conf.FlagCreatePairsOff,))
     try:
+        config = command_line.parse(sys.argv[1:])
         processes.check(config.coordinator, config.num_processes, config.process_id)
         with processes.joined(config.coordinator, config.num_processes, config.process_id) as company, out_of_memory():
             stopped_by = run(config, company)
@@ -130,8 +132,8 @@ def _run(setup: Setup, started: float) -> int | None:
     config, grid = setup.config, setup.grid
     print(
         f"{report.title(config)}: {setup.data.train_count:,} training and {setup.data.test_count:,} test images of "
-        f"{'x'.join(map(str, setup.data.shape))}, {len(setup.data.classes)} classes; {config.epochs} epochs of "
-        f"{setup.steps_per_epoch} steps on {jax.devices()[0].platform}"
+        f"{'x'.join(map(str, setup.data.shape))}, {len(setup.data.classes)} classes; "
+        f"{methods.epochs(config)} epochs of {setup.steps_per_epoch} steps on {jax.devices()[0].platform}"
         + ("" if grid is None else f", {dict(grid.shape)} over {jax.process_count()} process(es)")
     )
     make = functools.cache(
@@ -154,7 +156,11 @@ def _train(setup: Setup, configs: Sequence[Config], functions: loop.Loop, interr
         raise UserError(f"--data {setup.config.data} must be the same images for all processes, got {facts} here.")
     checkpoints = checkpoint.Checkpoints(configs, facts)
     agreement = processes.Agreement(setup.grid)
-    outcome = fit.fit(configs, functions, setup.batch_size, setup.steps_per_epoch, checkpoints, interrupt, agreement)
+    scenes = [
+        methods.Scene(config, setup.data, setup.batch_size, setup.steps, keys(config.seed).method) for config in configs
+    ]
+    sizes = setup.batch_size, setup.steps_per_epoch
+    outcome = fit.fit(configs, functions, *sizes, checkpoints, interrupt, agreement, scenes)
     if not processes.is_first():
         return outcome.finished
     flops_per_image = flops.forward(setup.steps, setup.data.shape)
@@ -169,8 +175,8 @@ def _train(setup: Setup, configs: Sequence[Config], functions: loop.Loop, interr
         _check_weights(state, metrics, folder)
         if not outcome.finished:
             print(
-                f"Stopped after {len(metrics)} of {config.epochs} epochs; see {folder}/ for what there is so far. "
-                f"To go on: --resume {setup.config.output_dir}"
+                f"Stopped after {len(metrics)} of {methods.epochs(config)} epochs; see {folder}/ for what there is so "
+                f"far. To go on: --resume {setup.config.output_dir}"
             )
             continue
         result = results.of_run(
@@ -240,7 +246,7 @@ def _setup(config: Config) -> Setup:
         config,
         batch_size=config.batch_size or (32 if digits else 128),
         learning_rate=recipe.peak_learning_rate(config),
-        milestones=recipe.milestones(config),
+        milestones=milestones(config),
         augment=config.augment or ("crop_flip" if colour else "none"),
         # Written down, as a machine with other memory, or with a cache, would choose another order of images.
         stream=not isinstance(data.train, datasets.Images),
@@ -263,13 +269,16 @@ def _setup(config: Config) -> Setup:
         options = {"init": config.init, "width": config.width, "dtype": config.dtype}
         return models.create(name, shape, len(data.classes), key, **options)
 
+    method = methods.of(config)
     steps = make_steps(
         create,
-        lambda key: recipe.optimizer(config, steps_per_epoch, key),
+        lambda key: methods.optimizer(config, steps_per_epoch, key),
         data,
         image_size=size,
         augment=_AUGMENT[config.augment],
         label_smoothing=config.label_smoothing,
+        reparameterisation=None if method.reparameterisation is None else method.reparameterisation(config, data),
+        keep_start=method.keeps_start,
     )
     return Setup(config, data, batch_size, steps_per_epoch, steps, grid)
 

@@ -10,10 +10,11 @@ import numpy as np
 import optax
 import tyro
 
-from .. import augment, flops, loop, models, recipe, steps
-from ..config import Config, DType, Method, Model
+from .. import augment, flops, loop, methods, models, recipe, steps
+from ..config import Config, DType, Model
 from ..data import Images
 from ..data.dataset import in_memory
+from ..method_options import Method
 from .machine import machine
 
 # Images of the size that the papers gave each network; the others take those of CIFAR.
@@ -68,8 +69,8 @@ def training(
 
     def optimizer(key: jax.Array) -> optax.GradientTransformationExtraArgs:
         if method == "bare":
-            return optax.with_extra_args_support(recipe.bare(config, steps_per_epoch))
-        return recipe.optimizer(config, steps_per_epoch, key)
+            return optax.with_extra_args_support(recipe.rule(config, recipe.learning_rate(config, steps_per_epoch)))
+        return methods.optimizer(config, steps_per_epoch, key)
 
     functions = steps.make(
         lambda key: models.create(name, shape, 10, key, dtype=dtype),

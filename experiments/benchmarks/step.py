@@ -17,8 +17,9 @@ from typing import Any, Literal
 import jax
 import tyro
 
-from ..config import DType, Method, Model
+from ..config import DType, Model
 from ..loop import Loop
+from ..method_options import Method
 from .machine import machine
 from .models import training
 

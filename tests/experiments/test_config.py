@@ -1,14 +1,19 @@
 """What is said of options that cannot be."""
 
+import dataclasses
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from experiments import train
-from experiments.config import Config, check
+from experiments.checks import check
+from experiments.config import Config, as_json, from_json, with_method
 from experiments.errors import UserError
+from experiments.method_options import OPTIONS, names
 
 
 @pytest.mark.parametrize(
@@ -27,8 +32,6 @@ from experiments.errors import UserError
         ("milestones", (0, 5)),
         ("momentum", 1.0),
         ("weight_decay", -1.0),
-        ("noise_scale", -1.0),
-        ("power", 0.0),
         ("seed", -1),
         ("steps_per_epoch", 0),
         ("test_images", 0),
@@ -36,7 +39,7 @@ from experiments.errors import UserError
         ("augment", "mixup"),
         ("init", "orthogonal"),
         ("model", "alexnet"),
-        ("method", "snip"),
+        ("method", "prune"),
         ("dtype", "float8"),
         ("optimizer", "adagrad"),
         ("schedule", "linear"),
@@ -54,6 +57,8 @@ from experiments.errors import UserError
         ("eval_every", 0),
         ("save_minutes", float("nan")),
         ("image_size", 0),
+        ("allocation", "erk"),
+        ("min_kept_per_layer", -1),
     ],
 )
 def test_wrong_options_are_named_with_their_value(option, value):
@@ -70,6 +75,81 @@ def test_options_that_do_not_go_together():
         check(Config(warmup_epochs=4, milestones=(3, 5)))
     with pytest.raises(UserError, match="--warmup-epochs must be below the first milestone, 3, got 5"):
         check(Config(warmup_epochs=5, epochs=8))
+
+
+@pytest.mark.parametrize(
+    ("method", "option", "value"),
+    [
+        ("flipout", "noise_scale", -1.0),
+        ("flipout", "power", 0.0),
+        ("gradient", "saliency_decay", 1.0),
+        ("taylor", "order", 3),
+        ("snip", "iterations", 0),
+        ("snip", "score_batches", 0),
+        ("grasp", "samples_per_class", 0),
+        ("grasp", "temperature", 0.0),
+        ("hoyer", "strength", -1.0),
+        ("hoyer", "penalised", "biases"),
+        ("hoyer_threshold", "threshold", 0.0),
+        ("lottery", "rounds", 0),
+        ("lottery", "rewind_epochs", 140),
+        ("drive", "dense_epochs", 0),
+        ("sculpt", "initial", "grasp"),
+        ("sculpt", "initial_sparsity", 0.95),
+        ("sculpt", "cycles", 140),
+        ("consensus", "polarization", float("nan")),
+    ],
+)
+def test_wrong_options_of_a_method_are_named_with_their_value(method, option, value):
+    with pytest.raises(UserError) as error:
+        check(with_method(Config(), method, **{option: value}))
+    assert str(error.value).startswith(f"--{option.replace('_', '-')} must be ")
+    assert repr(value) in str(error.value)
+
+
+def test_options_that_a_method_has_no_use_for():
+    for method, options in (
+        ("snip", {"prunings": 4}),
+        ("lottery", {"prunings": 4}),
+        ("consensus", {"min_kept_per_layer": 1}),
+        ("hoyer_threshold", {"allocation": "uniform"}),
+        ("sculpt", {"schedule": "cosine"}),
+        ("sculpt", {"warmup_epochs": 2}),
+        ("sculpt", {"milestones": (3, 5)}),
+    ):
+        (option,) = options
+        with pytest.raises(UserError, match=rf"--{option.replace('_', '-')} must be left out with --method {method}"):
+            check(Config(method=method, **options))
+    with pytest.raises(UserError, match=r"--min-kept-per-layer must be left out with --allocation uniform, .* got 2"):
+        check(Config(allocation="uniform", min_kept_per_layer=2))
+
+
+@pytest.mark.parametrize("method", OPTIONS)
+def test_the_defaults_of_every_method_are_right_and_survive_json(method):
+    config = Config(method=method, output_dir=Path("runs/a"))
+    check(config)
+    assert from_json(json.loads(json.dumps(as_json(config)))) == config
+
+
+def test_options_of_methods_survive_json_and_no_others_are_read():
+    config = with_method(Config(epochs=3), "sculpt", initial="snip", cycles=2)
+    stored = json.loads(json.dumps(as_json(config)))
+    assert (stored["method"], stored["initial"], stored["cycles"]) == ("sculpt", "snip", 2)
+    assert from_json(stored) == config
+    with pytest.raises(ValueError, match="options that are not known here: noise_scale"):
+        from_json(stored | {"noise_scale": 1.0})
+    with pytest.raises(ValueError, match="a method that is not known here: 'prune'"):
+        from_json(stored | {"method": "prune"})
+    with pytest.raises(TypeError, match="cycles is 'two'"):
+        from_json(stored | {"cycles": "two"})
+
+
+def test_no_option_of_a_method_has_the_name_of_a_shared_one():
+    shared = {field.name for field in dataclasses.fields(Config)}
+    for method in OPTIONS:
+        assert not shared & set(names(method)), method
+    with pytest.raises(ValueError, match=r"^`own` must be the options of magnitude, got Flipout"):
+        dataclasses.replace(Config(), method="magnitude")
 
 
 def test_a_batch_larger_than_the_data(quick):

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 import flipout_jax as fj
-from experiments import data, loop, models, recipe, steps
+from experiments import data, loop, methods, models, steps
 from experiments.config import Config
 from experiments.data.dataset import Images, in_memory
 
@@ -23,7 +23,7 @@ def digits():
 def functions(dataset, runs=1, *, steps_per_epoch=4, optimizer=None, **options):
     pure = steps.make(
         lambda key: models.create("lenet_300_100", dataset.shape, len(dataset.classes), key),
-        optimizer or (lambda key: recipe.optimizer(CONFIG, steps_per_epoch, key)),
+        optimizer or (lambda key: methods.optimizer(CONFIG, steps_per_epoch, key)),
         dataset,
         **options,
     )

@@ -8,8 +8,8 @@ import optax
 import pytest
 
 import flipout_jax as fj
-from experiments import recipe
-from experiments.config import Config, Optimizer
+from experiments import methods, recipe
+from experiments.config import Config, Optimizer, milestones
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_prunings_are_evenly_spaced_and_end_at_the_scaled_epoch():
 
 @pytest.mark.parametrize("config", [Config(method="dense"), Config(sparsity=0.0)])
 def test_nothing_is_pruned(config):
-    assert recipe.prunings(config).steps == ()
+    assert methods.pruning_epochs(config) == ()
 
 
 def test_learning_rate_of_the_paper():
@@ -39,9 +39,9 @@ def test_learning_rate_of_the_paper():
     # A step's rate is looked up by the number of steps before it.
     steps = np.array([0, 150 * 391 - 1, 150 * 391, 250 * 391 - 1, 250 * 391, 350 * 391 - 1])
     np.testing.assert_allclose([rate(s) for s in steps], [0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rtol=1e-6)
-    assert recipe.milestones(Config(epochs=70)) == (30, 50)
-    assert recipe.milestones(Config(milestones=(3, 9))) == (3, 9)
-    assert recipe.milestones(Config(epochs=1)) == ()
+    assert milestones(Config(epochs=70)) == (30, 50)
+    assert milestones(Config(milestones=(3, 9))) == (3, 9)
+    assert milestones(Config(epochs=1)) == ()
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def five_steps(optimizer, params):
 def test_each_optimizer_is_that_of_optax(name):
     params = {"kernel": np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4), "bias": np.ones(4, np.float32)}
     config = Config(optimizer=name, method="dense", schedule="constant", weight_decay=0.1, nesterov=True)
-    ours = five_steps(recipe.optimizer(config, 4, jax.random.key(0)), params)
+    ours = five_steps(methods.optimizer(config, 4, jax.random.key(0)), params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), ours, five_steps(OPTIMIZERS[name], params))
 
 
@@ -107,7 +107,7 @@ def test_decay_of_kernels_spares_biases(name):
     results = {}
     for weight_decay in (0.0, 0.1):
         config = Config(optimizer=name, method="dense", schedule="constant", weight_decay=weight_decay, decay="kernels")
-        results[weight_decay] = five_steps(recipe.optimizer(config, 4, jax.random.key(0)), params)
+        results[weight_decay] = five_steps(methods.optimizer(config, 4, jax.random.key(0)), params)
     np.testing.assert_array_equal(results[0.0]["bias"], results[0.1]["bias"])
     assert not np.array_equal(results[0.0]["kernel"], results[0.1]["kernel"])
 
@@ -115,7 +115,7 @@ def test_decay_of_kernels_spares_biases(name):
 def test_the_norm_of_the_gradient_is_limited():
     params = {"kernel": np.ones((30, 40), np.float32), "bias": np.ones(40, np.float32)}
     config = Config(method="dense", clip_norm=0.5, momentum=0.0, weight_decay=0.0, schedule="constant")
-    optimizer = recipe.optimizer(config, 4, jax.random.key(0))
+    optimizer = methods.optimizer(config, 4, jax.random.key(0))
     updates, _ = optimizer.update(params, optimizer.init(params), params)
     np.testing.assert_allclose(optax.tree.norm(updates), 0.1 * 0.5, rtol=1e-5)
 
@@ -123,7 +123,7 @@ def test_the_norm_of_the_gradient_is_limited():
 def run(method, steps=12):
     """Weights, masks and state after a pruning to 3/4 at step 9 of 12, with large kernels and small biases."""
     config = Config(method=method, epochs=3, sparsity=0.75, prunings=1, momentum=0.0, weight_decay=0.1)
-    optimizer = recipe.optimizer(config, 4, jax.random.key(1))
+    optimizer = methods.optimizer(config, 4, jax.random.key(1))
     params = {"kernel": jax.random.normal(jax.random.key(0), (32, 32)), "bias": np.ones(3, np.float32)}
     state = optimizer.init(params)
 

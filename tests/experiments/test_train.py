@@ -1,7 +1,6 @@
 """A run from its options to the files it leaves, and what it says of options that cannot be."""
 
 import json
-import math
 import sys
 from typing import get_args
 
@@ -13,7 +12,7 @@ import safetensors.numpy
 from PIL import Image
 
 from experiments import compare, inspect, train
-from experiments.config import Method, Optimizer
+from experiments.config import Optimizer
 from experiments.errors import UserError
 
 FIELDS = {
@@ -98,16 +97,6 @@ def test_the_same_seed_gives_the_same_run(quick, tmp_path):
         np.testing.assert_array_equal(array, runs[1][name], err_msg=name)
 
 
-@pytest.mark.parametrize("method", ["magnitude", "magnitude_noise", "random", "dense"])
-def test_every_method_runs(quick, tmp_path, method):
-    train.run(quick(method=method, model="lenet_300_100", sparsity=0.9))
-    summary = read(tmp_path / "run" / "summary.json")
-    n = 64 * 300 + 300 * 100 + 100 * 10
-    kept = n if method == "dense" else math.ceil(n / 10)
-    assert (summary["kept"], summary["prunable"]) == (kept, n)
-    assert summary["sparsity_target"] == (0 if method == "dense" else 0.9)
-
-
 def test_a_folder_of_images_is_learnt(quick, tmp_path, dark_and_light):
     train.run(
         quick(
@@ -165,7 +154,7 @@ def spoilt(monkeypatch, share):
     monkeypatch.setitem(train._AUGMENT, "crop_flip", spoil)
 
 
-@pytest.mark.parametrize("method", get_args(Method))
+@pytest.mark.parametrize("method", ["flipout", "magnitude", "dense"])
 def test_steps_whose_gradients_are_not_finite_are_skipped_and_shown(quick, tmp_path, monkeypatch, capsys, method):
     spoilt(monkeypatch, 0.3)
     options = {"augment": "crop_flip", "epochs": 6, "steps_per_epoch": 40, "learning_rate": 0.05, "sparsity": 0.75}

@@ -1,0 +1,260 @@
+"""The options of each method, which no other method has."""
+
+import dataclasses
+from typing import Any, Literal, get_args
+
+Method = Literal[
+    "flipout",
+    "magnitude",
+    "magnitude_noise",
+    "random",
+    "gradient",
+    "movement",
+    "taylor",
+    "fisher",
+    "snip",
+    "grasp",
+    "synflow",
+    "force",
+    "random_init",
+    "magnitude_init",
+    "hoyer",
+    "hoyer_threshold",
+    "lottery",
+    "drive",
+    "sculpt",
+    "consensus",
+    "dense",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Flipout:
+    """FlipOut: while training, the weights go that keep changing their sign; arXiv 2009.02594."""
+
+    noise_scale: float = 1.0
+    """Gradient noise, in root mean squares of each tensor's gradient."""
+    power: float = 2.0
+    """Exponent of the magnitude in the saliency |w|^power / (flips + 1)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Magnitude:
+    """While training, the smallest weights go."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MagnitudeNoise:
+    """As magnitude, with FlipOut's noise: the control that tells what the flips add."""
+
+    noise_scale: float = 1.0
+    """Gradient noise, in root mean squares of each tensor's gradient."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Random:
+    """While training, any weights go."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Gradient:
+    """While training, the lowest |w g| go, averaged over steps."""
+
+    saliency_decay: float = 0.9
+    """What the average over steps keeps of itself at each, in [0, 1); 0 looks at the last step alone."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Movement:
+    """While training, the weights go that move towards 0; arXiv 2005.07683."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Taylor:
+    """While training, the weights go whose removal changes the loss least; arXiv 1611.06440 and 1906.10771."""
+
+    order: int = 1
+    """Order of the expansion of the loss, 1 or 2."""
+    saliency_decay: float = 0.9
+    """What the average over steps keeps of itself at each, in [0, 1)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fisher:
+    """While training, the lowest w^2 F / 2 go, F the mean of squared gradients; arXiv 1801.05787."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Snip:
+    """Before training, the lowest |w g| go; arXiv 1810.02340."""
+
+    iterations: int = 1
+    """Prunings, each on gradients of the network that is left: 1 is the paper's, more is iterative SNIP."""
+    score_batches: int = 1
+    """Batches of training images that the gradient is the mean of."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Grasp:
+    """Before training, the weights go without which the gradient flows best; arXiv 2002.07376."""
+
+    samples_per_class: int = 10
+    """Training images of each class that the scores are of."""
+    temperature: float = 200.0
+    """What the logits are divided by, for the scores."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Synflow:
+    """Before training and without data, the weights go that the least flows through; arXiv 2006.05467."""
+
+    iterations: int = 100
+    """Prunings, each on the flow through the network that is left."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Force:
+    """Before training, the lowest |w g| go in several rounds, and weights may return; arXiv 2006.09081."""
+
+    iterations: int = 60
+    """Rounds, each on gradients of the network that is left."""
+    score_batches: int = 1
+    """Batches of training images that the gradient is the mean of."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomInit:
+    """Before training, any weights go."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MagnitudeInit:
+    """Before training, the smallest weights go."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Hoyer:
+    """As magnitude, with the Hoyer-Square penalty on the loss; arXiv 1908.09979."""
+
+    strength: float = 1e-4
+    """Factor of the penalty, the sum over tensors of (sum |w|)^2 / sum w^2."""
+    penalised: Literal["all", "kernels"] = "all"
+    """Parameters with a penalty: all, as FlipOut's authors had it, or the prunable kernels."""
+
+
+@dataclasses.dataclass(frozen=True)
+class HoyerThreshold:
+    """Hoyer-Square as its authors use it: once, all weights below a threshold go, and the penalty ends.
+
+    The sparsity follows from the strength, and --sparsity has no part in it. The pruning is after 350/500 of the
+    epochs, the rest is fine-tuning, and the learning rate drops after 150/500 and 250/500 of them.
+    """
+
+    strength: float = 1e-4
+    """Factor of the penalty, the sum over tensors of (sum |w|)^2 / sum w^2."""
+    penalised: Literal["all", "kernels"] = "all"
+    """Parameters with a penalty: all, as FlipOut's authors had it, or the prunable kernels."""
+    threshold: float = 1e-4
+    """Magnitude below which a weight goes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Lottery:
+    """Lottery tickets: train, remove the smallest weights, rewind, again and again; arXiv 1803.03635, 1912.05671.
+
+    Each training has --epochs epochs, and all that is left at the end of one is rewound: weights, optimiser and
+    learning rate. The last training is of the ticket.
+    """
+
+    rounds: int | None = None
+    """Prunings, each followed by a training. Without it: one for each halving, 4 for a sparsity of 0.9375."""
+    rewind_epochs: int = 0
+    """Epochs of the first training to which all is rewound; 0 is initialisation."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Drive:
+    """After a few dense epochs the lowest of |w|, |w g| and |g| together go, weights start anew; arXiv 2404.03687.
+
+    The dense epochs come before the --epochs of the training.
+    """
+
+    dense_epochs: int = 2
+    """Epochs before the pruning."""
+    iterations: int = 20
+    """Rounds of the pruning, each on gradients of the network that is left."""
+    score_batches: int = 1
+    """Batches of training images that the gradient is the mean of."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sculpt:
+    """SCULPT-ing: a sparse network, a learning rate in cycles, and one more pruning by magnitude; arXiv 2406.02773.
+
+    The learning rate has a course of its own: it falls from its peak to 0 along a cosine in each cycle.
+    """
+
+    initial: Literal["random", "magnitude", "snip", "synflow"] = "random"
+    """How the mask is chosen before training."""
+    initial_sparsity: float | None = None
+    """Sparsity before training. Without it: half-way to the last one, with the root of its density."""
+    cycles: int = 3
+    """Cycles of the learning rate before the pruning; one of the same length follows it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Consensus:
+    """Channels with gates that are trained with the weights, and pushed to 0 or 1; arXiv 2302.10798.
+
+    The sparsity follows from the options, and --sparsity has no part in it. The classifier has no gates.
+    """
+
+    polarization: float = 1e-2
+    """Factor of the penalty that pushes gates to 0 or 1."""
+    gate_strength: float = 1e-2
+    """Factor of the penalty that closes gates."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense:
+    """Nothing goes."""
+
+
+Options = (
+    Flipout
+    | Magnitude
+    | MagnitudeNoise
+    | Random
+    | Gradient
+    | Movement
+    | Taylor
+    | Fisher
+    | Snip
+    | Grasp
+    | Synflow
+    | Force
+    | RandomInit
+    | MagnitudeInit
+    | Hoyer
+    | HoyerThreshold
+    | Lottery
+    | Drive
+    | Sculpt
+    | Consensus
+    | Dense
+)
+OPTIONS: dict[str, Any] = dict(zip(get_args(Method), get_args(Options), strict=True))
+# Prune in several steps while they train.
+GRADUAL = {"flipout", "magnitude", "magnitude_noise", "random", "gradient", "movement", "taylor", "fisher", "hoyer"}
+# The number of weights that they keep is not what --sparsity asks for.
+WITHOUT_TARGET = {"dense", "hoyer_threshold", "consensus"}
+
+
+def names(method: str) -> list[str]:
+    """The names of a method's own options."""
+    return [field.name for field in dataclasses.fields(OPTIONS[method])]
+
+
+def owners(option: str) -> list[str]:
+    """The methods that have an option of this name."""
+    return [method for method in OPTIONS if option in names(method)]

@@ -1,0 +1,77 @@
+"""What the methods do in a run: one family a file."""
+
+import jax
+import numpy as np
+import optax
+
+from .. import recipe
+from ..config import Config
+from ..method_options import OPTIONS
+from . import at_init, consensus, gradual, hoyer, rewinding, sculpt
+from .method import Method, Optimizer, by_magnitude, never
+from .method import Scene as Scene
+
+DENSE = Method(by_magnitude, prunings=never)
+METHODS: dict[str, Method] = {
+    "flipout": gradual.FLIPOUT,
+    "magnitude": gradual.MAGNITUDE,
+    "magnitude_noise": gradual.MAGNITUDE_NOISE,
+    "random": gradual.RANDOM,
+    "gradient": gradual.GRADIENT,
+    "movement": gradual.MOVEMENT,
+    "taylor": gradual.TAYLOR,
+    "fisher": gradual.FISHER,
+    "snip": at_init.SNIP,
+    "grasp": at_init.GRASP,
+    "synflow": at_init.SYNFLOW,
+    "force": at_init.FORCE,
+    "random_init": at_init.RANDOM_INIT,
+    "magnitude_init": at_init.MAGNITUDE_INIT,
+    "hoyer": hoyer.HOYER,
+    "hoyer_threshold": hoyer.HOYER_THRESHOLD,
+    "lottery": rewinding.LOTTERY,
+    "drive": rewinding.DRIVE,
+    "sculpt": sculpt.SCULPT,
+    "consensus": consensus.CONSENSUS,
+    "dense": DENSE,
+}
+assert METHODS.keys() == OPTIONS.keys()
+# A step whose gradients are not finite is skipped, however many there are.
+_FOR_EVER = 2**30
+
+
+def of(config: Config) -> Method:
+    """The method of a run."""
+    return METHODS[config.method]
+
+
+def optimizer(config: Config, steps_per_epoch: int, key: jax.Array) -> Optimizer:
+    """The optimiser of a run.
+
+    The state of every method, dense included, holds masks and flips, so that all runs are looked at in one way. A step
+    whose gradients are not finite is skipped and counted; its prunings still come on time.
+    """
+    method = of(config)
+    rule = recipe.rule(config, method.learning_rate(config, steps_per_epoch))
+    inner = optax.apply_if_finite(rule, max_consecutive_errors=_FOR_EVER)
+    by_epoch = method.prunings(config)
+    schedule = by_epoch._replace(steps=tuple(steps_per_epoch * epoch for epoch in by_epoch.steps))
+    return method.optimizer(config, schedule, inner, key)
+
+
+def pruning_epochs(config: Config) -> tuple[int, ...]:
+    """The epochs that end with fewer weights."""
+    method = of(config)
+    return tuple(method.prunings(config).steps if method.pruning_epochs is None else method.pruning_epochs(config))
+
+
+def epochs(config: Config) -> int:
+    """The number of all epochs."""
+    return of(config).epochs(config)
+
+
+def learning_rate(config: Config, steps_per_epoch: int, epoch: int) -> float:
+    """The learning rate of the last step of an epoch."""
+    method = of(config)
+    step = method.own_epoch(config, epoch) * steps_per_epoch - 1
+    return float(np.asarray(method.learning_rate(config, steps_per_epoch)(step)))
