@@ -1,8 +1,10 @@
-"""Runs side by side: `python -m experiments.compare runs/*` prints a table, and draws with `--picture FILE`."""
+"""Runs side by side: `python -m experiments.compare runs/*`, or with `--methods` a grid of runs that it makes."""
 
 import dataclasses
+import shlex
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -13,9 +15,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from . import files, plots, run_directory, seeds
-from .config import INCIDENTAL, as_json
+from . import files, grid, grid_options, grid_run, grid_table, plots, run_directory, seeds
+from .config import INCIDENTAL, Config, as_json
 from .errors import UserError
+from .grid_options import Grid, Training
 
 _COLOURS = ("#4d4d4d", "#1f6fb4", "#e0761a", "#3a9a4b", "#b03a8c", "#8c6d31", "#17a2a8", "#c0392b")
 
@@ -24,12 +27,21 @@ _COLOURS = ("#4d4d4d", "#1f6fb4", "#e0761a", "#3a9a4b", "#b03a8c", "#8c6d31", "#
 class Options:
     """Compares finished runs: last-epoch test accuracy, mean and standard deviation over seeds."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     """Folders of runs, as experiments.train writes them; one of several seeds stands for all of them."""
     picture: Path | None = None
     """Where to draw accuracy over epochs, as a PNG. Without it: nothing is drawn."""
     markdown: Path | None = None
     """Where to write the table as Markdown. Without it: nothing is written."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Compares finished runs, or, with --methods, runs a grid of them: methods by sparsities."""
+
+    finished: Options
+    grid: Grid
+    training: Training
 
 
 class Group(NamedTuple):
@@ -47,14 +59,64 @@ class Group(NamedTuple):
 
 
 def main() -> None:
-    """Reads the options, compares, and turns what a user can put right into one line."""
-    options = tyro.cli(Options, prog="python -m experiments.compare")
+    """Reads the options, compares or runs, and turns what a user can put right into one line."""
     try:
-        compare(options)
+        arguments = parse(sys.argv[1:])
+        if arguments.grid.methods is None:
+            compare(arguments.finished)
+            return
+        ending = run_grid(arguments.grid, grid_options.base_of(arguments.training))
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
+    if ending.signal is not None:
+        command = shlex.join(["python", "-m", "experiments.compare", *sys.argv[1:]])
+        print(f"Stopped. To go on, give the same command again:\n{command}")
+        sys.exit(128 + ending.signal)
+    if ending.failed:
+        names = ", ".join(cell.name for cell in ending.failed)
+        sys.exit(f"error: {names} failed; the same command tries again. {grid_run.FAILURE} in their folders says why.")
+
+
+def parse(words: Sequence[str]) -> Arguments:
+    """The arguments of the command.
+
+    Raises:
+      UserError: if it names neither runs nor methods, or both, or options of the one with the other.
+    """
+    arguments = tyro.cli(
+        Arguments,
+        args=words,
+        prog="python -m experiments.compare",
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+    for_grids = [*_changed(arguments.grid, Grid()), *_changed(arguments.training, Training())]
+    if arguments.finished.runs and for_grids:
+        raise UserError(f"Name folders of runs, or give --methods to run a grid, not both; got {for_grids[0]}.")
+    if arguments.grid.methods is not None:
+        for option in _changed(arguments.finished, Options()):
+            raise UserError(f"{option} must be left out with --methods, which draws and writes in its own folder.")
+    elif for_grids:
+        raise UserError(f"{for_grids[0]} is for a grid, which also needs --methods.")
+    return arguments
+
+
+def run_grid(options: Grid, base: Config) -> grid_run.Ending:
+    """Runs the cells that have not finished, and says where the results are."""
+    rows = grid_options.read_rows(options.methods or ())
+    sparsities = grid_options.read_sparsities(options.sparsities or ())
+    ending = grid_run.run(base, grid.plan(base, rows, sparsities), options.jobs)
+    names = (grid_table.MARKDOWN, grid_table.CSV, grid_table.PICTURE)
+    if there := [str(file) for name in names if (file := run_directory.of(base) / name).exists()]:
+        print(f"See {', '.join(there)}.")
+    return ending
+
+
+def _changed(options: Any, defaults: Any) -> list[str]:
+    """The options that differ from their defaults, as a user writes them."""
+    names = (field.name for field in dataclasses.fields(options))
+    return [f"--{n.replace('_', '-')}" for n in names if getattr(options, n) != getattr(defaults, n)]
 
 
 def compare(options: Options) -> None:
@@ -85,7 +147,9 @@ def read(folders: tuple[Path, ...]) -> list[Group]:
     """
     runs = [run for folder in folders for member in _members(folder) if (run := _read_one(member))]
     if not runs:
-        raise UserError("Name at least one folder of a finished run, such as runs/*.")
+        raise UserError(
+            "Name at least one folder of a finished run, such as runs/*, or run a grid with --methods and --sparsities."
+        )
     keys = [
         tuple(sorted((k, str(v)) for k, v in config.items() if k != "seed" and k not in INCIDENTAL))
         for config, _, _ in runs

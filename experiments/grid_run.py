@@ -1,0 +1,135 @@
+"""The runs of a grid: which cells are still to do, in so many processes, and what is written of them as they end."""
+
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from . import files, grid, grid_cell, grid_display, grid_table, run_directory, workers
+from .config import Config
+from .errors import UserError
+from .grid import Cell
+from .interrupt import Interrupt
+
+FAILURE = "failure.txt"
+# Seconds from one look at what goes on to the next.
+_EVERY = 0.5
+# What JAX takes of the memory of a GPU when it is alone.
+_SHARE = 0.75
+
+
+class Ending(NamedTuple):
+    """How a grid ended.
+
+    Attributes:
+      signal: the number of the signal that stopped it; None if none did.
+      failed: the cells that failed.
+    """
+
+    signal: int | None
+    failed: list[Cell]
+
+
+def run(base: Config, cells: Sequence[Cell], jobs: int) -> Ending:
+    """Runs each cell that has not finished, and writes what all come to after each.
+
+    Args:
+      base: what all cells share; its `output_dir` is the folder of the grid, and with its `overwrite` cells that are
+        there with other options run again.
+      cells: as `grid.plan` gives them.
+      jobs: processes at once.
+
+    Raises:
+      UserError: for jobs below 1, cells of other options, or a folder that cannot be written.
+    """
+    if jobs < 1:
+        raise UserError(f"--jobs must be at least 1, got {jobs}.")
+    top = run_directory.of(base)
+    with files.writing(top):
+        top.mkdir(parents=True, exist_ok=True)
+    with run_directory.locked(top):
+        again = [cell for cell in cells if base.overwrite and _is_other(cell)]
+        results = grid_table.read([cell for cell in cells if cell not in again])
+        notes = {cell.folder: "failed" for cell in cells if (cell.folder / FAILURE).exists()}
+        if results:
+            grid_table.write(top, cells, results, notes)
+        # A column is complete before the next one begins, so that there is something to compare early.
+        waiting = sorted((cell for cell in cells if cell.folder not in results), key=lambda cell: cell.sparsity)
+        with Interrupt() as interrupt:
+            failed = _run(top, cells, deque(waiting), again, results, notes, jobs, interrupt)
+    grid_display.show(cells, results, notes)
+    return Ending(interrupt.signal, failed)
+
+
+def _run(
+    top: Path,
+    cells: Sequence[Cell],
+    waiting: deque[Cell],
+    again: Sequence[Cell],
+    results: dict[Path, list[dict[str, Any]]],
+    notes: dict[Path, str],
+    jobs: int,
+    interrupt: Interrupt,
+) -> list[Cell]:
+    """Runs the cells that wait; those that failed. What all come to is added to `results` and `notes`."""
+    failed = []
+    stopping = False
+    # So that none of several takes the memory of all.
+    environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{_SHARE / jobs:.3f}"} if jobs > 1 else {}
+    with (
+        grid_display.Display(cells, results, notes) as display,
+        workers.Pool(grid_cell.run, jobs, environment) as pool,
+    ):
+        while waiting or pool.going:
+            if interrupt.signal is not None and not stopping:
+                stopping = True
+                waiting.clear()
+                pool.stop()
+            while waiting and pool.is_free:
+                cell = waiting.popleft()
+                notes.pop(cell.folder, None)
+                pool.give(cell, _options(cell, cell in again))
+            display.update(pool.going)
+            for cell, answer in pool.answers(_EVERY):
+                # What is on the disk is what counts, whatever became of the process.
+                if grid.standing(cell) == "finished":
+                    results[cell.folder] = grid_table.read_one(cell)
+                    said = f"{grid_table.mean_and_std(grid_table.accuracies(results[cell.folder]))} %"
+                elif (failure := _failure(cell, answer, stopping)) is not None:
+                    failed.append(cell)
+                    notes[cell.folder] = "failed"
+                    files.write(cell.folder / FAILURE, lambda file, text=failure.report: file.write_text(text, "utf-8"))
+                    said = f"failed: {failure.reason} See {cell.folder / FAILURE}."
+                else:
+                    notes[cell.folder] = "stopped"
+                    continue
+                display.tell(cell, said)
+                grid_table.write(top, cells, results, notes)
+    return failed
+
+
+def _is_other(cell: Cell) -> bool:
+    """Whether the folder of a cell holds what this grid did not ask for."""
+    try:
+        grid.standing(cell)
+    except UserError:
+        return True
+    return False
+
+
+def _options(cell: Cell, again: bool) -> Config:
+    """The options with which a cell begins or goes on."""
+    with files.writing(cell.folder):
+        (cell.folder / FAILURE).unlink(missing_ok=True)
+    return grid.begin(cell) if again or grid.standing(cell) == "new" else grid.go_on(cell)
+
+
+def _failure(cell: Cell, answer: grid_cell.Failure | workers.Ended | None, stopping: bool) -> grid_cell.Failure | None:
+    """Why a cell failed that has not finished; None where it was only stopped."""
+    if isinstance(answer, grid_cell.Failure):
+        return answer
+    if stopping and answer in (None, workers.Ended(0)):
+        return None
+    code = answer.code if answer else 0
+    reason = f"Its process ended with the exit code {code}" + (", as if it was killed." if code == -9 else ".")
+    return grid_cell.Failure(reason, f"{reason} What it printed is in {cell.folder / grid_cell.LOG}.\n")
