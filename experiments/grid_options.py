@@ -16,7 +16,11 @@ from .errors import UserError
 from .grid import DENSE, Row, label
 
 # What tells the cells apart, or must be the same for all of them.
-_NO_ROWS = {*INCIDENTAL, "data", "model", "width", "method", "sparsity", "seed", "seeds"}
+_NO_ROWS = {
+    *INCIDENTAL,
+    *("data", "train_split", "test_split", "test_images", "image_size", "stream"),
+    *("model", "width", "method", "sparsity", "epochs", "steps_per_epoch", "seed", "seeds"),
+}
 _READ_BY = {"noise_scale": {"flipout", "magnitude_noise"}, "power": {"flipout"}}
 
 

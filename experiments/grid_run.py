@@ -1,5 +1,6 @@
 """The runs of a grid: which cells are still to do, in so many processes, and what is written of them as they end."""
 
+import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +13,8 @@ from .grid import Cell
 from .interrupt import Interrupt
 
 FAILURE = "failure.txt"
-# Seconds from one look at what goes on to the next.
-_EVERY = 0.5
+# Seconds from one look for a signal to the next, and from one picture of what goes on to the next.
+_EVERY, _SHOWN_EVERY = 0.1, 0.5
 # What JAX takes of the memory of a GPU when it is alone.
 _SHARE = 0.75
 
@@ -73,7 +74,7 @@ def _run(
 ) -> list[Cell]:
     """Runs the cells that wait; those that failed. What all come to is added to `results` and `notes`."""
     failed = []
-    stopping = False
+    stopping, shown = False, 0.0
     # So that none of several takes the memory of all.
     environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{_SHARE / jobs:.3f}"} if jobs > 1 else {}
     with (
@@ -89,7 +90,9 @@ def _run(
                 cell = waiting.popleft()
                 notes.pop(cell.folder, None)
                 pool.give(cell, _options(cell, cell in again))
-            display.update(pool.going)
+            if time.perf_counter() - shown > _SHOWN_EVERY:
+                display.update(pool.going)
+                shown = time.perf_counter()
             for cell, answer in pool.answers(_EVERY):
                 # What is on the disk is what counts, whatever became of the process.
                 if grid.standing(cell) == "finished":

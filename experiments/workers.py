@@ -10,12 +10,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
-_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+# The last comes when a terminal is closed, which ends the parent.
+_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 # Seconds that a task may take to come to its end when the process that gave it is gone.
 _PATIENCE = 300
 # Seconds in which a process without a task ends by itself.
@@ -136,7 +138,9 @@ def _start(do: Callable[[Any], Any], environment: dict[str, str]) -> _Worker:
     context = multiprocessing.get_context("spawn")
     connection, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, do, environment))
-    # It inherits what is blocked, as does each of its threads; what comes meanwhile comes here afterwards.
+    # When this starts, it unblocks both signals.
+    resource_tracker.ensure_running()
+    # The process inherits what is blocked, as does each of its threads; what comes meanwhile comes here afterwards.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         process.start()
