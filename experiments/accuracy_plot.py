@@ -16,11 +16,6 @@ COLOURS = (
 )
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", ">", "h", "*")
 _GREY = "#4d4d4d"
-# Those of which the name tells how many classes there are.
-_CLASSES = {
-    **dict.fromkeys(("digits", "mnist", "fashion_mnist", "cifar10", "imagenette"), 10),
-    **{"cifar100": 100, "tiny_imagenet": 200},
-}
 
 
 class Point(NamedTuple):
@@ -33,11 +28,6 @@ class Point(NamedTuple):
 
     sparsity: float
     accuracies: Sequence[float]
-
-
-def chance(data: str) -> float | None:
-    """The accuracy of a guess; None where the name of the data does not tell it."""
-    return 1 / _CLASSES[data] if data in _CLASSES else None
 
 
 def draw(

@@ -19,6 +19,7 @@ from . import files, grid, grid_options, grid_run, grid_table, plots, run_direct
 from .config import INCIDENTAL, Config, as_json
 from .errors import UserError
 from .grid_options import Grid, Training
+from .method_options import WITHOUT_TARGET
 
 _COLOURS = ("#4d4d4d", "#1f6fb4", "#e0761a", "#3a9a4b", "#b03a8c", "#8c6d31", "#17a2a8", "#c0392b")
 
@@ -154,8 +155,9 @@ def read(folders: tuple[Path, ...]) -> list[Group]:
         tuple(sorted((k, str(v)) for k, v in config.items() if k != "seed" and k not in INCIDENTAL))
         for config, _, _ in runs
     ]
-    varying = {k for key in keys for k, v in key if any(dict(other).get(k) != v for other in keys)}
-    if len({s["sparsity_target"] for _, s, _ in runs if s["method"] != "dense"}) <= 1:
+    # Options of one method are nothing to a run of another.
+    varying = {k for key in keys for k, v in key if any(dict(other).get(k, v) != v for other in keys)}
+    if len({s["sparsity_target"] for _, s, _ in runs if s["method"] not in WITHOUT_TARGET}) <= 1:
         varying -= {"sparsity"}
     groups = []
     for key in dict.fromkeys(keys):
@@ -190,16 +192,17 @@ def _read_one(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[s
     summary, metrics = run_directory.read_summary(folder), run_directory.read_metrics(folder)
     if len(metrics) != summary["epochs"]:
         raise UserError(f"{folder} cannot be read as a run: it has {len(metrics)} of {summary['epochs']} epochs.")
-    # A dense run does not ask for what sparsity it was.
-    config["sparsity"] = summary["sparsity_target"]
+    if summary["method"] in WITHOUT_TARGET:
+        # No one asked for the sparsity that came out, and each seed has its own.
+        config["sparsity"] = None
     return config, summary, metrics
 
 
 def _label(summary: dict[str, Any], options: dict[str, str], varying: set[str]) -> str:
     words = [summary["method"]]
-    if summary["method"] != "dense" and "sparsity" in varying:
+    if summary["method"] not in WITHOUT_TARGET and "sparsity" in varying:
         words.append(f"{100 * summary['sparsity_target']:.8g}%")
-    words += [f"{name}={options[name]}" for name in sorted(varying - {"method", "sparsity"})]
+    words += [f"{name}={options[name]}" for name in sorted(options.keys() & varying - {"method", "sparsity"})]
     return " ".join(words)
 
 
@@ -208,7 +211,7 @@ def _common(groups: list[Group]) -> str:
     first = groups[0].summaries[0]
     same = [k for k in ("model", "data", "epochs") if all(s[k] == first[k] for g in groups for s in g.summaries)]
     words = {"model": first["model"], "data": f"on {first['data']}", "epochs": f"{first['epochs']} epochs"}
-    targets = {s["sparsity_target"] for g in groups for s in g.summaries if s["method"] != "dense"}
+    targets = {s["sparsity_target"] for g in groups for s in g.summaries if s["method"] not in WITHOUT_TARGET}
     sparsity = [f"sparsity {100 * target:.6g}%" for target in targets if len(targets) == 1]
     return ", ".join([*(words[k] for k in same), *sparsity]).replace(", on ", " on ")
 

@@ -1,5 +1,6 @@
 """Floating-point operations: how many a network needs, and how many a device can do."""
 
+import functools
 import math
 import time
 from typing import Any, NamedTuple
@@ -74,6 +75,7 @@ def _count(jaxpr: Any) -> int:
     return total
 
 
+@functools.cache
 def _peak(dtype: str) -> tuple[float, str]:
     kind = jax.devices()[0].device_kind
     for name, (float32, bfloat16) in _PEAKS.items():

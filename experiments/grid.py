@@ -8,8 +8,10 @@ from typing import Any, Literal, NamedTuple
 
 from . import config as options
 from . import files, run_directory
+from .checks import check
 from .config import INCIDENTAL, Config
 from .errors import UserError
+from .method_options import GRADUAL, WITHOUT_TARGET, names
 
 DENSE = "dense"
 # The options that a cell was asked for, as `config.json` also has what they were filled in with.
@@ -64,8 +66,15 @@ def cell_config(base: Config, method: str, own: Mapping[str, Any], sparsity: flo
       sparsity: the sparsity at the end.
       folder: where the cell is written.
     """
-    changed: dict[str, Any] = {**own, "method": method, "sparsity": sparsity, "output_dir": folder}
-    return dataclasses.replace(base, **changed)
+    of_method = {name: value for name, value in own.items() if name in names(method)}
+    changed: dict[str, Any] = {"sparsity": sparsity, "output_dir": folder}
+    changed |= {name: value for name, value in own.items() if name not in of_method}
+    # What all cells share is not for methods that have no use for it.
+    if method not in GRADUAL:
+        changed.setdefault("prunings", None)
+    if method == DENSE:
+        changed |= {"allocation": "global", "min_kept_per_layer": 0}
+    return dataclasses.replace(options.with_method(base, method, **of_method), **changed)
 
 
 def label(row: Row) -> str:
@@ -111,7 +120,7 @@ def plan(base: Config, rows: Sequence[Row], sparsities: Sequence[float]) -> list
       UserError: for options that cannot be, or two rows that would be the same runs.
     """
     top = run_directory.of(base)
-    options.check(base)
+    check(base)
     dense = Cell(Row(DENSE), 0.0, cell_config(base, DENSE, {}, base.sparsity, top / DENSE))
     cells = [dense]
     seen: dict[Config, Row] = {}
@@ -121,11 +130,16 @@ def plan(base: Config, rows: Sequence[Row], sparsities: Sequence[float]) -> list
         same = seen.setdefault(cell_config(base, row.method, dict(row.options), base.sparsity, top), row)
         if same != row:
             raise UserError(f"--methods must name each method once, but {label(same)} and {label(row)} are the same.")
+        if row.method in WITHOUT_TARGET:
+            raise UserError(
+                f"--methods must name methods that reach the sparsity they are asked for, got {row.method}, whose own "
+                "options decide: run it with experiments.train, and give the folders of the runs here."
+            )
         for sparsity in sparsities:
             folder = top / f"{label(row).replace(' ', '-').replace('/', '_')}-{sparsity}"
             cell = Cell(row, sparsity, cell_config(base, row.method, dict(row.options), sparsity, folder))
             try:
-                options.check(cell.config)
+                check(cell.config)
             except UserError as error:
                 raise UserError(f"{cell.name}: {error}") from error
             cells.append(cell)

@@ -11,17 +11,17 @@ from typing import Any, get_args, get_type_hints
 from tyro.conf import Fixed, Suppress
 
 from . import files
-from .config import INCIDENTAL, Config, Method
+from .config import INCIDENTAL, Config
 from .errors import UserError
 from .grid import DENSE, Row, label
+from .method_options import OPTIONS, Method
 
 # What tells the cells apart, or must be the same for all of them.
 _NO_ROWS = {
     *INCIDENTAL,
     *("data", "train_split", "test_split", "test_images", "image_size", "stream"),
-    *("model", "width", "method", "sparsity", "epochs", "steps_per_epoch", "seed", "seeds"),
+    *("model", "width", "method", "own", "sparsity", "epochs", "steps_per_epoch", "seed", "seeds"),
 }
-_READ_BY = {"noise_scale": {"flipout", "magnitude_noise"}, "power": {"flipout"}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,16 +109,16 @@ def _read_row(word: str) -> Row:
         raise UserError(_unknown("methods", "be among", get_args(Method), method))
     if method == DENSE and settings:
         raise UserError(f"--methods must name dense without options, got {word!r}.")
-    hints = get_type_hints(Config)
-    allowed = [name for name in hints if name not in _NO_ROWS and method in _READ_BY.get(name, {method})]
+    shared = {name: hint for name, hint in get_type_hints(Config).items() if name not in _NO_ROWS}
+    hints = get_type_hints(OPTIONS[method]) | shared
     own = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
         name = name.replace("-", "_")
         if not equals or name in own:
             raise UserError(f"--methods must give each option of {method} once as NAME=VALUE, got {word!r}.")
-        if name not in allowed:
-            raise UserError(_unknown("methods", f"name options of {method}:", allowed, name))
+        if name not in hints:
+            raise UserError(_unknown("methods", f"name options of {method}:", list(hints), name))
         own[name] = _read_value(word, name, text, hints[name])
     return Row(method, tuple(sorted(own.items())))
 

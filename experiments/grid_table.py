@@ -137,10 +137,15 @@ def write(folder: Path, cells: Sequence[Cell], results: Results, notes: Mapping[
         order=[label(row) for row in dict.fromkeys(cell.row for cell in cells) if row.method != DENSE],
         ticks=dict(zip(sparsities, percents(sparsities), strict=True)),
         dense=dense[0].accuracies if dense else None,
-        chance=accuracy_plot.chance(cells[0].config.data),
+        chance=_chance(results),
         title=title(cells, results),
     )
     plots.save(figure, folder / PICTURE)
+
+
+def _chance(results: Results) -> float | None:
+    """The accuracy of a guess; None where no run has finished."""
+    return next((1 / runs[0]["classes"] for runs in results.values()), None)
 
 
 def as_csv(cells: Sequence[Cell], results: Results) -> str:

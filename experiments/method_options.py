@@ -206,13 +206,14 @@ class Sculpt:
 class Consensus:
     """Channels with gates that are trained with the weights, and pushed to 0 or 1; arXiv 2302.10798.
 
-    The sparsity follows from the options, and --sparsity has no part in it. The classifier has no gates.
+    The sparsity follows from the options, and --sparsity has no part in it. Gates are on the channels that each layer
+    reads, the first one apart, and at the end what is behind closed gates goes.
     """
 
-    polarization: float = 1e-2
-    """Factor of the penalty that pushes gates to 0 or 1."""
-    gate_strength: float = 1e-2
-    """Factor of the penalty that closes gates."""
+    polarization: float = 1.0
+    """Factor of the penalty that pushes gates to 0 or 1, a mean over gates."""
+    gate_strength: float = 1.0
+    """Factor of the penalty that closes gates, a mean over gates."""
 
 
 @dataclasses.dataclass(frozen=True)

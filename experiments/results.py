@@ -14,13 +14,14 @@ from .config import Config
 from .method_options import WITHOUT_TARGET
 
 _AVERAGED = ("test_accuracy", "test_loss", "train_accuracy", "images_per_second", "seconds", "sparsity")
-_SHARED = ("method", "data", "model", "epochs", "sparsity_target", "kept", "prunable", "versions", "device")
+_SHARED = ("method", "data", "model", "classes", "epochs", "prunable", "versions", "device")
 
 
 def of_run(
     config: Config,
     metrics: Sequence[dict[str, Any]],
     summary: fj.Summary,
+    classes: int,
     flops_per_image: float,
     devices: int = 1,
     **measured: float,
@@ -33,6 +34,7 @@ def of_run(
         "method": config.method,
         "data": config.data,
         "model": config.model,
+        "classes": classes,
         "seed": config.seed,
         "epochs": len(metrics),
         "sparsity_target": _target(config, summary),
@@ -70,5 +72,10 @@ def over_seeds(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         whole = None not in values
         averaged[name] = statistics.mean(values) if whole else None
         averaged[f"{name}_std"] = statistics.stdev(values) if whole else None
-    skipped = sum(run["skipped_steps"] for run in runs)
-    return {"seeds": seeds} | {name: runs[0][name] for name in _SHARED} | {"skipped_steps": skipped} | averaged
+    summed = {
+        # The same for all seeds where a method keeps the number it is asked for.
+        "sparsity_target": statistics.mean(run["sparsity_target"] for run in runs),
+        "kept": round(statistics.mean(run["kept"] for run in runs)),
+        "skipped_steps": sum(run["skipped_steps"] for run in runs),
+    }
+    return {"seeds": seeds} | {name: runs[0][name] for name in _SHARED} | summed | averaged

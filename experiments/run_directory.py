@@ -26,7 +26,7 @@ _OPTIONS = {**dict.fromkeys(("data", "model", "method"), str), **dict.fromkeys((
 _NUMBER = float | None
 _RESULTS = {
     **dict.fromkeys(("method", "data", "model", "device"), str),
-    **dict.fromkeys(("epochs", "kept", "prunable", "skipped_steps"), int),
+    **dict.fromkeys(("classes", "epochs", "kept", "prunable", "skipped_steps"), int),
     **dict.fromkeys(("sparsity_target", "sparsity", "test_accuracy", "seconds"), float),
     **dict.fromkeys(("test_loss", "train_accuracy", "images_per_second"), _NUMBER),
 }

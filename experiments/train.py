@@ -183,6 +183,7 @@ def _train(setup: Setup, configs: Sequence[Config], functions: loop.Loop, interr
             config,
             metrics,
             summary,
+            len(setup.data.classes),
             flops_per_image,
             seconds_to_first_step=outcome.first_step - started,
             runs_at_once=len(configs),
@@ -280,6 +281,7 @@ def _setup(config: Config) -> Setup:
         reparameterisation=None if method.reparameterisation is None else method.reparameterisation(config, data),
         keep_start=method.keeps_start,
     )
+    methods.check(config, steps)
     return Setup(config, data, batch_size, steps_per_epoch, steps, grid)
 
 

@@ -1,12 +1,18 @@
 """What the methods do in a run: one family a file."""
 
+from decimal import Decimal
+
 import jax
 import numpy as np
 import optax
 
+import flipout_jax as fj
+
 from .. import recipe
 from ..config import Config
-from ..method_options import OPTIONS
+from ..errors import UserError
+from ..method_options import OPTIONS, WITHOUT_TARGET
+from ..steps import Steps
 from . import at_init, consensus, gradual, hoyer, rewinding, sculpt
 from .method import Method, Optimizer, by_magnitude, never
 from .method import Scene as Scene
@@ -43,6 +49,17 @@ _FOR_EVER = 2**30
 def of(config: Config) -> Method:
     """The method of a run."""
     return METHODS[config.method]
+
+
+def check(config: Config, steps: Steps) -> None:
+    """Raises a `UserError` where the method cannot do with the network what the options ask for."""
+    try:
+        state = jax.eval_shape(steps.init, 0)
+    except ValueError as error:
+        raise UserError(at_init.as_options(error)) from error
+    size = sum(mask.size for mask in jax.tree.leaves(fj.get_masks(state.opt_state)) if mask.ndim)
+    if config.method not in WITHOUT_TARGET and (1 - Decimal(str(config.sparsity))) * size < 1:
+        raise UserError(f"--sparsity must keep at least one of the {size} prunable weights, got {config.sparsity!r}.")
 
 
 def optimizer(config: Config, steps_per_epoch: int, key: jax.Array) -> Optimizer:

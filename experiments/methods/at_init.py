@@ -32,10 +32,16 @@ def told(make: Callable[..., Any], *args: Any, **options: Any) -> Any:
         try:
             masks = make(*args, **options)
         except ValueError as error:
-            raise UserError(str(error)) from error
+            raise UserError(as_options(error)) from error
     for warning in caught:
-        print(f"warning: {warning.message}", file=sys.stderr)
+        print(f"warning: {as_options(warning.message)}", file=sys.stderr)
     return masks
+
+
+def as_options(message: Any) -> str:
+    """What the library says, with options of the command line in place of its arguments."""
+    said = str(message).replace("allocation=global_(min_kept_per_layer=1)", "--min-kept-per-layer 1")
+    return said.replace("`min_kept_per_layer`", "--min-kept-per-layer")
 
 
 def score_batches(scene: Scene, count: int) -> list[Any]:

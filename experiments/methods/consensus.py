@@ -13,18 +13,23 @@ from ..steps import Reparameterisation, TrainState
 from .method import Method, Scene, by_magnitude, masked, never
 
 
-def _gates(data: Dataset) -> fj.reparam.Consensus:
-    """The gates of all kernels but the classifier's, whose channels are the classes."""
+def _gates(config: Config, data: Dataset) -> fj.reparam.Consensus:
+    """Gates on the channels that each kernel reads, but for the first, which reads images.
+
+    Not on those that it makes: normalisation would undo what a gate does to a channel's scale.
+    """
+    height, width, channels = data.shape
+    pixels = config.image_size**2 if config.image_size else height * width
 
     def gated(path, leaf):
-        return fj.kernels(path, leaf) and leaf.shape[-1] != len(data.classes)
+        return fj.kernels(path, leaf) and leaf.shape[-2] not in (channels, pixels * channels)
 
-    return fj.reparam.consensus(prunable=gated)
+    return fj.reparam.consensus(prunable=gated, axis=-2)
 
 
 def _reparameterisation(config: Config, data: Dataset) -> Reparameterisation:
     own: Any = config.own
-    gates = _gates(data)
+    gates = _gates(config, data)
     return Reparameterisation(
         init=lambda params: {"gates": gates.init(params), "weights": params},
         apply=lambda trained: gates.apply(trained["weights"], trained["gates"]),
@@ -42,7 +47,10 @@ def _after(scene: Scene, epoch: int, state: TrainState) -> TrainState:
     """Removes the channels whose gates are closed: as the forward pass had none of them, it stays as it is."""
     del epoch
     weights, gates = state.params["weights"], state.params["gates"]
-    open_channels = {"gates": jax.tree.map(jnp.ones_like, gates), "weights": _gates(scene.data).masks(weights, gates)}
+    open_channels = {
+        "gates": jax.tree.map(jnp.ones_like, gates),
+        "weights": _gates(scene.config, scene.data).masks(weights, gates),
+    }
     # By leaves, as one tree has variables around them and the other has not.
     old, treedef = jax.tree.flatten(fj.get_masks(state.opt_state))
     new = [

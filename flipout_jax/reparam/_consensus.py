@@ -42,7 +42,8 @@ def consensus(*, prunable: Any = kernels, axis: int = -1, keep_one: bool = True)
 
     Each channel $c$ of a prunable kernel has one real gate $g_c$. The forward pass sees the gate's bit $b_c$; the
     gradient goes straight through it, $\partial L / \partial g_c = \sum_j w_{jc} \, \partial L / \partial
-    \hat w_{jc}$, so that a closed channel may open again. The penalty $\Omega$ has two terms: with the weight $\rho$ =
+    \hat w_{jc}$ for $g_c$ in [0, 1], so that a closed channel may open again. Outside of that the loss has no say, or
+    gates would run away. The penalty $\Omega$ has two terms: with the weight $\rho$ =
     `polarization`, it drives each gate to 0 or 1; with the weight $\lambda$ = `sparsity`, it closes channels. There
     are $n$ gates in all. Where the loss has no say, a new gate closes if $\lambda > \rho / 2$, and even one that is
     at 1 if $\lambda > \rho$. A gate that the loss holds open against that hovers at 1/2: let $\lambda$ fall to 0 before
@@ -57,7 +58,9 @@ def consensus(*, prunable: Any = kernels, axis: int = -1, keep_one: bool = True)
 
     Args:
       prunable: which parameters have gates; see `prune`.
-      axis: the axis of a kernel that counts its output channels: the last in Flax and Haiku, 0 in Equinox.
+      axis: the axis of a kernel that counts its output channels: the last in Flax and Haiku, 0 in Equinox. Where
+        normalisation follows a layer, give the axis of its input channels, -2 in Flax, and leave the first layer out:
+        normalisation takes the scale of an output channel away, and would divide a closed one by nearly 0.
       keep_one: whether the highest gate of a kernel stays open. False lets a whole layer close, which makes sense where
         a shortcut leads past it.
 
@@ -172,7 +175,8 @@ def _gated_jvp(primals, tangents):
     leaf, gate, opened = primals
     of_leaf, of_gate, _ = tangents
     # In the type of the gate, so that the sum over a channel of half-precision weights is not.
-    through = (leaf.astype(gate.dtype) * of_gate).astype(leaf.dtype)
+    through = jnp.where((gate >= 0) & (gate <= 1), leaf.astype(gate.dtype) * of_gate, jnp.zeros_like(of_gate))
+    through = through.astype(leaf.dtype)
     return _gated(leaf, gate, opened), jnp.where(opened, of_leaf, jnp.zeros_like(of_leaf)) + through
 
 

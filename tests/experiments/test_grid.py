@@ -20,6 +20,7 @@ from experiments import accuracy_plot, compare, files, grid, grid_display, grid_
 from experiments.config import Config
 from experiments.errors import UserError
 from experiments.grid import Row
+from experiments.method_options import Flipout
 
 RUNS = ["--model", "lenet_300_100", "--batch-size", "16", "--test-images", "40", "--seeds", "2"]
 fractions = st.floats(1e-9, 1 - 1e-9)
@@ -44,7 +45,7 @@ def as_if_run(cells, accuracy):
     """Results of all seeds of each cell, of which `accuracy(cell, seed)` is one."""
     versions = {"flipout_jax": "1", "jax": "2"}
     same = {"prunable": 1000, "test_loss": None, "train_accuracy": 1.0, "epochs": 3, "seconds": 2.0, "data": "digits"}
-    same |= {"model": "lenet_300_100", "versions": versions, "device": "cpu"}
+    same |= {"model": "lenet_300_100", "classes": 10, "versions": versions, "device": "cpu"}
     return {
         cell.folder: [
             {
@@ -84,7 +85,7 @@ def test_a_plan_has_each_method_at_each_sparsity_and_one_dense_cell():
     assert [cell.folder.name for cell in cells[:2]] == ["dense", "flipout-0.5"]
     assert cells[-1].folder.name == "flipout-noise_scale=0.0-power=1.0-0.9"
     config = cells[-1].config
-    assert (config.method, config.noise_scale, config.power, config.sparsity) == ("flipout", 0.0, 1.0, 0.9)
+    assert (config.method, config.own, config.sparsity) == ("flipout", Flipout(noise_scale=0.0, power=1.0), 0.9)
     assert {(cell.config.epochs, cell.config.seeds, cell.config.model) for cell in cells} == {(7, 2, "lenet_300_100")}
     assert cells[0].config.method == "dense"
 
@@ -107,6 +108,13 @@ def test_a_plan_has_each_method_at_each_sparsity_and_one_dense_cell():
         ("flipout:power=1e999", "0.5", r"must give power a number that is finite, got 1e999\."),
         ("flipout:optimizer=sdg", "0.5", r"must give optimizer a value of its type"),
         ("dense:learning_rate=1", "0.5", r"--methods must name dense without options"),
+        ("snip:noise_scale=1", "0.5", r"must name options of snip: iterations, .*got 'noise_scale'\."),
+        ("snip:prunings=3", "0.5", r"snip prunings=3 at 50 %: --prunings must be left out with --method snip"),
+        (
+            "consensus",
+            "0.5",
+            r"--methods must name methods that reach the .* got consensus, whose own options",
+        ),
         ("flipout", "1", r"--sparsities must be numbers in \(0, 1\).*got 1\."),
         ("flipout", "0", r"--sparsities must be numbers in \(0, 1\).*got 0\."),
         ("flipout", "nan", r"--sparsities must be numbers in \(0, 1\).*got nan\."),
@@ -285,11 +293,6 @@ def test_a_picture_of_little_is_drawn(lines, tmp_path):
     for dense in (None, [0.5]):
         figure = accuracy_plot.draw(lines, order=["a"], ticks={0.5: "50 %"}, dense=dense, chance=None, title="")
         plots.save(figure, tmp_path / "a.png")
-
-
-def test_chance_is_known_where_the_data_are():
-    assert accuracy_plot.chance("digits") == 0.1
-    assert accuracy_plot.chance("folder:/x") is None
 
 
 def test_a_terminal_sees_the_table_fill(monkeypatch, capsys, tmp_path):

@@ -1,0 +1,271 @@
+"""What each method does in a run."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import flipout_jax as fj
+from experiments import methods, samples, train
+from experiments.config import Config, with_method
+from experiments.data import load
+from experiments.data.dataset import Images, in_memory
+from experiments.errors import UserError
+from experiments.method_options import OPTIONS, WITHOUT_TARGET
+from experiments.methods import method as parts
+from experiments.methods import sculpt
+from experiments.steps import TrainState
+
+# LeNet-300-100 at a tenth of its width, on 8x8 images.
+N = 64 * 30 + 30 * 10 + 10 * 10
+OWN = {"lottery": {"rounds": 2}, "drive": {"iterations": 3}, "synflow": {"iterations": 5}, "force": {"iterations": 5}}
+EPOCHS = {"lottery": 12, "drive": 6}
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    """Pictures take longer than these runs."""
+    monkeypatch.setattr(train.report, "draw", lambda folder: [])
+
+
+@pytest.fixture
+def small(quick):
+    """`small(method, own, **options)`: the options of a run of a small network."""
+
+    def small(method, own=None, **options):
+        base = {"model": "lenet_300_100", "width": 0.1, "sparsity": 0.9}
+        return with_method(quick(**base | options), method, **OWN.get(method, {}) if own is None else own)
+
+    return small
+
+
+def read(folder):
+    """The summary of a run, its metrics, and its arrays."""
+    summary = json.loads((folder / "summary.json").read_text())
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return summary, metrics, safetensors.numpy.load_file(folder / "params.safetensors")
+
+
+def masks_of(arrays):
+    masks = {name.removeprefix("masks/"): array for name, array in arrays.items() if name.startswith("masks/")}
+    for name, mask in masks.items():
+        assert not arrays[f"params/{name}"][~mask].any(), name
+    return masks
+
+
+@pytest.mark.parametrize("method", sorted(OPTIONS.keys() - WITHOUT_TARGET))
+def test_every_method_keeps_the_exact_number(small, tmp_path, method):
+    train.run(small(method, epochs=4))
+    summary, metrics, arrays = read(tmp_path / "run")
+    assert (summary["method"], summary["prunable"], summary["kept"]) == (method, N, math.ceil(N / 10))
+    assert sum(mask.sum() for mask in masks_of(arrays).values()) == summary["kept"]
+    assert (summary["sparsity_target"], summary["compile_count"]) == (0.9, 1)
+    assert summary["epochs"] == len(metrics) == EPOCHS.get(method, 4)
+    pruned = [m["epoch"] for m in metrics if m["pruned"]]
+    flips = (tmp_path / "run" / "flips.jsonl").read_text().splitlines() if pruned else []
+    assert [json.loads(line)["epoch"] for line in flips] == pruned
+    kept = [m["kept"] for m in metrics]
+    assert kept == sorted(kept, reverse=True)
+    assert all(b < a for i, (a, b) in enumerate(zip([N, *kept], kept, strict=False), 1) if i in pruned)
+
+
+@pytest.mark.parametrize("method", ["snip", "grasp", "synflow", "force", "random_init", "magnitude_init"])
+def test_before_training_means_from_the_first_step_on(small, tmp_path, method):
+    train.run(small(method, epochs=2, min_kept_per_layer=3))
+    _, metrics, arrays = read(tmp_path / "run")
+    assert [m["kept"] for m in metrics] == [math.ceil(N / 10)] * 2
+    assert all(mask.sum() >= 3 for mask in masks_of(arrays).values())
+
+
+def test_several_seeds_at_once_have_the_masks_that_they_have_alone(small, tmp_path):
+    for name, at_once in (("together", 2), ("apart", 1)):
+        train.run(small("snip", epochs=1, seeds=2, seeds_at_once=at_once, output_dir=tmp_path / name))
+    masks = [
+        [masks_of(read(tmp_path / name / seed)[2]) for seed in ("seed0", "seed1")] for name in ("together", "apart")
+    ]
+    for together, apart in zip(*masks, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, together, apart)
+    assert any((masks[0][0][name] != masks[0][1][name]).any() for name in masks[0][0])
+
+
+@pytest.mark.parametrize("method", ["snip", "lottery", "drive"])
+def test_a_run_that_was_stopped_goes_on_with_its_masks_and_its_start(small, tmp_path, stopped, method):
+    own = {"rounds": 2, "rewind_epochs": 1} if method == "lottery" else None
+    train.run(small(method, own, epochs=3, output_dir=tmp_path / "whole"))
+    _, metrics, whole = read(tmp_path / "whole")
+    last = len(metrics) * 2
+    for steps in (1, 5, last - 3):
+        folder = tmp_path / f"after-{steps}"
+        train.run(Config(resume=stopped(small(method, own, epochs=3, output_dir=folder), steps)))
+        arrays = read(folder)[2]
+        assert arrays.keys() == whole.keys()
+        for name, array in whole.items():
+            np.testing.assert_array_equal(arrays[name], array, err_msg=f"{name} after {steps}")
+
+
+@pytest.mark.parametrize("rewind_epochs", [0, 1])
+def test_a_lottery_ticket_is_trained_from_where_it_is_rewound(small, tmp_path, rewind_epochs):
+    """The last training is that of a network which starts with the ticket's masks, bit for bit."""
+    own = {"rounds": 1, "rewind_epochs": rewind_epochs}
+    train.run(small("lottery", own, epochs=3, output_dir=tmp_path / "lottery", milestones=(2,)))
+    summary, metrics, ticket = read(tmp_path / "lottery")
+    assert summary["epochs"] == 6 - rewind_epochs
+    again = metrics[3:]
+    assert [m["learning_rate"] for m in again] == [m["learning_rate"] for m in metrics[rewind_epochs:3]]
+    assert len({m["learning_rate"] for m in again}) == 2
+
+    # Bit for bit what the steps alone make of the rewound weights, in the same order of images.
+    setup = train._setup(small("lottery", own, epochs=3, milestones=(2,)))
+    functions = train.loop.make(setup.steps, setup.data, 1, setup.batch_size, setup.steps_per_epoch)
+    state = functions.init([0])
+
+    def epochs(state, numbers):
+        for number in numbers:
+            for inputs in functions.epoch([0], number, 0):
+                state, _ = functions.train(state, functions.zero(), inputs)
+        return state
+
+    state = epochs(state, range(1, rewind_epochs + 1))
+    masks = masks_of(ticket)
+    paths = [fj.path_string(path) for path, _ in jax.tree.leaves_with_path(state.params)]
+    leaves = [jnp.asarray(masks.get(path, True)) for path in paths]
+    rewound = parts.masked(state, jax.tree.unflatten(jax.tree.structure(state.params), leaves))
+    trained = epochs(rewound, range(rewind_epochs + 1, 4))
+    for path, leaf in zip(paths, jax.tree.leaves(trained.params), strict=True):
+        np.testing.assert_array_equal(leaf, ticket[f"params/{path}"], err_msg=path)
+
+
+def test_rewinding_keeps_masks_and_count_and_nothing_else():
+    params = {"kernel": jnp.arange(1.0, 7.0).reshape(2, 3)}
+    optimizer = methods.optimizer(Config(method="lottery", epochs=2), 3, jax.random.key(0))
+    opt_state = optimizer.init(params)
+    start = TrainState(
+        params, {"mean": jnp.zeros(3)}, opt_state, (params, {"mean": jnp.zeros(3)}, opt_state.inner_state)
+    )
+    updates, opt_state = optimizer.update(params, opt_state, params)
+    later = TrainState({"kernel": params["kernel"] + updates["kernel"]}, {"mean": jnp.ones(3)}, opt_state, start.start)
+    masks = {"kernel": jnp.array([[True, False, True], [False, True, True]])}
+    rewound = parts.rewound(parts.masked(later, masks))
+    np.testing.assert_array_equal(rewound.params["kernel"], [[1, 0, 3], [0, 5, 6]])
+    np.testing.assert_array_equal(rewound.model_state["mean"], 0)
+    np.testing.assert_array_equal(fj.get_masks(rewound.opt_state)["kernel"], masks["kernel"])
+    assert rewound.opt_state.count == 1
+    jax.tree.map(np.testing.assert_array_equal, rewound.opt_state.inner_state, start.opt_state.inner_state)
+    again = parts.rewound(parts.kept_as_start(later))
+    np.testing.assert_array_equal(again.params["kernel"], later.params["kernel"])
+
+
+def test_a_threshold_takes_what_is_below_it(small, tmp_path):
+    # A rate too low to move anything much.
+    own = {"threshold": 0.05, "strength": 0.0}
+    train.run(small("hoyer_threshold", own, epochs=10, learning_rate=1e-6, weight_decay=0.0))
+    summary, metrics, arrays = read(tmp_path / "run")
+    assert [m["epoch"] for m in metrics if m["pruned"]] == [7]
+    for name, mask in masks_of(arrays).items():
+        assert np.abs(arrays[f"params/{name}"][mask]).min() > 0.0499
+    assert 0 < summary["sparsity"] == summary["sparsity_target"] < 1
+
+
+def test_the_penalty_makes_sparse_and_ends_with_the_pruning(small, tmp_path):
+    sparsities = {}
+    for strength in (0.0, 1e-4, 1e-3):
+        folder = tmp_path / str(strength)
+        options = {"epochs": 10, "steps_per_epoch": 40, "output_dir": folder}
+        train.run(small("hoyer_threshold", {"strength": strength, "threshold": 1e-2}, **options))
+        sparsities[strength] = read(folder)[0]["sparsity"]
+    assert sparsities[0.0] < sparsities[1e-4] < sparsities[1e-3]
+    config = small("hoyer_threshold", {"strength": 10.0}, epochs=10, momentum=0.0, weight_decay=0.0)
+    optimizer = methods.optimizer(config, 1, jax.random.key(0))
+    params = {"kernel": jnp.array([[1.0, 2.0]])}
+    state = optimizer.init(params)
+    moved = []
+    for _ in range(10):
+        updates, state = optimizer.update({"kernel": jnp.zeros((1, 2))}, state, params)
+        moved.append(bool(jnp.any(updates["kernel"] != 0)))
+    assert moved == [True] * 7 + [False] * 3
+
+
+def test_sculpt_has_cosines_of_one_length_and_prunes_before_the_last():
+    config = with_method(Config(epochs=16, sparsity=0.99, learning_rate=0.4), "sculpt", cycles=3)
+    method = methods.of(config)
+    assert methods.pruning_epochs(config) == (12,)
+    assert parts.allocation(config) == fj.global_()
+    rate = method.learning_rate(config, 10)
+    steps = np.arange(160)
+    expected = 0.2 * (1 + np.cos(np.pi * (steps % 40) / 40))
+    np.testing.assert_allclose([rate(jnp.int32(step)) for step in steps], expected, rtol=1e-5, atol=1e-7)
+    assert math.isclose(sculpt.initial_sparsity(config), 0.9)
+    assert sculpt.initial_sparsity(with_method(config, "sculpt", initial_sparsity=0.5)) == 0.5
+
+
+@pytest.mark.parametrize("initial", ["magnitude", "snip", "synflow"])
+def test_sculpt_starts_sparse(small, tmp_path, initial):
+    train.run(small("sculpt", {"initial": initial, "initial_sparsity": 0.5, "cycles": 1}, epochs=2))
+    _, metrics, _ = read(tmp_path / "run")
+    # The last epoch of the cycles ends with the pruning.
+    assert [m["kept"] for m in metrics] == [math.ceil(N / 10)] * 2
+    assert metrics[0]["pruned"]
+    assert not metrics[1]["pruned"]
+
+
+def test_drive_trains_densely_then_anew(small, tmp_path):
+    train.run(small("drive", {"dense_epochs": 2, "iterations": 3}, epochs=3, milestones=(2,)))
+    _, metrics, _ = read(tmp_path / "run")
+    kept = math.ceil(N / 10)
+    assert [m["kept"] for m in metrics] == [N, kept, kept, kept, kept]
+    rates = [m["learning_rate"] for m in metrics]
+    np.testing.assert_allclose(rates, [0.1, 0.1, 0.1, 0.1, 0.01], rtol=1e-5)
+
+
+def test_a_consensus_network_is_what_its_gates_left_open(small, tmp_path):
+    train.run(small("consensus", {"gate_strength": 0.5}, epochs=12, steps_per_epoch=40, learning_rate=0.05))
+    summary, metrics, arrays = read(tmp_path / "run")
+    masks = masks_of(arrays)
+    assert metrics[-2]["kept"] == N
+    assert metrics[-1]["kept"] == summary["kept"] < N
+    for name in ("dense_1", "dense_2"):
+        mask, gates = masks[f"weights/{name}/kernel"], arrays[f"params/gates/{name}/kernel"]
+        # Whole rows, of the inputs whose gates are closed.
+        np.testing.assert_array_equal(mask, np.broadcast_to(mask[:, :1], mask.shape))
+        np.testing.assert_array_equal(mask[:, 0], gates >= 0.5)
+    assert masks["weights/dense_0/kernel"].all()
+    assert summary["test_accuracy"] > 0.5
+    # What was tested was the network of the open gates, before the masks were there.
+    test = load("digits").test
+    x = ((test.images[:, ..., 0] / 255).reshape(-1, 64) - load("digits").mean) / load("digits").std
+    for i, layer in enumerate(("dense_0", "dense_1", "dense_2")):
+        weights = arrays[f"params/weights/{layer}/kernel"], arrays[f"params/weights/{layer}/bias"]
+        x = (np.maximum(x, 0) if i else x) @ weights[0] + weights[1]
+    chosen = np.random.default_rng(0).permutation(len(test.labels))[:40]
+    assert abs((x.argmax(1) == test.labels)[chosen].mean() - summary["test_accuracy"]) < 0.026
+
+
+def test_samples_are_of_each_class_and_batches_do_not_overlap():
+    labels = np.repeat(np.arange(3), (20, 5, 2)).astype(np.int32)
+    images = np.arange(27, dtype=np.uint8).reshape(27, 1, 1, 1)
+    data = in_memory("x", Images(images, labels), Images(images, labels), ("a", "b", "c"))
+    chosen, of = samples.of_each_class(data, 4, jax.random.key(0))
+    np.testing.assert_array_equal(np.bincount(of), [4, 4, 2])
+    np.testing.assert_array_equal(labels[chosen[:, 0, 0, 0]], of)
+    numbers = [image for batch, _ in samples.batches(data, 3, 9, jax.random.key(0)) for image in batch[:, 0, 0, 0]]
+    assert sorted(numbers) == list(range(27))
+    with pytest.raises(UserError, match=r"--score-batches must be at most 3, .* got 4\."):
+        samples.batches(data, 4, 9, jax.random.key(0))
+    with pytest.raises(UserError, match="none of b"):
+        samples.of_each_class(
+            data._replace(train=Images(images[labels != 1], labels[labels != 1])), 4, jax.random.key(0)
+        )
+
+
+def test_what_the_library_says_is_told_in_one_line(small, tmp_path, capsys):
+    with pytest.raises(UserError, match=r"^--min-kept-per-layer must .* got 1000"):
+        train.run(small("snip", min_kept_per_layer=1000))
+    with pytest.raises(UserError, match=r"--sparsity must keep at least one of the 2320 .* got 0.9999\."):
+        train.run(small("magnitude", sparsity=0.9999, output_dir=tmp_path / "few"))
+    train.run(small("magnitude_init", model="digits_cnn", sparsity=0.99, epochs=1, output_dir=tmp_path / "b"))
+    warned = "warning: Nothing is left of 'conv_1/kernel', 'dense_0/kernel', so no signal passes there. "
+    assert capsys.readouterr().err == f"{warned}--min-kept-per-layer 1 prevents it.\n"
