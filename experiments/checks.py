@@ -107,6 +107,8 @@ def _check_method(config: Config, require: Callable[[bool, str, str], None]) -> 
     )
     if method == "lottery":
         require(own.rewind_epochs < config.epochs, "rewind_epochs", f"below the number of epochs, {config.epochs}")
+    if method == "wanda":
+        require(config.model != "vit", "model", "of dense and convolution layers alone with --method wanda")
     if method == "hoyer_threshold":
         require(config.epochs > 1, "epochs", "at least 2 with --method hoyer_threshold, which ends with fine-tuning")
     if method == "sculpt":

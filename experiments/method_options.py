@@ -12,6 +12,7 @@ Method = Literal[
     "movement",
     "taylor",
     "fisher",
+    "wanda",
     "snip",
     "grasp",
     "synflow",
@@ -82,6 +83,18 @@ class Taylor:
 @dataclasses.dataclass(frozen=True)
 class Fisher:
     """While training, the lowest w^2 F / 2 go, F the mean of squared gradients; arXiv 1801.05787."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanda:
+    """While training, the lowest |w| times the norm of what it is multiplied by go; arXiv 2306.11695.
+
+    Its authors compare the weights of one output with each other, after training and without more of it; here
+    --allocation says which are compared.
+    """
+
+    score_batches: int = 1
+    """Batches of training images that the norms are of."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,6 +243,7 @@ Options = (
     | Movement
     | Taylor
     | Fisher
+    | Wanda
     | Snip
     | Grasp
     | Synflow
@@ -246,7 +260,18 @@ Options = (
 )
 OPTIONS: dict[str, Any] = dict(zip(get_args(Method), get_args(Options), strict=True))
 # Prune in several steps while they train.
-GRADUAL = {"flipout", "magnitude", "magnitude_noise", "random", "gradient", "movement", "taylor", "fisher", "hoyer"}
+GRADUAL = {
+    "flipout",
+    "magnitude",
+    "magnitude_noise",
+    "random",
+    "gradient",
+    "movement",
+    "taylor",
+    "fisher",
+    "wanda",
+    "hoyer",
+}
 # The number of weights that they keep is not what --sparsity asks for.
 WITHOUT_TARGET = {"dense", "hoyer_threshold", "consensus"}
 

@@ -91,6 +91,7 @@ class Steps(NamedTuple):
       logits: `(state, images) -> logits`, in evaluation mode.
       inputs: `images -> inputs`, what the network gets of images.
       network: `(params, model_state, inputs, training) -> logits`; what it changes in the model's state is lost.
+      model: `(params, model_state) -> module`, a copy in evaluation mode.
     """
 
     init: Callable[[ArrayLike], TrainState]
@@ -99,6 +100,7 @@ class Steps(NamedTuple):
     logits: Callable[[TrainState, Array], Array]
     inputs: Callable[[Array], Array]
     network: Callable[[Any, Any, Array, bool], Array]
+    model: Callable[[Any, Any], nnx.Module]
 
 
 def make(
@@ -188,6 +190,9 @@ def make(
     def network(params, model_state, inputs, training):
         return forward(graph if training else eval_graph, params, model_state, inputs)[0]
 
+    def model(params, model_state):
+        return nnx.merge(eval_graph, params, model_state, copy=True)
+
     def logits(state, images):
         return network(state.params, state.model_state, inputs(images), False)
 
@@ -202,7 +207,7 @@ def make(
             jnp.zeros((), jnp.int32),
         )
 
-    return Steps(init, train, test, logits, inputs, network)
+    return Steps(init, train, test, logits, inputs, network, model)
 
 
 def _where(condition: ArrayLike, one: Any, other: Any) -> Any:

@@ -13,7 +13,7 @@ from ..config import Config
 from ..errors import UserError
 from ..method_options import OPTIONS, WITHOUT_TARGET
 from ..steps import Steps
-from . import at_init, consensus, gradual, hoyer, rewinding, sculpt
+from . import at_init, consensus, gradual, hoyer, rewinding, sculpt, wanda
 from .method import Method, Optimizer, by_magnitude, never
 from .method import Scene as Scene
 
@@ -27,6 +27,7 @@ METHODS: dict[str, Method] = {
     "movement": gradual.MOVEMENT,
     "taylor": gradual.TAYLOR,
     "fisher": gradual.FISHER,
+    "wanda": wanda.WANDA,
     "snip": at_init.SNIP,
     "grasp": at_init.GRASP,
     "synflow": at_init.SYNFLOW,

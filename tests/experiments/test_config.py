@@ -107,6 +107,11 @@ def test_wrong_options_of_a_method_are_named_with_their_value(method, option, va
     assert repr(value) in str(error.value)
 
 
+def test_wanda_knows_dense_and_convolution_layers_alone():
+    with pytest.raises(UserError, match=r"--model must be of dense and convolution layers alone .* got 'vit'"):
+        check(Config(method="wanda", model="vit"))
+
+
 def test_options_that_a_method_has_no_use_for():
     for method, options in (
         ("snip", {"prunings": 4}),

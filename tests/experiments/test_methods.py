@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from flax import nnx
 
 import flipout_jax as fj
 from experiments import methods, samples, train
@@ -17,7 +18,8 @@ from experiments.data.dataset import Images, in_memory
 from experiments.errors import UserError
 from experiments.method_options import OPTIONS, WITHOUT_TARGET
 from experiments.methods import method as parts
-from experiments.methods import sculpt
+from experiments.methods import sculpt, wanda
+from experiments.models import create
 from experiments.steps import TrainState
 
 # LeNet-300-100 at a tenth of its width, on 8x8 images.
@@ -242,6 +244,28 @@ def test_a_consensus_network_is_what_its_gates_left_open(small, tmp_path):
         x = (np.maximum(x, 0) if i else x) @ weights[0] + weights[1]
     chosen = np.random.default_rng(0).permutation(len(test.labels))[:40]
     assert abs((x.argmax(1) == test.labels)[chosen].mean() - summary["test_accuracy"]) < 0.026
+
+
+def test_the_norms_of_wanda_are_of_what_each_layer_reads():
+    rng = np.random.default_rng(0)
+    images = [rng.normal(size=(7, 8, 8, 1)).astype(np.float32) for _ in range(2)]
+    model = create("lenet_300_100", (8, 8, 1), 10, jax.random.key(0), width=0.1)
+    params = {fj.path_string(path): w for path, w in jax.tree.leaves_with_path(nnx.state(model, nnx.Param))}
+    norms = wanda.activation_norms(model, [jnp.asarray(batch) for batch in images])
+    x = np.concatenate(images).reshape(14, -1)
+    for i in range(3):
+        np.testing.assert_allclose(norms[f"dense_{i}/kernel"], np.linalg.norm(x, axis=0), rtol=1e-5, atol=1e-6)
+        x = np.maximum(x @ params[f"dense_{i}/kernel"] + params[f"dense_{i}/bias"], 0)
+    for name in ("resnet20", "vgg11"):
+        model = create(name, (32, 32, 3), 10, jax.random.key(0), width=0.1)
+        kernels = {
+            fj.path_string(path): w.shape[-2]
+            for path, w in jax.tree.leaves_with_path(nnx.state(model, nnx.Param))
+            if fj.kernels(path, w)
+        }
+        norms = wanda.activation_norms(model, [jnp.ones((1, 32, 32, 3))])
+        assert {path: norm.size for path, norm in norms.items()} == kernels, name
+        assert all(norm.max() > 0 for norm in norms.values())
 
 
 def test_samples_are_of_each_class_and_batches_do_not_overlap():
