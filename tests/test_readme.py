@@ -1,7 +1,10 @@
 """The README's example runs, and does what it says."""
 
+import math
 import re
 from pathlib import Path
+
+import jax
 
 import flipout_jax as fj
 
@@ -9,7 +12,7 @@ README = Path(__file__).parent.parent / "README.md"
 
 
 def test_the_example(capsys):
-    example, choice = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    example, choice, before = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
     names = {}
     exec(example, names)
     n = 32 * 64 + 64
@@ -18,3 +21,8 @@ def test_the_example(capsys):
     assert names["loss"](names["params"]) < 0.2
     exec(choice, names)
     names["optimizer"].init(names["params"])
+    start = names["params"] = {name: {"kernel": abs(layer["kernel"]) + 0.01} for name, layer in names["params"].items()}
+    exec(before, names)
+    assert fj.sparsity(start) == 0
+    assert sum(int(mask.sum()) for mask in jax.tree.leaves(names["masks"])) == math.ceil(n / 10)
+    fj.check(names["params"], names["optimizer"].init(names["params"]))
