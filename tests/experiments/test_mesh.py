@@ -15,7 +15,8 @@ import pytest
 
 import flipout_jax as fj
 from experiments import mesh, run_directory, train
-from experiments.config import Config, check
+from experiments.checks import check
+from experiments.config import Config, with_method
 from experiments.errors import UserError
 from experiments.processes import Agreement, Wish
 
@@ -156,6 +157,23 @@ def test_8_devices_learn_as_one(quick, tmp_path):
     # All images are on every device, and each takes 4 of the 16 of a batch.
     (images,) = [line.split()[2:] for line in out.splitlines() if line.startswith("noted images")]
     assert sorted(images) == ["1347", "4"]
+
+
+def test_what_a_method_does_between_the_steps_is_done_on_all_devices(quick, tmp_path):
+    options = ["--epochs", "2", "--steps-per-epoch", "2", "--test-images", "40", "--min-kept-per-layer", "9"]
+    own = ["--method", "lottery", "--rounds", "1", "--rewind-epochs", "1"]
+    mesh = ["--mesh", "data=4,model=2", "--output-dir", str(tmp_path / "mesh")]
+    with running(*SMALL, *options, *own, *mesh, devices=8) as process:
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    config = quick(model="lenet_300_100", sparsity=0.75, epochs=2, min_kept_per_layer=9)
+    train.run(with_method(config, "lottery", rounds=1, rewind_epochs=1))
+    ours, one = (run_directory.read_parameters(tmp_path / name) for name in ("mesh", "run"))
+    assert ours.keys() == one.keys()
+    for name, mask in one.items():
+        if name.startswith("masks/"):
+            # Sums are in another order, so a weight at the threshold may fall on the other side.
+            assert (ours[name] != mask).sum() <= 0.01 * mask.size, name
 
 
 def test_a_batch_is_shared_evenly(tmp_path):
