@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import inspect
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -33,7 +34,9 @@ def _parser() -> Any:
     """What tyro makes a parser of: the shared options, and one subcommand for each method."""
     choices: Any = None
     for name, kind in OPTIONS.items():
-        choice = Annotated[kind, tyro.conf.subcommand(name)]
+        more = "Options that all methods share: python -m experiments.train --help"
+        about = f"{inspect.cleandoc(kind.__doc__ or '')}\n\n{more}"
+        choice = Annotated[kind, tyro.conf.subcommand(name, description=about)]
         choices = choice if choices is None else choices | choice
     parser = dataclasses.make_dataclass("Options", [("run", Config), ("method", choices)])
     parser.__doc__ = (
@@ -55,11 +58,15 @@ def _sorted(arguments: list[str]) -> tuple[list[str], str, list[str]]:
         # Of the method alone where one is named.
         return ([], method, ["--help"]) if named else (["--help"], method, [])
     mine, shared, own, at = names(method), [], [], 0
+    resumes = any(_name(argument) == "resume" for argument in rest if argument.startswith("--"))
     while at < len(rest):
         argument = rest[at]
-        option = argument.removeprefix("--").split("=")[0].replace("-", "_")
+        option = _name(argument)
         is_option = argument.startswith("--")
         width = 1 if "=" in argument else 2
+        if is_option and resumes and owners(option):
+            given = " ".join(rest[at : at + width])
+            raise UserError(f"--resume takes the options the run was started with; give no others, got {given}.")
         if is_option and option in mine:
             own += rest[at : at + width]
             at += width
@@ -84,7 +91,7 @@ def _method(arguments: list[str]) -> tuple[str | None, list[str]]:
             continue
         if argument.startswith("--method="):
             method = argument.removeprefix("--method=")
-        elif argument in OPTIONS and not (at and arguments[at - 1].startswith("--")):
+        elif argument in OPTIONS and not (at and _takes_a_value(arguments[at - 1])):
             # As tyro writes it.
             method = argument
         else:
@@ -93,4 +100,13 @@ def _method(arguments: list[str]) -> tuple[str | None, list[str]]:
     return method, rest
 
 
+def _takes_a_value(argument: str) -> bool:
+    return argument.startswith("--") and "=" not in argument and _name(argument) not in _FLAGS
+
+
+def _name(argument: str) -> str:
+    return argument.removeprefix("--").split("=")[0].replace("-", "_")
+
+
+_FLAGS = {field.name for field in dataclasses.fields(Config) if field.type is bool}
 _SHARED = {field.name for field in dataclasses.fields(Config)}

@@ -224,12 +224,11 @@ def _accuracy(group: Group) -> tuple[float, float | None]:
 
 def _row(group: Group) -> list[str]:
     mean, std = _accuracy(group)
-    first = group.summaries[0]
     return [
         group.label,
         str(len(group.summaries)),
-        f"{100 * first['sparsity']:.6g} %",
-        f"{first['kept']:,}",
+        f"{100 * statistics.mean(s['sparsity'] for s in group.summaries):.6g} %",
+        f"{statistics.mean(s['kept'] for s in group.summaries):,.0f}",
         f"{100 * mean:.2f} %",
         "-" if std is None else f"{100 * std:.2f}",
         f"{statistics.mean(s['seconds'] for s in group.summaries):.0f}",

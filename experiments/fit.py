@@ -137,7 +137,8 @@ class _Best:
 
     def __init__(self, config: Config, folders: Sequence[Path]):
         self._wanted = config.keep_best
-        self._from = max(methods.pruning_epochs(config), default=1)
+        # An epoch after which all is rewound is tested before that, and saved after it.
+        self._from = max(methods.pruning_epochs(config), default=1) + methods.of(config).keeps_start
         self._highest = -math.inf
         for metrics in zip(*(run_directory.read_metrics(folder) for folder in folders), strict=False):
             self.score(metrics)

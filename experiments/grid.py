@@ -72,6 +72,8 @@ def cell_config(base: Config, method: str, own: Mapping[str, Any], sparsity: flo
     # What all cells share is not for methods that have no use for it.
     if method not in GRADUAL:
         changed.setdefault("prunings", None)
+    if method == "sculpt":
+        changed |= {"schedule": "milestones", "milestones": None, "warmup_epochs": 0}
     if method == DENSE:
         changed |= {"allocation": "global", "min_kept_per_layer": 0}
     return dataclasses.replace(options.with_method(base, method, **of_method), **changed)

@@ -157,7 +157,7 @@ class Hoyer:
 
 @dataclasses.dataclass(frozen=True)
 class HoyerThreshold:
-    """Hoyer-Square as its authors use it: once, all weights below a threshold go, and the penalty ends.
+    """Hoyer-Square as FlipOut's authors ran it: once, all weights below a threshold go, and the penalty ends.
 
     The sparsity follows from the strength, and --sparsity has no part in it. The pruning is after 350/500 of the
     epochs, the rest is fine-tuning, and the learning rate drops after 150/500 and 250/500 of them.
@@ -175,8 +175,9 @@ class HoyerThreshold:
 class Lottery:
     """Lottery tickets: train, remove the smallest weights, rewind, again and again; arXiv 1803.03635, 1912.05671.
 
-    Each training has --epochs epochs, and all that is left at the end of one is rewound: weights, optimiser and
-    learning rate. The last training is of the ticket.
+    The first training has --epochs epochs, and the others have those after the one that is rewound to: weights,
+    optimiser, learning rate and the order of images. The last training is of the ticket. An epoch that ends with a
+    pruning is tested before it.
     """
 
     rounds: int | None = None
@@ -189,12 +190,12 @@ class Lottery:
 class Drive:
     """After a few dense epochs the lowest of |w|, |w g| and |g| together go, weights start anew; arXiv 2404.03687.
 
-    The dense epochs come before the --epochs of the training.
+    The dense epochs come before the --epochs of the training. The last of them is tested before the pruning.
     """
 
     dense_epochs: int = 2
     """Epochs before the pruning."""
-    iterations: int = 20
+    iterations: int = 10
     """Rounds of the pruning, each on gradients of the network that is left."""
     score_batches: int = 1
     """Batches of training images that the gradient is the mean of."""

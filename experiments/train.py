@@ -281,7 +281,7 @@ def _setup(config: Config) -> Setup:
         reparameterisation=None if method.reparameterisation is None else method.reparameterisation(config, data),
         keep_start=method.keeps_start,
     )
-    methods.check(config, steps)
+    methods.check(config, data, batch_size, steps)
     return Setup(config, data, batch_size, steps_per_epoch, steps, grid)
 
 

@@ -104,7 +104,10 @@ def prune(
         raise ValueError(f"`saliency` must be a Saliency, such as flipout_jax.magnitude(), got {saliency!r}.")
     check_allocation(allocation)
     if isinstance(schedule, Threshold) and allocation != global_():
-        raise ValueError(f"`allocation` must be global_() for a threshold, which all layers share, got {allocation!r}.")
+        raise ValueError(
+            "`allocation` must be global_(), without `min_kept_per_layer`, for a threshold, which all layers share, "
+            f"got {allocation!r}."
+        )
     check_prunable(prunable)
 
     def init(params):

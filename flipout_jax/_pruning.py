@@ -55,10 +55,11 @@ def group(allocation: Allocation, sizes: Sequence[int]) -> Groups:
 
 
 def check_reachable(allocation: Allocation, schedule: Any, sizes: Sequence[int]) -> None:
-    """Raises where the guard asks for more weights than the targets leave, if these are known beforehand."""
+    """Raises unless the groups are a partition, and the guard asks for no more than targets known beforehand leave."""
+    groups = group(allocation, sizes)
     if not (allocation.min_kept_per_layer and isinstance(schedule, Milestones)):
         return
-    for members in group(allocation, sizes):
+    for members in groups:
         least = min(schedule.kept(sum(sizes[i] for i in members)), default=None)
         guarded = sum(min(allocation.min_kept_per_layer, sizes[i]) for i in members)
         if least is not None and guarded > least:

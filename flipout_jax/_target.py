@@ -51,7 +51,7 @@ def check_schedule(sparsity: Any) -> Schedule:
 
 def _check_milestones(sparsity: Milestones) -> Milestones:
     steps, densities = sparsity
-    if len(steps) != len(densities) or not _are_steps(steps):
+    if not (_are_steps(steps) and isinstance(densities, tuple) and len(steps) == len(densities)):
         raise ValueError(f"`sparsity` must have one integer step of at least 1 for each density, got {sparsity!r}.")
     _check_rising(steps, sparsity)
     if any(not (isinstance(density, decimal.Decimal) and 0 < density <= 1) for density in densities):
@@ -70,8 +70,10 @@ def _check_threshold(sparsity: Threshold) -> Threshold:
     return sparsity
 
 
-def _are_steps(steps: tuple[int, ...]) -> bool:
-    return all(isinstance(step, int) and not isinstance(step, bool) and step >= 1 for step in steps)
+def _are_steps(steps: Any) -> bool:
+    return isinstance(steps, tuple) and all(
+        isinstance(step, int) and not isinstance(step, bool) and step >= 1 for step in steps
+    )
 
 
 def _check_rising(steps: tuple[int, ...], sparsity: Schedule) -> None:

@@ -115,7 +115,9 @@ def tickets(
     # The wrapper itself, around an optimiser that moves nothing, with rounds for steps: one rule of what stays.
     pruner = prune(optax.set_to_zero(), schedule, saliency=saliency, allocation=allocation, prunable=prunable)
     state: Any = pruner.init(params)
-    if any(jnp.ndim(leaf) for leaf in jax.tree.leaves(state.saliency_state)):
+    # A history has an entry for each weight.
+    shapes = {leaf.shape for leaf in jax.tree.leaves(state.masks) if leaf.ndim}
+    if any(jnp.shape(leaf) in shapes for leaf in jax.tree.leaves(state.saliency_state)):
         raise ValueError(
             f"`saliency` must judge by the trained weights alone, as flipout_jax.magnitude() does, got {saliency!r}, "
             "which follows the training."

@@ -95,3 +95,12 @@ def test_a_wrong_guard_raises(raises, value):
 def test_allocations_that_say_the_same_are_equal():
     assert fj.global_() == fj.global_(min_kept_per_layer=0) != fj.global_(min_kept_per_layer=1)
     assert hash(fj.uniform()) == hash(fj.uniform())
+
+
+def test_groups_that_are_no_partition_are_told_at_init():
+    params = {"a": {"kernel": jnp.ones((2, 2))}, "b": {"kernel": jnp.ones((2, 2))}}
+    optimizer = fj.prune(
+        optax.sgd(0.1), fj.schedules.one_shot(0.5, step=1), allocation=fj.Allocation(lambda sizes: [[0]])
+    )
+    with pytest.raises(ValueError, match=r"^`allocation\.scopes` must put each of the 2 .* got \[\[0\]\]"):
+        optimizer.init(params)

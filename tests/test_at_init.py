@@ -175,6 +175,25 @@ def test_grasp_takes_any_loss_without_a_temperature(assert_same):
         fj.at_init.grasp(lambda p, batch: loss_fn(p, batch), params, batches, 0.6)
 
 
+def test_grasp_of_half_precision_weights_is_that_of_float32():
+    """A gradient that is divided by the temperature vanishes in float16, and so would the product with it."""
+    rng = np.random.default_rng(0)
+    shapes = {"hidden": (16, 64), "out": (64, 3)}
+    params = {name: {"kernel": 0.3 * rng.standard_normal(shape)} for name, shape in shapes.items()}
+    batch = rng.standard_normal((32, 16)).astype(np.float16), rng.integers(3, size=32)
+
+    def masks(dtype):
+        weights = jax.tree.map(lambda w: jnp.asarray(w, jnp.float16).astype(dtype), params)
+        loss = fj.at_init.cross_entropy(
+            lambda p, x: jnp.tanh(x.astype(dtype) @ p["hidden"]["kernel"]) @ p["out"]["kernel"]
+        )
+        return fj.at_init.grasp(loss, weights, [batch], 0.5)
+
+    half, single = (masks(dtype) for dtype in (jnp.float16, jnp.float32))
+    same = [np.mean(np.asarray(half[name]["kernel"] == single[name]["kernel"])) for name in shapes]
+    assert min(same) > 0.95
+
+
 def affine(params, inputs):
     return (inputs @ params["hidden"]["kernel"] + params["hidden"]["bias"][None]) @ params["out"]["kernel"]
 

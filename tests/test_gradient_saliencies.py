@@ -325,7 +325,7 @@ def test_a_wrong_decay_raises(raises, make, value):
         make(value)
 
 
-@pytest.mark.parametrize("value", [0, 3, "1", None, True, 1.5])
+@pytest.mark.parametrize("value", [0, 3, "1", None, True, 1.5, np.array([1, 2])])
 def test_a_wrong_order_raises(raises, value):
     with raises("order", value):
         fj.taylor(value)

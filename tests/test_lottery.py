@@ -171,6 +171,13 @@ def test_more_wrong_arguments(raises):
         fj.lottery.tickets(3, PARAMS, 0.5, rounds=1)
     with pytest.raises(ValueError, match=r"^`saliency` must judge by the trained weights alone, .* got Saliency"):
         fj.lottery.tickets(fake, PARAMS, 0.5, rounds=1, saliency=fj.flips())
+    # What it looks at beside the weights may be given.
+    norms = {
+        fj.path_string(path): np.ones(w.shape[-2], np.float32)
+        for path, w in jax.tree.leaves_with_path(PARAMS)
+        if fj.kernels(path, w)
+    }
+    fj.lottery.tickets(fake, PARAMS, 0.5, rounds=1, saliency=fj.wanda(norms))
     with pytest.raises(ValueError, match=r"^`prunable` must select at least one parameter"):
         fj.lottery.tickets(fake, {"bias": jnp.ones(3)}, 0.5, rounds=1)
 

@@ -201,3 +201,5 @@ def test_wrong_arguments_of_the_functions(raises):
         GATED.penalty(GATES, polarization=1.0, sparsity=float("nan"))
     with pytest.raises(ValueError, match=r"^`gates` must hold the gates that init made, got \{\}"):
         GATED.penalty({}, polarization=1.0, sparsity=1.0)
+    with pytest.raises(ValueError, match=r"^`gates` must hold the gates that init made, got \{'"):
+        GATED.penalty(PARAMS, polarization=1.0, sparsity=1.0)

@@ -128,6 +128,12 @@ def test_a_wrong_step_raises(raises, step):
         fj.prune(optax.sgd(0.1), Threshold((step,), 0.1))
 
 
+def test_steps_that_are_no_tuple_raise(raises):
+    for schedule in (Threshold(5, 0.1), fj.schedules.Milestones(5, 0.1)):
+        with raises("sparsity", schedule):
+            fj.prune(optax.sgd(0.1), schedule)
+
+
 def test_steps_that_do_not_rise_raise(raises):
     with raises("sparsity", Threshold((2, 2), 0.1)):
         fj.prune(optax.sgd(0.1), Threshold((2, 2), 0.1))

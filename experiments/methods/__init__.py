@@ -7,14 +7,16 @@ import numpy as np
 import optax
 
 import flipout_jax as fj
+from flipout_jax._pruning import check_reachable
 
-from .. import recipe
+from .. import recipe, samples
 from ..config import Config
+from ..data import Dataset
 from ..errors import UserError
 from ..method_options import OPTIONS, WITHOUT_TARGET
 from ..steps import Steps
 from . import at_init, consensus, gradual, hoyer, rewinding, sculpt, wanda
-from .method import Method, Optimizer, by_magnitude, never
+from .method import Method, Optimizer, allocation, by_magnitude, never
 from .method import Scene as Scene
 
 DENSE = Method(by_magnitude, prunings=never)
@@ -52,14 +54,19 @@ def of(config: Config) -> Method:
     return METHODS[config.method]
 
 
-def check(config: Config, steps: Steps) -> None:
-    """Raises a `UserError` where the method cannot do with the network what the options ask for."""
+def check(config: Config, data: Dataset, batch_size: int, steps: Steps) -> None:
+    """Raises a `UserError` where the method cannot do with the network and the data what the options ask for."""
+    state = jax.eval_shape(lambda: steps.init(0).params)
+    sizes = [leaf.size for path, leaf in jax.tree.leaves_with_path(state) if fj.kernels(path, leaf)]
+    size, own = sum(sizes), config.own
+    samples.check(data, getattr(own, "score_batches", 0) * batch_size, by_class=config.method == "grasp")
+    if config.method in WITHOUT_TARGET:
+        return
     try:
-        state = jax.eval_shape(steps.init, 0)
+        check_reachable(allocation(config), fj.schedules.one_shot(config.sparsity, step=1), sizes)
     except ValueError as error:
         raise UserError(at_init.as_options(error)) from error
-    size = sum(mask.size for mask in jax.tree.leaves(fj.get_masks(state.opt_state)) if mask.ndim)
-    if config.method not in WITHOUT_TARGET and (1 - Decimal(str(config.sparsity))) * size < 1:
+    if (1 - Decimal(str(config.sparsity))) * size < 1:
         raise UserError(f"--sparsity must keep at least one of the {size} prunable weights, got {config.sparsity!r}.")
 
 

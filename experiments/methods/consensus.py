@@ -14,15 +14,16 @@ from .method import Method, Scene, by_magnitude, masked, never
 
 
 def _gates(config: Config, data: Dataset) -> fj.reparam.Consensus:
-    """Gates on the channels that each kernel reads, but for the first, which reads images.
+    """Gates on the channels that each dense or convolution layer reads, but for the first, which reads images.
 
     Not on those that it makes: normalisation would undo what a gate does to a channel's scale.
     """
-    height, width, channels = data.shape
-    pixels = config.image_size**2 if config.image_size else height * width
 
     def gated(path, leaf):
-        return fj.kernels(path, leaf) and leaf.shape[-2] not in (channels, pixels * channels)
+        reads_images = leaf.ndim == 4 and leaf.shape[-2] == data.shape[2]
+        reads_images |= config.model == "lenet_300_100" and fj.path_string(path).startswith("dense_0/")
+        # Those of attention have more axes for their channels.
+        return fj.kernels(path, leaf) and leaf.ndim in (2, 4) and not reads_images
 
     return fj.reparam.consensus(prunable=gated, axis=-2)
 

@@ -59,7 +59,8 @@ class Method(NamedTuple):
       own_epoch: `(config, epoch) -> epoch`, the one of the optimiser under the pruning, which a method may rewind; the
         order of images is rewound with it.
       before: `(scene, state) -> state`, before the first step.
-      after: `(scene, epoch, state) -> state`, after some epochs, when they were tested.
+      after: `(scene, epoch, state) -> state`, after some epochs. They were tested before, and what is written of their
+        weights is what is left afterwards.
       after_epochs: `config -> epochs`, after which that is called.
       pruning_epochs: `config -> epochs` that end with fewer weights; None for those of `prunings`.
       keeps_start: whether the state holds what it is rewound to.

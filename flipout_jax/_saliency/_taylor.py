@@ -66,7 +66,7 @@ def taylor(order: int = 1, decay: float | None = 0.9) -> Saliency:
       inference](https://arxiv.org/abs/1611.06440), 2016.
       Molchanov et al., [Importance estimation for neural network pruning](https://arxiv.org/abs/1906.10771), 2019.
     """
-    if isinstance(order, bool) or order not in (1, 2):
+    if not isinstance(order, int) or isinstance(order, bool) or order not in (1, 2):
         raise ValueError(f"`order` must be 1 or 2, got {order!r}.")
     decay = _over_steps.check_decay(decay)
 

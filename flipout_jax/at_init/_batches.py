@@ -1,5 +1,6 @@
 """Means over batches: of the gradient, and of the Hessian times a vector."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,7 +12,7 @@ from jax import Array
 
 from .. import _dtypes
 from ._cross_entropy import CrossEntropy
-from ._problem import Problem, check_concrete, not_finite
+from ._problem import Problem, check_concrete, listed, not_finite
 
 PyTree = Any
 Loss = Callable[[PyTree, Any], Array]
@@ -76,8 +77,12 @@ def mean_hessian_product(loss_fn: Loss, problem: Problem, batches: list[Any]) ->
 
     @jax.jit
     def one(leaves, weights, vector, batch):
-        tangents = [v.astype(w.dtype) for v, w in zip(vector, weights, strict=True)]
-        return _widened(jax.jvp(lambda w: jax.grad(loss)(w, leaves, batch), (weights,), (tangents,))[1])
+        # At most 1, as a gradient that was divided by a temperature vanishes in half precision.
+        largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(v), initial=0).astype(jnp.float32) for v in vector])
+        size = jnp.where(largest > 0, largest, 1)
+        tangents = [(v / size.astype(v.dtype)).astype(w.dtype) for v, w in zip(vector, weights, strict=True)]
+        product = _widened(jax.jvp(lambda w: jax.grad(loss)(w, leaves, batch), (weights,), (tangents,))[1])
+        return [p * size.astype(p.dtype) for p in product]
 
     def over_batches(vector):
         product = _mean(one(problem.leaves, problem.weights, vector, batch) for batch in batches)
@@ -129,7 +134,7 @@ def _widened(arrays: list[Array]) -> list[Array]:
 def _check(problem: Problem, arrays: list[Array], what: str) -> None:
     wrong = not_finite(problem, arrays)
     if wrong:
-        raise ValueError(f"`loss_fn` must have finite {what}, got NaN or infinity for {', '.join(map(repr, wrong))}.")
+        raise ValueError(f"`loss_fn` must have finite {what}, got NaN or infinity for {listed(wrong)}.")
 
 
 def _described(array: Any) -> str:

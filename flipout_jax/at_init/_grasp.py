@@ -37,6 +37,11 @@ def grasp(
     Together the batches should hold all classes; they count equally, whatever their sizes. What normalisation layers
     do in scoring is what `loss_fn` does.
 
+    With NNX, in training mode and so with normalisation by each batch:
+
+        graphdef, weights, rest = nnx.split(model, nnx.Param, ...)
+        loss_fn = fj.at_init.cross_entropy(lambda w, x: nnx.merge(graphdef, w, rest, copy=True)(x))
+
     Args:
       loss_fn: `(params, batch) -> scalar`, twice differentiable, such as `cross_entropy(apply)`.
       params: the parameters at initialisation, any tree of arrays.

@@ -115,7 +115,7 @@ def prune(problem: Problem, score: Callable[[list[Array]], list[Array]], may_ret
     ]
     if emptied:
         warnings.warn(
-            f"Nothing is left of {', '.join(map(repr, emptied))}, so no signal passes there. "
+            f"Nothing is left of {listed(emptied)}, so no signal passes there. "
             "allocation=global_(min_kept_per_layer=1) prevents it.",
             UserWarning,
             stacklevel=3,
@@ -141,6 +141,12 @@ def not_finite(problem: Problem, arrays: list[Array]) -> list[str]:
     """The paths of the prunable parameters whose array holds NaN or infinity."""
     finite = jax.device_get(_all_finite(arrays))
     return [path for path, is_finite in zip(problem.paths, finite, strict=True) if not is_finite]
+
+
+def listed(paths: Sequence[str]) -> str:
+    """The first few paths, as text."""
+    more = f" and {len(paths) - 4} more" if len(paths) > 4 else ""
+    return ", ".join(map(repr, paths[:4])) + more
 
 
 def check_concrete(name: str, tree: PyTree) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from .. import _dtypes
 from .._allocation import Allocation, global_
 from .._prunable import kernels
-from ._problem import Problem, check_concrete, not_finite, pose, prune
+from ._problem import Problem, check_concrete, listed, not_finite, pose, prune
 
 PyTree = Any
 
@@ -39,7 +39,7 @@ def synflow(
 
         model.eval()
         graphdef, weights, rest = nnx.split(model, nnx.Param, ...)
-        masks = fj.at_init.synflow(lambda w, x: nnx.merge(graphdef, w, rest)(x), weights, inputs, 0.99)
+        masks = fj.at_init.synflow(lambda w, x: nnx.merge(graphdef, w, rest, copy=True)(x), weights, inputs, 0.99)
 
     Args:
       apply: `(params, inputs) -> outputs`, a tree of floats.
@@ -105,7 +105,7 @@ def synaptic_flow(apply: Callable[[PyTree, PyTree], PyTree], problem: Problem, i
         flow, scores = one(problem.leaves, problem.weights, masks, inputs)
         wrong = not_finite(problem, scores)
         if wrong or not math.isfinite(flow):
-            where = f" and scores that are not for {', '.join(map(repr, wrong))}" if wrong else ""
+            where = f" and scores that are not for {listed(wrong)}" if wrong else ""
             raise ValueError(
                 f"`params` must have a finite flow through the network, got R = {float(flow)!r} in {flow.dtype}{where}."
                 " Where the network is too deep for float32, give parameters of float64 with jax_enable_x64. Where it "

@@ -139,7 +139,7 @@ def consensus(*, prunable: Any = kernels, axis: int = -1, keep_one: bool = True)
         _errors.not_negative("polarization", polarization)
         _errors.not_negative("sparsity", sparsity)
         leaves = [gate for gate in jax.tree.leaves(gates) if jnp.ndim(gate)]
-        if not leaves:
+        if not leaves or any(jnp.ndim(gate) > 1 for gate in leaves):
             raise ValueError(f"`gates` must hold the gates that init made, got {gates!r}.")
         polarization, sparsity = (jnp.asarray(weight, jnp.float32) for weight in (polarization, sparsity))
 

@@ -28,6 +28,7 @@ SNIP = with_method(Config(epochs=3), "snip", iterations=4)
         ("--iterations 4 --epochs 3 snip", SNIP),
         ("snip --iterations 4 --epochs 3", SNIP),
         ("--epochs 3 snip --iterations 4", SNIP),
+        ("--nesterov magnitude --epochs 3", Config(nesterov=True, method="magnitude", epochs=3)),
         ("--method flipout --epochs 3 --method snip --iterations 4", SNIP),
         ("--milestones 3 5 --method dense", Config(milestones=(3, 5), method="dense")),
         ("--method magnitude_init --min_kept_per_layer 2", Config(method="magnitude_init", min_kept_per_layer=2)),
@@ -43,6 +44,8 @@ def test_a_method_and_its_options_may_stand_anywhere(line, config):
         ("--method magnitude --noise-scale 2", "--noise-scale must be left out with --method magnitude, as it is an "),
         ("--iterations=3", "--iterations must be left out with --method flipout, as it is an option of snip and "),
         ("--method snp", "got 'snp'. Did you mean snip?"),
+        ("--resume runs/a --iterations 3", "--resume takes the options the run was started with; give no others, got "),
+        ("--resume runs/a --power 3", "--resume takes the options the run was started with; give no others, got "),
     ],
 )
 def test_an_option_of_another_method(line, message):

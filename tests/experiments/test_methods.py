@@ -246,6 +246,31 @@ def test_a_consensus_network_is_what_its_gates_left_open(small, tmp_path):
     assert abs((x.argmax(1) == test.labels)[chosen].mean() - summary["test_accuracy"]) < 0.026
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"), [("resnet18", (8, 8, 1)), ("lenet_300_100", (8, 8, 1)), ("vgg11", (32, 32, 3))]
+)
+def test_gates_are_on_what_every_layer_but_the_first_reads(name, shape):
+    images = Images(np.zeros((4, *shape), np.uint8), np.arange(4, dtype=np.int32))
+    data = in_memory("x", images, images, ("a", "b", "c", "d"))
+    made = methods.consensus._reparameterisation(Config(method="consensus", model=name), data)
+    params = jax.eval_shape(lambda: nnx.state(create(name, shape, 4, jax.random.key(0)), nnx.Param))
+    gates = jax.eval_shape(made.init, params)["gates"]
+    without = [
+        fj.path_string(path)
+        for (path, w), gate in zip(jax.tree.leaves_with_path(params), jax.tree.leaves(gates), strict=True)
+        if fj.kernels(path, w) and gate.shape != (w.shape[-2],)
+    ]
+    assert len(without) == 1, without
+
+
+def test_the_best_epoch_of_a_lottery_is_one_of_its_last_training(small, tmp_path):
+    train.run(small("lottery", {"rounds": 1}, epochs=3, steps_per_epoch=40, keep_best=True))
+    folder = tmp_path / "run" / "checkpoints"
+    _, _, metadata = fj.checkpoint.restore(folder, step=fj.checkpoint.best(folder))
+    # A position is where the next epoch begins.
+    assert metadata["position"]["epoch"] > 4
+
+
 def test_the_norms_of_wanda_are_of_what_each_layer_reads():
     rng = np.random.default_rng(0)
     images = [rng.normal(size=(7, 8, 8, 1)).astype(np.float32) for _ in range(2)]
@@ -277,12 +302,11 @@ def test_samples_are_of_each_class_and_batches_do_not_overlap():
     np.testing.assert_array_equal(labels[chosen[:, 0, 0, 0]], of)
     numbers = [image for batch, _ in samples.batches(data, 3, 9, jax.random.key(0)) for image in batch[:, 0, 0, 0]]
     assert sorted(numbers) == list(range(27))
-    with pytest.raises(UserError, match=r"--score-batches must be at most 3, .* got 4\."):
-        samples.batches(data, 4, 9, jax.random.key(0))
+    samples.check(data, 27, by_class=True)
+    with pytest.raises(UserError, match=r"--score-batches must be of at most 27 training images, got 36 of them\."):
+        samples.check(data, 36, by_class=False)
     with pytest.raises(UserError, match="none of b"):
-        samples.of_each_class(
-            data._replace(train=Images(images[labels != 1], labels[labels != 1])), 4, jax.random.key(0)
-        )
+        samples.check(data._replace(train=Images(images[labels != 1], labels[labels != 1])), 0, by_class=True)
 
 
 def test_what_the_library_says_is_told_in_one_line(small, tmp_path, capsys):
