@@ -36,7 +36,7 @@ class _Watched(nnx.Module):
 def activation_norms(model: nnx.Module, inputs: list[Array]) -> dict[str, Array]:
     """The Euclidean norm of each feature that a dense or convolution layer reads, by the path of its kernel."""
     layers: dict[Any, Any] = {
-        path: layer for path, layer in nnx.iter_modules(model) if isinstance(layer, nnx.Linear | nnx.Conv)
+        path: layer for path, layer in nnx.iter_graph(model) if isinstance(layer, nnx.Linear | nnx.Conv)
     }
     for path, layer in layers.items():
         *parents, name = path
@@ -59,7 +59,7 @@ def activation_norms(model: nnx.Module, inputs: list[Array]) -> dict[str, Array]
     for x in inputs:
         state = watch(state, x)
     model = nnx.merge(graph, state)
-    watched = {path: layer for path, layer in nnx.iter_modules(model) if isinstance(layer, _Watched)}
+    watched = {path: layer for path, layer in nnx.iter_graph(model) if isinstance(layer, _Watched)}
     return {"/".join(map(str, (*path, "kernel"))): jnp.sqrt(layer.squares[...]) for path, layer in watched.items()}
 
 
