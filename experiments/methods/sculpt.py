@@ -1,8 +1,8 @@
 """SCULPT-ing: a sparse network from the start, a learning rate in cycles, one more pruning by magnitude.
 
 Of the paper, arXiv 2406.02773, only the abstract was at hand: it has any sparse mask, a cyclic learning rate, one
-pruning by magnitude that couples the mask to the weights, and a training after it. Ours are the cosines, their number and
-common length, and the sparsity at the start, half-way to the last one in powers of the density.
+pruning by magnitude that couples the mask to the weights, and a training after it. Ours are the cosines, their number
+and common length, and the sparsity at the start, half-way to the last one in powers of the density.
 """
 
 import math
