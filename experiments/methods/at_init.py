@@ -25,12 +25,12 @@ def loss(scene: Scene, state: TrainState) -> fj.at_init.CrossEntropy:
     return fj.at_init.cross_entropy(logits)
 
 
-def told(make: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """What a function of the library gives; its warnings go to the user, and its errors too, as one line."""
+def told(scene: Scene, make: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """The masks of a function of the library; its warnings go to the user, and its errors too, as one line."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:
-            masks = make(*args, **options)
+            masks = make(*args, allocation=allocation(scene.config), **options)
         except ValueError as error:
             raise UserError(as_options(error)) from error
     for warning in caught:
@@ -52,13 +52,13 @@ def score_batches(scene: Scene, count: int) -> list[Any]:
 def snip(scene: Scene, state: TrainState, sparsity: float, *, iterations: int = 1, count: int = 1) -> Any:
     """The masks of SNIP."""
     return told(
+        scene,
         fj.at_init.snip,
         loss(scene, state),
         state.params,
         score_batches(scene, count),
         sparsity,
         iterations=iterations,
-        allocation=allocation(scene.config),
     )
 
 
@@ -66,49 +66,49 @@ def synflow(scene: Scene, state: TrainState, sparsity: float, *, iterations: int
     """The masks of SynFlow."""
     images = jax.ShapeDtypeStruct((1, *scene.data.shape), jnp.uint8)
     return told(
+        scene,
         fj.at_init.synflow,
         lambda params, inputs: scene.steps.network(params, state.model_state, inputs, False),
         state.params,
         jax.eval_shape(scene.steps.inputs, images),
         sparsity,
         iterations=iterations,
-        allocation=allocation(scene.config),
     )
 
 
 def random(scene: Scene, state: TrainState, sparsity: float) -> Any:
     """Masks by chance."""
-    return told(fj.at_init.random, scene.key, state.params, sparsity, allocation=allocation(scene.config))
+    return told(scene, fj.at_init.random, scene.key, state.params, sparsity)
 
 
 def magnitude(scene: Scene, state: TrainState, sparsity: float) -> Any:
     """Masks by magnitude."""
-    return told(fj.at_init.magnitude, state.params, sparsity, allocation=allocation(scene.config))
+    return told(scene, fj.at_init.magnitude, state.params, sparsity)
 
 
 def _grasp(scene, state, sparsity):
     own: Any = scene.config.own
     return told(
+        scene,
         fj.at_init.grasp,
         loss(scene, state),
         state.params,
         [samples.of_each_class(scene.data, own.samples_per_class, scene.key)],
         sparsity,
         temperature=own.temperature,
-        allocation=allocation(scene.config),
     )
 
 
 def _force(scene, state, sparsity):
     own: Any = scene.config.own
     return told(
+        scene,
         fj.at_init.force,
         loss(scene, state),
         state.params,
         score_batches(scene, own.score_batches),
         sparsity,
         iterations=own.iterations,
-        allocation=allocation(scene.config),
     )
 
 

@@ -8,7 +8,7 @@ from .. import recipe
 from ..config import Config
 from ..steps import TrainState
 from .at_init import loss, score_batches, told
-from .method import Method, Scene, allocation, by_magnitude, kept_as_start, masked, never, rewound
+from .method import Method, Scene, by_magnitude, kept_as_start, masked, never, rewound
 
 
 def _rounds(config: Config) -> int:
@@ -59,7 +59,7 @@ def _lottery_after(scene: Scene, epoch: int, state: TrainState) -> TrainState:
         return kept_as_start(state)
     # What is pruned already is 0, the smallest there is.
     sparsity = 1 - _targets(config).densities[prunings.index(epoch)]
-    masks = told(fj.at_init.magnitude, state.params, sparsity, allocation=allocation(config))
+    masks = told(scene, fj.at_init.magnitude, state.params, sparsity)
     return rewound(masked(state, masks))
 
 
@@ -82,13 +82,13 @@ def _drive_after(scene: Scene, epoch: int, state: TrainState) -> TrainState:
     del epoch
     own: Any = scene.config.own
     masks = told(
+        scene,
         fj.drive,
         loss(scene, state),
         state.params,
         score_batches(scene, own.score_batches),
         scene.config.sparsity,
         iterations=own.iterations,
-        allocation=allocation(scene.config),
     )
     return rewound(masked(state, masks))
 
