@@ -1,4 +1,4 @@
-"""What the tests of the runs share: a quick configuration, and a folder of images."""
+"""What the tests of the runs share: a quick configuration, the cells of a grid, and a folder of images."""
 
 import dataclasses
 import signal
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from tensorboardX.proto import event_pb2
 
-from experiments import train
+from experiments import compare, grid, grid_options, train
 from experiments.config import Config
 from experiments.interrupt import Interrupt
 
@@ -47,6 +47,18 @@ def quick(tmp_path):
         return dataclasses.replace(base, **own | options)
 
     return quick
+
+
+@pytest.fixture(scope="session")
+def planned():
+    """`planned(*words)`: the cells of the grid that these words of the command line mean."""
+
+    def planned(*words):
+        arguments = compare.parse(words)
+        rows, base = grid_options.read_rows(arguments.grid.methods), grid_options.base_of(arguments.training)
+        return grid.plan(base, rows, grid_options.read_sparsities(arguments.grid.sparsities))
+
+    return planned
 
 
 @pytest.fixture

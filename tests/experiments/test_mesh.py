@@ -76,9 +76,13 @@ def two(folder, *options, devices=1):
         yield first, second
 
 
+# Of what gloo tells of its connections. Its threads write piece by piece, so lines of theirs may be mixed.
+GLOO = r"\[Gloo\] Rank |[0-9]+| is connected to | peer ranks\. |Expected number of connected peer ranks is : |\s"
+
+
 def said(out):
-    """What a process said itself; gloo tells of its connections."""
-    return [line for line in out.splitlines() if "[Gloo]" not in line]
+    """What a process said itself, without numbers and spaces."""
+    return re.sub(GLOO, "", out)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +206,7 @@ def test_a_process_that_dies_ends_the_other_and_one_goes_on(tmp_path, dead, grid
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert line.startswith("error: A process of the run ended too early")
     assert line.endswith(f"go on from the last checkpoint: --resume {run}")
-    assert dead == 1 or said(out) == []
+    assert dead == 1 or said(out) == ""
     before = len(run_directory.read_metrics(run))
     assert 10 <= before < 200
     assert train.run(Config(resume=run)) is None
@@ -227,7 +231,7 @@ def test_a_signal_to_one_of_two_stops_both_and_streams_go_on_in_one(tmp_path, da
         results = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [128 + signal.SIGTERM] * 2, results
     assert "Stopped after" in results[0][0]
-    assert said(results[1][0]) == []
+    assert said(results[1][0]) == ""
     config = json.loads((run / "config.json").read_text())
     assert [config[name] for name in ("coordinator", "num_processes", "process_id")] == [None] * 3
     train.run(Config(resume=run, mesh="data=1"))
