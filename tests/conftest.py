@@ -3,6 +3,7 @@
 import ipaddress
 import re
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,9 @@ from hypothesis import strategies as st
 # The first example of a shape pays for a compilation, which no deadline allows for.
 settings.register_profile("quick", deadline=None, max_examples=40, print_blob=True)
 settings.load_profile("quick")
+
+HERE = Path(__file__).parent
+STRICT_TOO = {"test_optax", "test_transforms"}
 
 _CONNECTS = {"socket.connect", "socket.sendto", "socket.sendmsg"}
 _LOOKS_UP = {"socket.getaddrinfo", "socket.gethostbyname"}
@@ -48,18 +52,18 @@ sys.addaudithook(_only_loopback)
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
-    """Where a test runs a library that promotes by itself, so may it, fixtures included, whatever JAX was told."""
-    if not item.get_closest_marker("promotes"):
+    """Tests of the core, fixtures included, promote no dtype and no rank without a word, and make no NaN unawares."""
+    folder = item.path.parent
+    if folder != HERE and item.path.stem not in STRICT_TOO:
         return (yield)
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+    promotes, makes_nan = (item.get_closest_marker(name) is not None for name in ("promotes", "makes_nan"))
+    with (
+        jax.numpy_dtype_promotion("standard" if promotes else "strict"),
+        jax.numpy_rank_promotion("allow" if promotes else "raise"),
+        jax.debug_nans(not makes_nan),
+        jax.enable_checks(True),
+    ):
         return (yield)
-
-
-@pytest.fixture(scope="module")
-def strict():
-    """Within a module that uses it, no dtype and no rank is promoted without a word."""
-    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
-        yield
 
 
 @pytest.fixture(scope="session")

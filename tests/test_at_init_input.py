@@ -171,7 +171,7 @@ def test_masks_can_be_donated():
     jax.block_until_ready(jax.jit(lambda x: x, donate_argnums=0)(fj.at_init.magnitude(PARAMS, 0.5)))
 
 
-def test_half_precision_weights_are_scored_in_float32(strict):
+def test_half_precision_weights_are_scored_in_float32():
     # The products of the first two are less than the least number of float16.
     params = {"kernel": jnp.array([[1e-5, 2e-5, 1.0, 2.0]], jnp.float16)}
     scales = jnp.array([1e-4, 1e-4, 1.0, 1.0], jnp.float16)

@@ -8,8 +8,6 @@ import pytest
 
 import flipout_jax as fj
 
-pytestmark = pytest.mark.usefixtures("strict")
-
 STEPS, PRUNINGS, EVERY = 300, 6, 50
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 5e-4
 SHAPES = {

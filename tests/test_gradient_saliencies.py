@@ -11,8 +11,6 @@ import pytest
 
 import flipout_jax as fj
 
-pytestmark = pytest.mark.usefixtures("strict")
-
 SHAPES = {"conv": {"kernel": (3, 2, 4, 5)}, "dense": {"bias": (7,), "kernel": (13, 7)}}
 PATHS = ["conv/kernel", "dense/kernel"]
 N, STEPS, RATE, MOMENTUM = 120 + 91, 9, 0.05, 0.9

@@ -14,9 +14,6 @@ from hypothesis import strategies as st
 import flipout_jax as fj
 from flipout_jax.penalties import add_hoyer_square, hoyer_square
 
-pytestmark = pytest.mark.usefixtures("strict")
-
-
 # One function, so that compiled programs are shared.
 BOTH = jax.jit(jax.value_and_grad(hoyer_square))
 

@@ -14,8 +14,6 @@ from hypothesis import strategies as st
 
 from flipout_jax.schedules import cubic, geometric, one_shot
 
-pytestmark = pytest.mark.usefixtures("strict")
-
 sizes = st.integers(1, 2**40) | st.sampled_from([1, 2, 10**6, 2**32 - 1, 2**32, 2**40])
 typed = st.integers(1, 15).flatmap(lambda d: st.integers(0, 10**d - 1).map(lambda m: f"0.{m:0{d}}"))
 

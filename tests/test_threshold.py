@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 import flipout_jax as fj
 from flipout_jax.schedules import Threshold, threshold
 
-pytestmark = pytest.mark.usefixtures("strict")
-
 TAU = 0.5
 # The numbers on both sides of it, itself, and what is no number.
 VALUES = np.float32([TAU, -TAU, np.nextafter(np.float32(TAU), 0), np.nextafter(np.float32(TAU), 1), 0, -3])

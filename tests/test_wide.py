@@ -2,13 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flipout_jax import _wide
-
-pytestmark = pytest.mark.usefixtures("strict")
 
 WORD, LIMIT = 2**32, 2**64
 words = st.sampled_from([0, 1, 2**16 - 1, 2**16, 2**31, WORD - 1]) | st.integers(0, WORD - 1)
