@@ -6,7 +6,20 @@ from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 from . import mesh, processes
-from .config import Allocation, Augment, Config, DType, Init, Model, Optimizer, Schedule, last_pruning_epoch, milestones
+from .config import (
+    Allocation,
+    Augment,
+    Config,
+    DType,
+    Init,
+    Model,
+    Normalization,
+    Optimizer,
+    Schedule,
+    last_pruning_epoch,
+    milestones,
+    resolved,
+)
 from .errors import UserError
 from .method_options import GRADUAL, WITHOUT_TARGET, Method, names
 
@@ -22,6 +35,9 @@ _CHOICES = {
     "allocation": Allocation,
     "penalised": Literal["all", "kernels"],
     "initial": Literal["random", "magnitude", "snip", "synflow"],
+    "normalization": Normalization,
+    "weights": Literal["elus", "he", "xavier"],
+    "score": Literal["magnitude", "random"],
 }
 _FRACTION = "in [0, 1)", lambda x: 0 <= x < 1
 _NOT_NEGATIVE = "at least 0", lambda x: x >= 0
@@ -29,7 +45,7 @@ _POSITIVE = "above 0", lambda x: x > 0
 _COUNT = "at least 1", lambda x: x >= 1
 _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     **dict.fromkeys(("sparsity", "momentum", "beta1", "beta2", "label_smoothing"), _FRACTION),
-    **dict.fromkeys(("saliency_decay", "initial_sparsity"), _FRACTION),
+    **dict.fromkeys(("saliency_decay", "initial_sparsity", "mask_threshold"), _FRACTION),
     **dict.fromkeys(("weight_decay", "noise_scale", "epsilon", "warmup_epochs", "save_minutes"), _NOT_NEGATIVE),
     **dict.fromkeys(
         ("strength", "polarization", "gate_strength", "rewind_epochs", "min_kept_per_layer"), _NOT_NEGATIVE
@@ -39,6 +55,7 @@ _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     **dict.fromkeys(("seeds_at_once", "eval_every", "rounds", "cycles", "dense_epochs"), _COUNT),
     **dict.fromkeys(("iterations", "score_batches", "samples_per_class"), _COUNT),
     "order": ("1 or 2", lambda x: x in (1, 2)),
+    "alpha": ("at least 1", lambda x: x >= 1),
     "seeds": ("from 1 to 10000", lambda x: 1 <= x <= 10_000),
     **dict.fromkeys(("save_epochs", "keep_checkpoints"), _COUNT),
     "seed": ("from 0 to 4294967295", lambda x: 0 <= x < 2**32),
@@ -71,13 +88,13 @@ def check(config: Config) -> None:
 
 
 def _check_epochs(config: Config, require: Callable[[bool, str, str], None]) -> None:
-    given = config.milestones or ()
+    given, schedule = config.milestones or (), resolved(config).schedule
     require(all(a < b for a, b in zip((0, *given), given, strict=False)), "milestones", "rising epochs from 1 on")
     require(config.warmup_epochs < config.epochs, "warmup_epochs", f"below the number of epochs, {config.epochs}")
     require(
-        not given or config.schedule == "milestones",
+        not given or schedule == "milestones",
         "milestones",
-        f"left out with --schedule {config.schedule}",
+        f"left out with --schedule {schedule}",
     )
     require(
         config.warmup_epochs == 0 or all(config.warmup_epochs < epoch for epoch in milestones(config)),
@@ -113,9 +130,12 @@ def _check_method(config: Config, require: Callable[[bool, str, str], None]) -> 
         require(config.epochs > 1, "epochs", "at least 2 with --method hoyer_threshold, which ends with fine-tuning")
     if method == "sculpt":
         own_course = "left out with --method sculpt, whose learning rate has a course of its own"
-        require(config.schedule == "milestones", "schedule", own_course)
+        require(config.schedule in (None, "milestones"), "schedule", own_course)
         require(not config.milestones, "milestones", own_course)
         require(config.warmup_epochs == 0, "warmup_epochs", own_course)
         require(own.cycles < config.epochs, "cycles", f"below the number of epochs, {config.epochs}")
         lower = own.initial_sparsity is None or own.initial_sparsity <= config.sparsity
         require(lower, "initial_sparsity", f"at most the last sparsity, {config.sparsity}")
+    if method == "acdc":
+        most = max(1, config.epochs // 4)
+        require(own.cycles <= most, "cycles", f"at most {most}, as each takes 4 of {config.epochs} epochs at least")

@@ -7,11 +7,12 @@ from typing import Any, Literal, get_type_hints
 import tyro
 
 from . import files
-from .method_options import OPTIONS, Method, names
+from .method_options import OPTIONS, SUPERMASKS, Method, names
 
 Model = Literal[
     "digits_cnn",
     "lenet_300_100",
+    "fcn",
     "lenet5",
     "conv2",
     "conv4",
@@ -27,12 +28,14 @@ Model = Literal[
     "resnet20",
     "resnet32",
     "resnet56",
+    "elu_resnet20",
     "densenet121",
     "vit",
 ]
 Augment = Literal["none", "crop_flip", "resized_crop"]
-Optimizer = Literal["sgd", "adam", "adamw", "rmsprop", "lion"]
-Schedule = Literal["milestones", "cosine", "constant"]
+Optimizer = Literal["sgd", "adam", "adamw", "rmsprop", "lion", "sgdw"]
+Schedule = Literal["milestones", "cosine", "constant", "exponential", "plateau"]
+Normalization = Literal["dataset", "image"]
 DType = Literal["float32", "bfloat16"]
 Init = Literal["pytorch", "kaiming", "xavier"]
 Allocation = Literal["global", "uniform"]
@@ -55,9 +58,12 @@ class Config:
     augment: Augment | None = None
     """What is done to training images: crop_flip, a random crop after padding by an eighth of each side, and a mirror
     image half of the time; resized_crop, a random part of a random shape brought back to full size, and a mirror
-    image; or none. Without it: crop_flip for colour images, none for grey ones."""
+    image; or none. Without it: crop_flip for colour images, none for grey ones, signed_supermask and supermask."""
     image_size: int | None = None
     """Height and width to which all images are brought. Without it: as they are, or 224 for imagenette."""
+    normalization: Normalization | None = None
+    """What images are normalised by: mean and standard deviation of each channel of the data set, or of each image.
+    Without it: image for signed_supermask and supermask, dataset for all others."""
     width: float = 1.0
     """Factor of the network's number of channels, to make it smaller or larger."""
     init: Init | None = None
@@ -82,21 +88,26 @@ class Config:
     """Passes over the training images. The paper's number is 350."""
     batch_size: int | None = None
     """Images a step. Without it: 128, the paper's number, or 32 for digits, which has few images."""
-    optimizer: Optimizer = "sgd"
-    """Optimiser under the pruning."""
+    optimizer: Optimizer | None = None
+    """Optimiser under the pruning; sgdw is sgd whose weight decay the learning rate does not multiply. Without it: sgdw
+    for signed_supermask and supermask, sgd for all others."""
     learning_rate: float | None = None
-    """Highest learning rate. Without it: 0.1 for sgd, and 0.02 for lenet5 and conv2 to conv8, which have no
-    normalisation; 0.001 for adam, adamw and rmsprop; 0.0001 for lion."""
-    schedule: Schedule = "milestones"
-    """Course of the learning rate after the warm-up: milestones (steps down), cosine (to 0) or constant."""
+    """Highest learning rate. Without it: 0.1 for sgd, and 0.02 for fcn, lenet5 and conv2 to conv8, which have no
+    normalisation; for sgdw 0.05, 0.04 for conv2 and 0.3 for elu_resnet20; 0.001 for adam, adamw and rmsprop; 0.0001 for
+    lion."""
+    schedule: Schedule | None = None
+    """Course of the learning rate after the warm-up: milestones (steps down), cosine (to 0), constant, exponential
+    (x0.9 after each tenth of the epochs, for the decay of sgdw too), or plateau (x0.2, at most 5 times, when the
+    training loss has not fallen in 15/110 of the epochs). Without it: for signed_supermask and supermask exponential,
+    or plateau with elu_resnet20; milestones for all others."""
     milestones: tuple[int, ...] | None = None
     """Epochs after which the learning rate drops to a tenth. Without it: 150/350 and 250/350 of the epochs."""
     warmup_epochs: int = 0
     """Epochs over which the learning rate rises from 0 in a straight line."""
     momentum: float = 0.9
     """Momentum of sgd, in [0, 1)."""
-    nesterov: bool = False
-    """Nesterov's form of sgd's momentum."""
+    nesterov: bool | None = None
+    """Nesterov's form of the momentum of sgd and sgdw. Without it: for sgdw alone."""
     beta1: float = 0.9
     """Decay of the mean of gradients, for adam, adamw and lion, in [0, 1)."""
     beta2: float | None = None
@@ -104,9 +115,9 @@ class Config:
     for adam and adamw, 0.9 for rmsprop, 0.99 for lion."""
     epsilon: float = 1e-8
     """What adam, adamw and rmsprop add to the root of the mean square."""
-    weight_decay: float = 5e-4
+    weight_decay: float | None = None
     """Weight decay, as a factor of the weight. sgd, adam and rmsprop add it to the gradient; adamw and lion multiply
-    it by the learning rate alone."""
+    it by the learning rate alone, sgdw by nothing. Without it: 0.0005, or 0.0003 for sgdw with elu_resnet20."""
     decay: Literal["all", "kernels"] = "all"
     """Parameters that decay: all, as in the paper, or kernels, which spares biases and normalisation."""
     clip_norm: float | None = None
@@ -197,9 +208,25 @@ def with_method(config: Config, method: str, **own: Any) -> Config:
     return dataclasses.replace(config, method=chosen, own=options)
 
 
+def resolved(config: Config) -> Config:
+    """The options with the recipe that goes with the method and the network, where none is given."""
+    masks, residual = config.method in SUPERMASKS, config.model == "elu_resnet20"
+    optimizer = config.optimizer or ("sgdw" if masks else "sgd")
+    of_masks: Schedule = "plateau" if residual else "exponential"
+    decay = 3e-4 if residual and optimizer == "sgdw" else 5e-4
+    return dataclasses.replace(
+        config,
+        optimizer=optimizer,
+        schedule=config.schedule or (of_masks if masks else "milestones"),
+        nesterov=optimizer == "sgdw" if config.nesterov is None else config.nesterov,
+        weight_decay=decay if config.weight_decay is None else config.weight_decay,
+        normalization=config.normalization or ("image" if masks else "dataset"),
+    )
+
+
 def milestones(config: Config) -> tuple[int, ...]:
     """The epochs after which the learning rate drops to a tenth."""
-    if config.schedule != "milestones" or config.method == "sculpt":
+    if resolved(config).schedule != "milestones" or config.method == "sculpt":
         return ()
     if config.milestones is not None:
         return config.milestones

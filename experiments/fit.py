@@ -63,6 +63,7 @@ def fit(
     """
     config, seeds, folders = configs[0], [c.seed for c in configs], [run_directory.of(c) for c in configs]
     method, last = methods.of(config), methods.epochs(config)
+    reselects = method.reselects
     beginning = Position(1, 0, functions.init(seeds), functions.zero())
     position = checkpoints.restore(beginning)
     before, after, after_epochs = method.before, method.after, method.after_epochs(config)
@@ -78,8 +79,8 @@ def fit(
     start = functions.split(functions.whole(position.state))
     with contextlib.ExitStack() as stack:
         recorders = [
-            stack.enter_context(Recorder(config, steps_per_epoch, folder, position.epoch, state))
-            for folder, state in zip(folders, start, strict=True)
+            stack.enter_context(Recorder(config, steps_per_epoch, folder, position.epoch, scene.steps.shown(state)))
+            for folder, scene, state in zip(folders, scenes, start, strict=True)
             if is_first()
         ]
         display = stack.enter_context(Display(last, steps_per_epoch))
@@ -112,9 +113,11 @@ def fit(
             trained = functions.split(jax.device_get(totals))
             if after is not None and epoch in after_epochs:
                 state = functions.each(lambda run, one, at=epoch: after(scenes[run], at, one), state)
-            readable = functions.split(functions.whole(state) if epoch in prunings else state)
+            readable = functions.split(functions.whole(state) if epoch in prunings or reselects else state)
             # None of them in a process that does not write.
-            runs = zip(recorders, readable, trained, tests, strict=False)
+            shows = is_first() and (epoch in prunings or reselects)
+            shown = [scene.steps.shown(one) if shows else one for scene, one in zip(scenes, readable, strict=True)]
+            runs = zip(recorders, shown, trained, tests, strict=False)
             metrics = [to.epoch(epoch, of, train, test, seconds, speed) for to, of, train, test in runs]
             if metrics:
                 display.epoch(metrics)

@@ -84,6 +84,7 @@ def of_state(grid: Mesh, state: Any) -> Any:
         model_state=jax.tree.map(lambda _: whole(grid), state.model_state),
         opt_state=jax.tree.map(mirrored, state.opt_state),
         start=jax.tree.map(mirrored, state.start),
+        frozen=jax.tree.map(mirrored, state.frozen),
     )
 
 

@@ -25,6 +25,12 @@ Method = Literal[
     "drive",
     "sculpt",
     "consensus",
+    "signed_supermask",
+    "supermask",
+    "edge_popup",
+    "powerprop",
+    "ste",
+    "acdc",
     "dense",
 ]
 
@@ -231,6 +237,65 @@ class Consensus:
 
 
 @dataclasses.dataclass(frozen=True)
+class SignedSupermask:
+    """Random weights that stay; what is trained is which to keep, hide or invert; arXiv 2201.13361.
+
+    The sparsity follows from the weight decay, and --sparsity has no part in it. Without other options the recipe is
+    the paper's: sgdw with Nesterov, a learning rate and a decay that fall in steps, images normalised one by one.
+    """
+
+    mask_threshold: float | None = None
+    """Threshold of each layer, as a fraction of its largest mask at the start. Without it: 0.4, or 0.75 for
+    elu_resnet20."""
+    weights: Literal["elus", "he", "xavier"] = "elus"
+    """Magnitude of the weights: elus is sqrt(3 / fan in), he sqrt(2 / fan in), xavier sqrt(2 / (fan in + fan out))."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Supermask:
+    """As signed_supermask, but weights are kept or hidden, and none is inverted; arXiv 1905.01067."""
+
+    mask_threshold: float | None = None
+    """Threshold of each layer, as a fraction of its largest mask at the start. Without it: 0.4, or 0.75 for
+    elu_resnet20."""
+    weights: Literal["elus", "he", "xavier"] = "elus"
+    """Magnitude of the weights; see signed_supermask."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EdgePopup:
+    """Random weights that stay; in each layer those with the highest trained scores are kept; arXiv 1911.13299."""
+
+    weights: Literal["elus", "he", "xavier"] = "he"
+    """Magnitude of the weights, before it is divided by the root of the density; see signed_supermask."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Powerprop:
+    """As magnitude, on weights that are a power of what is trained, so that small ones stay small; arXiv 2110.00296."""
+
+    alpha: float = 2.0
+    """Exponent: w = theta |theta|^(alpha - 1); 1 is magnitude pruning alone."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ste:
+    """Sparse forward, dense backward: hidden weights go on learning and may return; arXiv 1308.3432."""
+
+    score: Literal["magnitude", "random"] = "magnitude"
+    """What is kept: the largest weights of each step, or any."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Acdc:
+    """AC/DC: training alternates between a sparse and the dense network, and ends sparse; arXiv 2106.12379."""
+
+    cycles: int = 5
+    """Sparse phases. They and the dense ones between them are equally long, the first dense one half of that, and the
+    last sparse one half longer."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Dense:
     """Nothing goes."""
 
@@ -257,6 +322,12 @@ Options = (
     | Drive
     | Sculpt
     | Consensus
+    | SignedSupermask
+    | Supermask
+    | EdgePopup
+    | Powerprop
+    | Ste
+    | Acdc
     | Dense
 )
 OPTIONS: dict[str, Any] = dict(zip(get_args(Method), get_args(Options), strict=True))
@@ -272,9 +343,13 @@ GRADUAL = {
     "fisher",
     "wanda",
     "hoyer",
+    "powerprop",
+    "ste",
 }
 # The number of weights that they keep is not what --sparsity asks for.
-WITHOUT_TARGET = {"dense", "hoyer_threshold", "consensus"}
+WITHOUT_TARGET = {"dense", "hoyer_threshold", "consensus", "signed_supermask", "supermask"}
+# Train masks over weights that stay, which weight decay makes sparse.
+SUPERMASKS = {"signed_supermask", "supermask"}
 
 
 def names(method: str) -> list[str]:

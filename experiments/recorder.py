@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 import flipout_jax as fj
 
@@ -59,6 +60,7 @@ class Recorder:
         if pruned:
             counts = flip_counts.count(epoch, self._masks, state.opt_state)
             files.append_line(self._folder / run_directory.FLIP_COUNTS, flip_counts.as_json(counts))
+        if pruned or methods.of(self._config).reselects:
             self._masks = jax.device_get(fj.get_masks(state.opt_state))
         prunable = [mask for mask in jax.tree.leaves(self._masks) if mask.ndim]
         kept = sum(int(mask.sum()) for mask in prunable)
@@ -69,7 +71,7 @@ class Recorder:
             "test_loss": float(test.loss / test.count) if test else None,
             "test_accuracy": float(test.correct / test.count) if test else None,
             "skipped_steps": int(train.skipped),
-            "learning_rate": methods.learning_rate(self._config, self._steps_per_epoch, epoch),
+            "learning_rate": methods.learning_rate(self._config, self._steps_per_epoch, epoch) * _scale(state),
             "pruned": pruned,
             "kept": kept,
             "sparsity": 1 - kept / sum(mask.size for mask in prunable),
@@ -90,3 +92,9 @@ class Recorder:
         elif not math.isfinite(metrics["train_loss"]):
             print(f"The loss of epoch {epoch} is not finite: a lower --learning-rate may help.", file=sys.stderr)
         return metrics
+
+
+def _scale(state: TrainState) -> float:
+    """What a plateau has made of the learning rate."""
+    plateaus = [scale for _, scale in optax.tree.get_all_with_path(state.opt_state, "scale")]
+    return float(plateaus[0]) if plateaus else 1.0

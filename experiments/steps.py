@@ -1,5 +1,6 @@
 """One run's pure functions: how it starts, one training step, and one batch of a test."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,6 +11,9 @@ from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
 
+import flipout_jax as fj
+
+from .config import Normalization
 from .data import Dataset
 
 
@@ -22,12 +26,14 @@ class TrainState(NamedTuple):
       opt_state: the optimiser's state.
       start: what a rewinding method goes back to: the first three, of the optimiser what is under the pruning; empty
         for all others.
+      frozen: what a reparameterisation makes weights of and does not train; empty for all others.
     """
 
     params: Any
     model_state: Any
     opt_state: Any
     start: Any = ()
+    frozen: Any = ()
 
 
 class Totals(NamedTuple):
@@ -71,14 +77,16 @@ class Reparameterisation(NamedTuple):
     """Weights that are made of something else, which is trained.
 
     Attributes:
-      init: `params -> trainable`.
-      apply: `trainable -> params`.
-      penalty: `trainable -> scalar`, added to the loss.
+      init: `(key, params) -> (frozen, trainable)`.
+      apply: `(frozen, trainable, step) -> params`, after a number of steps.
+      penalty: `trainable -> scalar`, added to the loss; or None.
+      masks: `state -> masks` of the effective parameters, which a run then shows in place of what is trained; or None.
     """
 
-    init: Callable[[Any], Any]
-    apply: Callable[[Any], Any]
-    penalty: Callable[[Any], Array]
+    init: Callable[[Array, Any], tuple[Any, Any]]
+    apply: Callable[[Any, Any, Array], Any]
+    penalty: Callable[[Any], Array] | None = None
+    masks: "Callable[[TrainState], Any] | None" = None
 
 
 class Steps(NamedTuple):
@@ -92,6 +100,7 @@ class Steps(NamedTuple):
       inputs: `images -> inputs`, what the network gets of images.
       network: `(params, model_state, inputs, training) -> logits`; what it changes in the model's state is lost.
       model: `(params, model_state) -> module`, a copy in evaluation mode.
+      shown: `state -> TrainState`, what a run shows of a state: the effective parameters, and masks of them.
     """
 
     init: Callable[[ArrayLike], TrainState]
@@ -101,6 +110,7 @@ class Steps(NamedTuple):
     inputs: Callable[[Array], Array]
     network: Callable[[Any, Any, Array, bool], Array]
     model: Callable[[Any, Any], nnx.Module]
+    shown: Callable[[TrainState], TrainState]
 
 
 def make(
@@ -111,6 +121,7 @@ def make(
     image_size: int | None = None,
     augment: Callable[[Array, Array], Array] | None = None,
     label_smoothing: float = 0.0,
+    normalization: Normalization = "dataset",
     reparameterisation: Reparameterisation | None = None,
     keep_start: bool = False,
 ) -> Steps:
@@ -122,6 +133,8 @@ def make(
       data: the data set, for its mean and standard deviation.
       image_size: height and width to which images are brought; None leaves them.
       augment: maps a key and a batch of images to a batch of the same shape, for training only.
+      normalization: whether images are normalised by the mean and the standard deviation of each channel of the data
+        set, or by those of each image, at least 1 / sqrt(values of an image).
       label_smoothing: share of each label that is spread over all classes, for training only.
       reparameterisation: what is trained in place of the model's parameters; with None it is these.
       keep_start: whether the state holds what a method rewinds to. The optimiser must be a pruning one.
@@ -141,11 +154,17 @@ def make(
         return jax.image.resize(images.astype(jnp.float32), shape, "bilinear")
 
     def normalised(images):
+        if normalization == "image":
+            images, axes = images.astype(jnp.float32), (1, 2, 3)
+            least = math.prod(images.shape[1:]) ** -0.5
+            std = jnp.maximum(jnp.std(images, axes, keepdims=True), least)
+            return (images - jnp.mean(images, axes, keepdims=True)) / std
         return (images / 255 - data.mean) / data.std
 
+    def effective(params, frozen, step):
+        return params if reparameterisation is None else reparameterisation.apply(frozen, params, step)
+
     def forward(graph, params, model_state, inputs):
-        if reparameterisation is not None:
-            params = reparameterisation.apply(params)
         # A copy, as the variables that came in belong to another trace.
         model = nnx.merge(graph, params, model_state, copy=True)
         return model(inputs).astype(jnp.float32), nnx.state(model, nnx.Not(nnx.Param))
@@ -153,11 +172,12 @@ def make(
     def init(seed):
         own = keys(seed)
         _, params, model_state = nnx.split(create(own.model), nnx.Param, ...)
+        frozen = ()
         if reparameterisation is not None:
-            params = reparameterisation.init(params)
+            frozen, params = reparameterisation.init(own.method, params)
         opt_state: Any = optimizer(own.optimizer).init(params)
         start = (params, model_state, opt_state.inner_state) if keep_start else ()
-        return TrainState(params, model_state, opt_state, start)
+        return TrainState(params, model_state, opt_state, start, frozen)
 
     def train(state, totals, images, labels, key):
         with jax.named_scope("augment"):
@@ -166,23 +186,25 @@ def make(
                 images = augment(key, images)
 
         def loss_fn(params):
-            out, model_state = forward(graph, params, state.model_state, normalised(images))
+            weights = effective(params, state.frozen, state.opt_state.count)
+            out, model_state = forward(graph, weights, state.model_state, normalised(images))
             targets = optax.smooth_labels(jax.nn.one_hot(labels, out.shape[-1]), label_smoothing)
             loss = optax.softmax_cross_entropy(out, targets).mean()
-            if reparameterisation is not None:
+            if reparameterisation is not None and reparameterisation.penalty is not None:
                 loss += reparameterisation.penalty(params)
             return loss, (model_state, jnp.sum(out.argmax(-1) == labels, dtype=jnp.int32))
 
         (loss, (model_state, correct)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         with jax.named_scope("update"):
-            updates, opt_state = transformation.update(grads, state.opt_state, state.params)
+            updates, opt_state = transformation.update(grads, state.opt_state, state.params, value=loss)
             params = optax.apply_updates(state.params, updates)
         step = Totals(loss * len(labels), correct, jnp.asarray(len(labels)), jnp.zeros((), jnp.int32))
         finite = optax.tree.get(opt_state, "last_finite", True)
         skipped = Totals.zero()._replace(skipped=jnp.ones((), jnp.int32))
         # What a step that is skipped has computed, running statistics included, is of no use.
         model_state, step = _where(finite, (model_state, step), (state.model_state, skipped))
-        return TrainState(params, model_state, opt_state, state.start), jax.tree.map(jnp.add, totals, step)
+        state = state._replace(params=params, model_state=model_state, opt_state=opt_state)
+        return state, jax.tree.map(jnp.add, totals, step)
 
     def inputs(images):
         return normalised(resize(images))
@@ -194,7 +216,18 @@ def make(
         return nnx.merge(eval_graph, params, model_state, copy=True)
 
     def logits(state, images):
-        return network(state.params, state.model_state, inputs(images), False)
+        weights = effective(state.params, state.frozen, state.opt_state.count)
+        return network(weights, state.model_state, inputs(images), False)
+
+    @jax.jit
+    def masked(state):
+        assert reparameterisation is not None
+        assert reparameterisation.masks is not None
+        opt_state = fj.set_masks(state.opt_state, reparameterisation.masks(state))
+        return state._replace(params=effective(state.params, state.frozen, state.opt_state.count), opt_state=opt_state)
+
+    def shown(state):
+        return state if reparameterisation is None or reparameterisation.masks is None else masked(state)
 
     def test(state, images, labels):
         out = logits(state, images)
@@ -207,7 +240,7 @@ def make(
             jnp.zeros((), jnp.int32),
         )
 
-    return Steps(init, train, test, logits, inputs, network, model)
+    return Steps(init, train, test, logits, inputs, network, model, shown)
 
 
 def _where(condition: ArrayLike, one: Any, other: Any) -> Any:

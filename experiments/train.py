@@ -36,9 +36,10 @@ from . import (
 )
 from . import data as datasets
 from .checks import check
-from .config import MACHINES, Config, Model, as_json, from_json, milestones
+from .config import MACHINES, Config, Model, as_json, from_json, milestones, resolved
 from .errors import UserError, out_of_memory
 from .interrupt import Interrupt
+from .method_options import SUPERMASKS
 from .steps import Steps, TrainState, keys
 from .steps import make as make_steps
 
@@ -164,13 +165,16 @@ def _train(setup: Setup, configs: Sequence[Config], functions: loop.Loop, interr
     if not processes.is_first():
         return outcome.finished
     flops_per_image = flops.forward(setup.steps, setup.data.shape)
-    for config, state in zip(configs, outcome.states, strict=True):
+    for config, scene, trained in zip(configs, scenes, outcome.states, strict=True):
+        state = setup.steps.shown(trained)
         folder = run_directory.of(config)
         metrics = run_directory.read_metrics(folder)
         summary = report.save_tables(folder, len(metrics), state.params, state.opt_state)
         print(summary)
         masks = fj.get_masks(state.opt_state)
         run_directory.save_parameters(folder, state.params, masks, state.model_state)
+        if (leave := methods.of(config).leave) is not None:
+            leave(scene, trained, folder)
         report.draw(folder)
         _check_weights(state, metrics, folder)
         if not outcome.finished:
@@ -242,13 +246,13 @@ def _setup(config: Config) -> Setup:
     data = datasets.limit_test(data, config.test_images)
     digits, colour = data.name == "digits", data.shape[2] == 3
     own_model: Model = "digits_cnn" if digits else "resnet18" if colour else "lenet5"
-    config = dataclasses.replace(config, model=config.model or own_model)
+    config = resolved(dataclasses.replace(config, model=config.model or own_model))
     config = dataclasses.replace(
         config,
         batch_size=config.batch_size or (32 if digits else 128),
         learning_rate=recipe.peak_learning_rate(config),
         milestones=milestones(config),
-        augment=config.augment or ("crop_flip" if colour else "none"),
+        augment=config.augment or ("crop_flip" if colour and config.method not in SUPERMASKS else "none"),
         # Written down, as a machine with other memory, or with a cache, would choose another order of images.
         stream=not isinstance(data.train, datasets.Images),
     )
@@ -256,6 +260,7 @@ def _setup(config: Config) -> Setup:
     assert name
     assert batch_size
     assert config.augment
+    assert config.normalization
     if images < batch_size:
         raise UserError(f"--batch-size must be at most the number of training images, {images}, got {batch_size}.")
     if batch_size % mesh.shares(grid):
@@ -278,7 +283,10 @@ def _setup(config: Config) -> Setup:
         image_size=size,
         augment=_AUGMENT[config.augment],
         label_smoothing=config.label_smoothing,
-        reparameterisation=None if method.reparameterisation is None else method.reparameterisation(config, data),
+        normalization=config.normalization,
+        reparameterisation=None
+        if method.reparameterisation is None
+        else method.reparameterisation(config, data, steps_per_epoch),
         keep_start=method.keeps_start,
     )
     methods.check(config, data, batch_size, steps)

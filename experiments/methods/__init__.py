@@ -15,7 +15,7 @@ from ..data import Dataset
 from ..errors import UserError
 from ..method_options import OPTIONS, WITHOUT_TARGET
 from ..steps import Steps
-from . import at_init, consensus, gradual, hoyer, rewinding, sculpt, wanda
+from . import acdc, at_init, consensus, gradual, hoyer, powerprop, rewinding, sculpt, ste, supermask, wanda
 from .method import Method, Optimizer, allocation, by_magnitude, never
 from .method import Scene as Scene
 
@@ -42,6 +42,12 @@ METHODS: dict[str, Method] = {
     "drive": rewinding.DRIVE,
     "sculpt": sculpt.SCULPT,
     "consensus": consensus.CONSENSUS,
+    "signed_supermask": supermask.SIGNED_SUPERMASK,
+    "supermask": supermask.SUPERMASK,
+    "edge_popup": supermask.EDGE_POPUP,
+    "powerprop": powerprop.POWERPROP,
+    "ste": ste.STE,
+    "acdc": acdc.ACDC,
     "dense": DENSE,
 }
 assert METHODS.keys() == OPTIONS.keys()
@@ -77,7 +83,7 @@ def optimizer(config: Config, steps_per_epoch: int, key: jax.Array) -> Optimizer
     whose gradients are not finite is skipped and counted; its prunings still come on time.
     """
     method = of(config)
-    rule = recipe.rule(config, method.learning_rate(config, steps_per_epoch))
+    rule = recipe.rule(config, method.learning_rate(config, steps_per_epoch), steps_per_epoch)
     inner = optax.apply_if_finite(rule, max_consecutive_errors=_FOR_EVER)
     by_epoch = method.prunings(config)
     schedule = by_epoch._replace(steps=tuple(steps_per_epoch * epoch for epoch in by_epoch.steps))

@@ -28,12 +28,13 @@ def _gates(config: Config, data: Dataset) -> fj.reparam.Consensus:
     return fj.reparam.consensus(prunable=gated, axis=-2)
 
 
-def _reparameterisation(config: Config, data: Dataset) -> Reparameterisation:
+def _reparameterisation(config: Config, data: Dataset, steps_per_epoch: int) -> Reparameterisation:
+    del steps_per_epoch
     own: Any = config.own
     gates = _gates(config, data)
     return Reparameterisation(
-        init=lambda params: {"gates": gates.init(params), "weights": params},
-        apply=lambda trained: gates.apply(trained["weights"], trained["gates"]),
+        init=lambda key, params: ((), {"gates": gates.init(key, params), "weights": params}),
+        apply=lambda frozen, trained, step: gates.apply(trained["weights"], trained["gates"]),
         penalty=lambda trained: gates.penalty(
             trained["gates"], polarization=own.polarization, sparsity=own.gate_strength
         ),

@@ -1,6 +1,7 @@
 """What a method is to a run."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import optax
@@ -64,7 +65,9 @@ class Method(NamedTuple):
       after_epochs: `config -> epochs`, after which that is called.
       pruning_epochs: `config -> epochs` that end with fewer weights; None for those of `prunings`.
       keeps_start: whether the state holds what it is rewound to.
-      reparameterisation: `(config, data) -> Reparameterisation`, or None.
+      reparameterisation: `(config, data, steps_per_epoch) -> Reparameterisation`, or None.
+      reselects: whether the masks may change at any step.
+      leave: `(scene, state, folder)`, writes what only this method leaves of a finished or stopped run; or None.
     """
 
     optimizer: Callable[[Config, Any, optax.GradientTransformation, Array], Optimizer]
@@ -77,7 +80,9 @@ class Method(NamedTuple):
     after_epochs: Callable[[Config], Sequence[int]] = _none
     pruning_epochs: Callable[[Config], Sequence[int]] | None = None
     keeps_start: bool = False
-    reparameterisation: Callable[[Config, Dataset], Reparameterisation] | None = None
+    reparameterisation: Callable[[Config, Dataset, int], Reparameterisation] | None = None
+    reselects: bool = False
+    leave: Callable[[Scene, TrainState, Path], None] | None = None
 
 
 def never(config: Config) -> fj.schedules.Milestones:
@@ -90,7 +95,7 @@ def pruned(
     config: Config, schedule: Any, inner: optax.GradientTransformation, saliency: fj.Saliency, **options: Any
 ) -> Optimizer:
     """`prune` with a saliency, which counts flips as well: all runs are looked at in one way."""
-    return fj.prune(inner, schedule, saliency=_with_flips(saliency), allocation=allocation(config), **options)
+    return fj.prune(inner, schedule, saliency=with_flips(saliency), allocation=allocation(config), **options)
 
 
 def by_magnitude(config: Config, schedule: Any, inner: optax.GradientTransformation, key: Array) -> Optimizer:
@@ -123,7 +128,8 @@ def kept_as_start(state: TrainState) -> TrainState:
     return state._replace(start=(state.params, state.model_state, state.opt_state.inner_state))
 
 
-def _with_flips(saliency: fj.Saliency) -> fj.Saliency:
+def with_flips(saliency: fj.Saliency) -> fj.Saliency:
+    """A saliency that counts sign flips as well."""
     flips = fj.flips()
     return fj.Saliency(
         init=lambda params: (flips.init(params), saliency.init(params)),

@@ -9,8 +9,9 @@ from flax import nnx
 from ..config import DType, Init
 from .convnet import ConvN, DigitsCNN
 from .densenet import DenseNet121
+from .elu_resnet import EluResNet
 from .layers import Layers
-from .lenet import LeNet5, LeNet300100
+from .lenet import FCN, LeNet5, LeNet300100
 from .resnet import ResNet
 from .vgg import VGG
 from .vit import ViT
@@ -20,6 +21,7 @@ _WIDE, _NARROW = (64, 128, 256, 512), (16, 32, 64)
 MODELS: dict[str, Callable[..., nnx.Module]] = {
     "digits_cnn": DigitsCNN,
     "lenet_300_100": LeNet300100,
+    "fcn": FCN,
     "lenet5": LeNet5,
     **{f"conv{depth}": functools.partial(ConvN, depth=depth) for depth in (2, 4, 6, 8)},
     **{f"vgg{depth}": functools.partial(VGG, depth=depth) for depth in (11, 13, 16, 19)},
@@ -30,6 +32,7 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
         f"resnet{depth}": functools.partial(ResNet, channels=_NARROW, blocks=((depth - 2) // 6,) * 3)
         for depth in (20, 32, 56)
     },
+    "elu_resnet20": EluResNet,
     "densenet121": DenseNet121,
     "vit": ViT,
 }

@@ -1,5 +1,6 @@
-"""The LeNets of the pruning papers: LeNet-300-100 and LeNet-5; LeCun et al., 1998."""
+"""The LeNets of the pruning papers: LeNet-300-100, twice, and LeNet-5; LeCun et al., 1998."""
 
+import itertools
 import math
 
 from flax import nnx
@@ -21,6 +22,22 @@ class LeNet300100(nnx.Module):
         """Logits of images of shape (batch, height, width, channels)."""
         x = nnx.relu(self.dense_0(x.reshape(x.shape[0], -1)))
         return self.dense_2(nnx.relu(self.dense_1(x)))
+
+
+class FCN(nnx.Module):
+    """LeNet-300-100 with ELU and without biases, as in Signed Supermask, arXiv 2201.13361."""
+
+    def __init__(self, shape, classes, layers):
+        units = [math.prod(shape), layers.channels(300), layers.channels(100), classes]
+        self.denses = nnx.List([layers.dense(a, b, use_bias=False) for a, b in itertools.pairwise(units)])
+
+    def __call__(self, x):
+        """Logits of images of shape (batch, height, width, channels)."""
+        x = x.reshape(x.shape[0], -1)
+        *hidden, last = self.denses
+        for dense in hidden:
+            x = nnx.elu(dense(x))
+        return last(x)
 
 
 class LeNet5(nnx.Module):

@@ -1,0 +1,29 @@
+"""How many weights feed one unit of a layer, and how many units one weight's input feeds."""
+
+import math
+import operator
+from typing import Any
+
+
+def fans(path: str, shape: tuple[int, ...], in_axis: int, out_axis: int) -> tuple[int, int]:
+    """The fan in and the fan out of a kernel: its channels times its receptive field.
+
+    Raises:
+      ValueError: for a kernel without such axes.
+    """
+    axes = len(shape)
+    for name, axis in (("in_axis", in_axis), ("out_axis", out_axis)):
+        if not -axes <= axis < axes:
+            raise ValueError(f"`{name}` must be an axis of {path!r}, whose shape is {shape}, got {axis!r}.")
+    if in_axis % axes == out_axis % axes:
+        raise ValueError(f"`in_axis` must be another axis of {path!r} than `out_axis`, {out_axis!r}, got {in_axis!r}.")
+    field = math.prod(size for axis, size in enumerate(shape) if axis not in (in_axis % axes, out_axis % axes))
+    return shape[in_axis] * field, shape[out_axis] * field
+
+
+def check_axis(name: str, axis: Any) -> int:
+    """The axis as an int, or a `ValueError` unless it is an integer."""
+    try:
+        return operator.index(axis)
+    except TypeError as error:
+        raise ValueError(f"`{name}` must be an integer, such as -1, got {axis!r}.") from error
