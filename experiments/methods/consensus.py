@@ -32,7 +32,7 @@ def _reparameterisation(config: Config, data: Dataset) -> Reparameterisation:
     own: Any = config.own
     gates = _gates(config, data)
     return Reparameterisation(
-        init=lambda params: {"gates": gates.init(params), "weights": params},
+        init=lambda params: {"gates": gates.init(None, params), "weights": params},
         apply=lambda trained: gates.apply(trained["weights"], trained["gates"]),
         penalty=lambda trained: gates.penalty(
             trained["gates"], polarization=own.polarization, sparsity=own.gate_strength
