@@ -10,3 +10,5 @@ Each is a NamedTuple of pure functions. The first two are the same for all:
 
 from ._consensus import Consensus as Consensus
 from ._consensus import consensus as consensus
+from ._powerprop import Powerprop as Powerprop
+from ._powerprop import powerprop as powerprop
