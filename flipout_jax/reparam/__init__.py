@@ -12,3 +12,6 @@ from ._consensus import Consensus as Consensus
 from ._consensus import consensus as consensus
 from ._powerprop import Powerprop as Powerprop
 from ._powerprop import powerprop as powerprop
+from ._ste import Ste as Ste
+from ._ste import ste_magnitude as ste_magnitude
+from ._ste import ste_random as ste_random
