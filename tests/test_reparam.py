@@ -13,6 +13,8 @@ PARAMS = {
     "hidden": {"bias": jnp.ones(4), "kernel": jax.random.normal(jax.random.key(0), (3, 4))},
     "last": {"kernel": jax.random.normal(jax.random.key(1), (4, 2))},
 }
+# Gates draw nothing.
+KEY = None
 GATED = fj.reparam.consensus()
 GATES = {
     "hidden": {"bias": jnp.zeros(()), "kernel": jnp.array([0.5, 0.49, 1.2, -0.3])},
@@ -31,7 +33,7 @@ def x64():
 
 
 def test_gates_mirror_the_parameters_and_start_open(assert_same):
-    gates = GATED.init(PARAMS)
+    gates = GATED.init(KEY, PARAMS)
     assert jax.tree.structure(gates) == jax.tree.structure(PARAMS)
     assert jax.tree.map(jnp.shape, gates) == {"hidden": {"bias": (), "kernel": (4,)}, "last": {"kernel": (2,)}}
     assert_same(GATED.apply(PARAMS, gates), PARAMS)
@@ -80,7 +82,7 @@ def test_the_gradient_goes_straight_through(x64, axis):
 
 def test_half_precision_weights_keep_their_type_and_have_float32_gates():
     params = {"kernel": jnp.full((4096, 2), 0.01, jnp.bfloat16)}
-    gates = GATED.init(params)
+    gates = GATED.init(KEY, params)
     assert GATED.apply(params, gates)["kernel"].dtype == jnp.bfloat16
     grad = jax.grad(lambda gates: jnp.sum(GATED.apply(params, gates)["kernel"].astype(jnp.float32)))(gates)["kernel"]
     assert grad.dtype == jnp.float32
@@ -151,7 +153,7 @@ def test_training_polarises_the_gates_and_the_masked_network_is_the_gated_one(as
         updates, state = optimizer.update(grads, state, trained)
         return (optax.apply_updates(trained, updates), state), None
 
-    trained = params, gated.init(params)
+    trained = params, gated.init(KEY, params)
     (trained, _), _ = jax.jit(lambda carry: jax.lax.scan(step, carry, jnp.arange(1000)))(
         (trained, optimizer.init(trained))
     )
@@ -167,7 +169,7 @@ def test_training_polarises_the_gates_and_the_masked_network_is_the_gated_one(as
 
 def test_gates_of_an_nnx_state():
     params = nnx.state(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), nnx.Param)
-    gates = GATED.init(params)
+    gates = GATED.init(KEY, params)
     masks = GATED.masks(params, gates)
     assert jax.tree.structure(gates) == jax.tree.structure(GATED.apply(params, gates)) == jax.tree.structure(params)
     fj.prune(optax.sgd(0.1), lambda step: 0.0, initial_masks=masks).init(params)
@@ -183,9 +185,9 @@ def test_wrong_arguments_are_told_at_once(name, value, raises):
 
 def test_wrong_arguments_of_the_functions(raises):
     with pytest.raises(ValueError, match=r"^`axis` must be an axis of 'hidden/kernel', whose shape is \(3, 4\), got 2"):
-        fj.reparam.consensus(axis=2).init(PARAMS)
+        fj.reparam.consensus(axis=2).init(KEY, PARAMS)
     with pytest.raises(ValueError, match=r"^`prunable` must select at least one parameter"):
-        GATED.init({"bias": jnp.ones(3)})
+        GATED.init(KEY, {"bias": jnp.ones(3)})
     with pytest.raises(ValueError, match=r"^`params` must hold arrays, got 1\.0"):
         GATED.apply({"kernel": 1.0}, {"kernel": 0.0})
     for call in (GATED.apply, GATED.masks):

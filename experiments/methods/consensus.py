@@ -21,7 +21,8 @@ def _gates(config: Config, data: Dataset) -> fj.reparam.Consensus:
 
     def gated(path, leaf):
         reads_images = leaf.ndim == 4 and leaf.shape[-2] == data.shape[2]
-        reads_images |= config.model == "lenet_300_100" and fj.path_string(path).startswith("dense_0/")
+        first = {"lenet_300_100": "dense_0/", "fcn": "denses/0/"}.get(config.model or "")
+        reads_images |= first is not None and fj.path_string(path).startswith(first)
         # Those of attention have more axes for their channels.
         return fj.kernels(path, leaf) and leaf.ndim in (2, 4) and not reads_images
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from .. import _dtypes, _errors
-from .._prunable import check_arrays, check_paths, check_prunable, kernels, path_string, select
+from .._prunable import check_prunable, kernels
+from ._trees import map_prunable, paired
 
 PyTree = Any
 
@@ -21,14 +22,14 @@ class Consensus(NamedTuple):
     """Weights with channel gates: four pure functions. Both the parameters and the gates are trained.
 
     Attributes:
-      init: `params -> gates`, all open at 0.75. They mirror the parameters: a float a channel where prunable, the
-        scalar 0 elsewhere.
+      init: `(key, params) -> gates`, all open at 0.75. They mirror the parameters: a float a channel where prunable,
+        the scalar 0 elsewhere. The key is not used.
       apply: `(params, gates) -> effective params`, with exact zeros in the closed channels; for use inside the loss.
       penalty: `(gates, *, polarization, sparsity) -> scalar`, to be added to the loss.
       masks: `(params, gates) -> masks`, as `PruneState.masks` holds them, False in the closed channels.
     """
 
-    init: Callable[[PyTree], PyTree]
+    init: Callable[[Any, PyTree], PyTree]
     apply: Callable[[PyTree, PyTree], PyTree]
     penalty: Callable[..., Array]
     masks: Callable[[PyTree, PyTree], PyTree]
@@ -84,7 +85,7 @@ def consensus(*, prunable: Any = kernels, axis: int = -1, keep_one: bool = True)
       ...     effective = gated.apply(params, gates)
       ...     output = x @ effective["hidden"]["kernel"] @ effective["last"]["kernel"]
       ...     return jnp.mean((output - x) ** 2) + gated.penalty(gates, polarization=1.0, sparsity=sparsity)
-      >>> trained = params, gated.init(params)
+      >>> trained = params, gated.init(jax.random.key(0), params)
       >>> optimizer = optax.sgd(0.1)
       >>> opt_state = optimizer.init(trained)
       >>> for step in range(60):
@@ -111,15 +112,13 @@ def consensus(*, prunable: Any = kernels, axis: int = -1, keep_one: bool = True)
     if not isinstance(keep_one, bool):
         raise ValueError(f"`keep_one` must be True or False, got {keep_one!r}.")
 
-    def init(params):
-        chosen = select(prunable, params)
-        gates = [
-            jnp.full(_channels(path_string(path), leaf, axis), _START, _dtypes.wider(leaf.dtype, jnp.float32))
-            if is_chosen
-            else jnp.zeros((), jnp.float32)
-            for is_chosen, (path, leaf) in zip(chosen, jax.tree.leaves_with_path(params), strict=True)
-        ]
-        return jax.tree.unflatten(jax.tree.structure(params), gates)
+    def init(key, params):
+        del key
+
+        def start(path, leaf):
+            return jnp.full(_channels(path, leaf, axis), _START, _dtypes.wider(leaf.dtype, jnp.float32))
+
+        return map_prunable("params", prunable, params, start, lambda _: jnp.zeros((), jnp.float32))
 
     def open_channels(leaf, gate):
         """Which channels are open, with the axes of the leaf."""
@@ -194,16 +193,12 @@ def _channels(path: str, leaf: Array, axis: int) -> tuple[int]:
 
 def _paired(params: PyTree, gates: PyTree, axis: int) -> list[tuple[Array, Array]]:
     """(leaf, its gates) for each parameter, or a `ValueError` unless they match."""
-    leaves = jax.tree.leaves_with_path(params)
-    check_arrays("params", leaves)
-    check_paths("gates", gates, params)
-    pairs = [
-        (jnp.asarray(leaf), jnp.asarray(gate)) for (_, leaf), gate in zip(leaves, jax.tree.leaves(gates), strict=True)
-    ]
-    for (path, _), (leaf, gate) in zip(leaves, pairs, strict=True):
-        if gate.ndim and gate.shape != _channels(path_string(path), leaf, axis):
+    pairs = []
+    for path, leaf, gate in paired("gates", gates, params):
+        if gate.ndim and gate.shape != _channels(path, leaf, axis):
             raise ValueError(
-                f"`gates` must hold a gate for each channel of {path_string(path)!r}, of the shape "
-                f"{_channels(path_string(path), leaf, axis)}, got {gate.shape}."
+                f"`gates` must hold a gate for each channel of {path!r}, of the shape {_channels(path, leaf, axis)}, "
+                f"got {gate.shape}."
             )
+        pairs.append((leaf, gate))
     return pairs

@@ -1,19 +1,19 @@
 """Edge-popup: a sub-network of random weights with a given sparsity, by scores that are trained."""
 
+import functools
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from .. import _dtypes, _errors, schedules
 from .._allocation import Allocation, check_allocation, uniform
 from .._prunable import check_prunable, kernels
-from .._pruning import check_reachable
+from .._pruning import check_reachable, prune_masks
 from ._fans import check_axis, fans
-from ._supermask import Supermask, masked, split
-from ._trees import chosen_leaves, highest, pairs, replaced
+from ._supermask import Supermask, apply, split
+from ._trees import map_prunable
 
 PyTree = Any
 
@@ -67,30 +67,27 @@ def edge_popup(
     check_prunable(prunable)
     in_axis, out_axis = check_axis("in_axis", in_axis), check_axis("out_axis", out_axis)
 
+    def everything(name, tree):
+        live = map_prunable(
+            name, prunable, tree, lambda _, leaf: jnp.ones_like(leaf, bool), lambda _: jnp.ones((), bool)
+        )
+        check_reachable(allocation, schedule, [mask.size for mask in jax.tree.leaves(live) if mask.ndim])
+        return live
+
     def init(key, params):
-        check_reachable(allocation, schedule, [leaf.size for leaf in chosen_leaves(params, prunable, params)])
-        keys = split(_errors.key("key", key), params)
+        everything("params", params)
+        keys = split(key, params)
 
-        def draw(key, path, leaf):
+        def draw(path, leaf):
             bound = 1 / math.sqrt(max(1, fans(path, leaf.shape, in_axis, out_axis)[0]))
-            return jax.random.uniform(key, leaf.shape, _dtypes.wider(leaf.dtype, jnp.float32), -bound, bound)
+            return jax.random.uniform(next(keys), leaf.shape, _dtypes.wider(leaf.dtype, jnp.float32), -bound, bound)
 
-        return replaced(params, prunable, lambda path, leaf: draw(next(keys), path, leaf))
+        return map_prunable("params", prunable, params, draw, jnp.copy)
 
     def harden(trainable):
-        masks = highest(trainable, jnp.abs, prunable, schedule, allocation, jnp.int32(1))
-        ints = iter([mask.astype(jnp.int8) for mask in jax.tree.leaves(masks) if mask.ndim])
-        return replaced(trainable, prunable, lambda path, leaf: next(ints))
+        live = everything("trainable", trainable)
+        scores = jax.tree.map(lambda mask, leaf: jnp.abs(leaf) if mask.ndim else mask, live, trainable)
+        masks = prune_masks(scores, live, schedule, allocation, jnp.int32(1))
+        return jax.tree.map(lambda mask, leaf: mask.astype(jnp.int8) if mask.ndim else leaf, masks, trainable)
 
-    def apply(frozen, trainable):
-        # What is hard already needs none.
-        hard = iter(())
-        if any(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in chosen_leaves(frozen, prunable, trainable)):
-            hard = iter(chosen_leaves(frozen, prunable, harden(lax.stop_gradient(trainable))))
-
-        def one(path, weights, scores):
-            return masked(lambda path, weights, real: next(hard).astype(real.dtype), path, weights, jnp.abs(scores))
-
-        return pairs(frozen, trainable, prunable, one)
-
-    return Supermask(init, apply, harden)
+    return Supermask(init, functools.partial(apply, harden, jnp.abs), harden)

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ from .. import _dtypes, _errors
 from .._prunable import check_prunable, kernels
 from ._fans import check_axis, fans
 from ._straight_through import straight_through
-from ._trees import pairs, replaced
+from ._trees import map_prunable, paired
 
 PyTree = Any
 
@@ -152,40 +152,65 @@ def _by_threshold(decide, threshold: float, prunable: Any, in_axis: int, out_axi
         return math.sqrt(6 / max(1, sum(fans(path, leaf.shape, in_axis, out_axis))))
 
     def init(key, params):
-        keys = split(_errors.key("key", key), params)
+        keys = split(key, params)
 
-        def draw(key, path, leaf):
-            start = jax.random.uniform(key, leaf.shape, _dtypes.wider(leaf.dtype, jnp.float32), -1, 1)
+        def draw(path, leaf):
+            start = jax.random.uniform(next(keys), leaf.shape, _dtypes.wider(leaf.dtype, jnp.float32), -1, 1)
             largest = jnp.max(jnp.abs(start), initial=jnp.finfo(start.dtype).tiny)
             return start / largest * jnp.asarray(bound(path, leaf), start.dtype)
 
-        return replaced(params, prunable, lambda path, leaf: draw(next(keys), path, leaf))
-
-    def hard(path, leaf, real):
-        return decide(real, jnp.asarray(fraction * bound(path, leaf), real.dtype))
-
-    def apply(frozen, trainable):
-        return pairs(frozen, trainable, prunable, functools.partial(masked, hard))
+        return map_prunable("params", prunable, params, draw, jnp.copy)
 
     def harden(trainable):
-        return replaced(trainable, prunable, lambda path, real: hard(path, real, real).astype(jnp.int8))
+        def hard(path, real):
+            return decide(real, jnp.asarray(fraction * bound(path, real), real.dtype)).astype(jnp.int8)
 
-    return Supermask(init, apply, harden)
+        return map_prunable("trainable", prunable, trainable, hard, _itself)
 
-
-def masked(hard, path: str, weights: Array, real: Array) -> Array:
-    """The frozen weights under the hard mask that `hard(path, weights, real)` gives, straight through to `real`."""
-    weights = lax.stop_gradient(weights)
-    if jnp.issubdtype(real.dtype, jnp.integer):
-        return _times(weights, real)
-    value = _times(weights, hard(path, weights, lax.stop_gradient(real)))
-    # In the type of the mask, where weights of half precision are exact.
-    return straight_through(value, (weights.astype(real.dtype) * real).astype(weights.dtype))
+    return Supermask(init, functools.partial(apply, harden, _itself), harden)
 
 
-def split(key: Array, params: PyTree):
+def apply(
+    harden: Callable[[PyTree], PyTree], through: Callable[[Array], Array], frozen: PyTree, trainable: PyTree
+) -> PyTree:
+    """The frozen weights under the hard masks, straight through to `through(real mask)`, and all else that is trained.
+
+    Raises:
+      ValueError: if the trees do not match, naming the path.
+    """
+    pairs = paired("trainable", trainable, frozen)
+    for path, weights, trained in pairs:
+        if trained.shape != weights.shape:
+            raise ValueError(
+                f"`trainable` must have the shape {weights.shape} at {path!r}, as the frozen weights, got "
+                f"{trained.shape}."
+            )
+    is_hard = any(trained.dtype == jnp.int8 for _, _, trained in pairs)
+    hard = trainable if is_hard else harden(lax.stop_gradient(trainable))
+
+    def one(weights: Array, trained: Array, mask: Array) -> Array:
+        if mask.dtype != jnp.int8:
+            return trained
+        weights = lax.stop_gradient(weights)
+        value = _times(weights, mask)
+        if is_hard:
+            return value
+        # In the type of the real mask, where weights of half precision are exact.
+        return straight_through(value, (weights.astype(trained.dtype) * through(trained)).astype(weights.dtype))
+
+    leaves = [
+        one(weights, trained, mask) for (_, weights, trained), mask in zip(pairs, jax.tree.leaves(hard), strict=True)
+    ]
+    return jax.tree.unflatten(jax.tree.structure(frozen), leaves)
+
+
+def split(key: Array, params: PyTree) -> Iterator[Array]:
     """A key for each parameter, one after the other."""
-    return iter(jax.random.split(key, len(jax.tree.leaves(params))))
+    return iter(jax.random.split(_errors.key("key", key), max(1, len(jax.tree.leaves(params)))))
+
+
+def _itself(leaf: Array) -> Array:
+    return leaf
 
 
 def _times(weights: Array, mask: Array) -> Array:
