@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+_LAST_STEP = 2**31 - 1
+
 
 def integer(name: str, value: Any, at_least: int) -> int:
     """The value as an int, or a `ValueError` unless it is an integer of at least `at_least`."""
@@ -19,6 +21,14 @@ def integer(name: str, value: Any, at_least: int) -> int:
         number = None
     if number is None or isinstance(value, bool) or number < at_least:
         raise ValueError(f"`{name}` must be an integer of at least {at_least}, got {value!r}.")
+    return number
+
+
+def step(name: str, value: Any) -> int:
+    """The value as an int, or a `ValueError` unless it is a step that an int32 can count, from 1 on."""
+    number = integer(name, value, at_least=1)
+    if number > _LAST_STEP:
+        raise ValueError(f"`{name}` must be at most {_LAST_STEP}, the largest count of steps, got {value!r}.")
     return number
 
 

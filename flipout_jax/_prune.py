@@ -21,7 +21,7 @@ PyTree = Any
 
 
 class PruneState(NamedTuple):
-    """State of `prune` and `flipout`.
+    """State of `prune`, `flipout` and `acdc`.
 
     Attributes:
       count: number of updates done; int32 scalar, stops at 2**31 - 1.
@@ -131,15 +131,7 @@ def prune(
         )
 
     def update(updates, state, params=None, **extra_args):
-        if params is None:
-            raise ValueError(
-                "`params` must be given: call optimizer.update(grads, opt_state, params), got params=None."
-            )
-        if not isinstance(state, PruneState):
-            raise ValueError(
-                f"`state` must be the PruneState that init made, or that the last update returned, got "
-                f"{type(state).__name__}: call optimizer.update(grads, opt_state, params)."
-            )
+        params = check_given(state, params)
         _check_shapes(updates, params)
         masks = state.masks
 
@@ -171,7 +163,7 @@ def prune(
                 return _target.clear_below(schedule, scores, masks)
             return prune_masks(scores, masks, schedule, allocation, count)
 
-        masks = _if_due(_target.due(schedule, count) & (count > state.count), prune_now, masks)
+        masks = if_due(_target.due(schedule, count) & (count > state.count), prune_now, masks)
         return _clear(masks, updates, params), PruneState(count, masks, saliency_state, inner_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -200,17 +192,29 @@ def _clear(masks: PyTree, updates: PyTree, params: PyTree) -> PyTree:
     return jax.tree.map(one, masks, updates, params)
 
 
-def _if_due(due: Array, prune_now, masks: PyTree) -> PyTree:
-    """`prune_now(masks)` if it is due, else `masks`.
+def if_due(due: Array, change, masks: PyTree) -> PyTree:
+    """`change(masks)` if it is due, else `masks`.
 
     A loop of at most one turn and not a `lax.cond`: the masks are carried in place where a cond would copy them
-    every step, and under `vmap`, where a cond becomes a select of both branches, idle steps still score nothing.
+    every step, and under `vmap`, where a cond becomes a select of both branches, idle steps still compute nothing.
     """
 
     def turn(carry):
-        return jnp.zeros_like(carry[0]), prune_now(carry[1])
+        return jnp.zeros_like(carry[0]), change(carry[1])
 
     return lax.while_loop(lambda carry: carry[0], turn, (due, masks))[1]
+
+
+def check_given(state: Any, params: Any) -> PyTree:
+    """The parameters of an update, or a `ValueError` unless it is given them and its state."""
+    if params is None:
+        raise ValueError("`params` must be given: call optimizer.update(grads, opt_state, params), got params=None.")
+    if not isinstance(state, PruneState):
+        raise ValueError(
+            f"`state` must be the PruneState that init made, or that the last update returned, got "
+            f"{type(state).__name__}: call optimizer.update(grads, opt_state, params)."
+        )
+    return params
 
 
 def _check_shapes(grads: PyTree, params: PyTree) -> None:

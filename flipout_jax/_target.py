@@ -51,7 +51,7 @@ def check_schedule(sparsity: Any) -> Schedule:
 
 def _check_milestones(sparsity: Milestones) -> Milestones:
     steps, densities = sparsity
-    if not (_are_steps(steps) and isinstance(densities, tuple) and len(steps) == len(densities)):
+    if not (are_steps(steps) and isinstance(densities, tuple) and len(steps) == len(densities)):
         raise ValueError(f"`sparsity` must have one integer step of at least 1 for each density, got {sparsity!r}.")
     _check_rising(steps, sparsity)
     if any(not (isinstance(density, decimal.Decimal) and 0 < density <= 1) for density in densities):
@@ -60,7 +60,7 @@ def _check_milestones(sparsity: Milestones) -> Milestones:
 
 
 def _check_threshold(sparsity: Threshold) -> Threshold:
-    if not _are_steps(sparsity.steps):
+    if not are_steps(sparsity.steps):
         raise ValueError(f"`sparsity` must have integer steps of at least 1, got {sparsity!r}.")
     _check_rising(sparsity.steps, sparsity)
     try:
@@ -70,7 +70,8 @@ def _check_threshold(sparsity: Threshold) -> Threshold:
     return sparsity
 
 
-def _are_steps(steps: Any) -> bool:
+def are_steps(steps: Any) -> bool:
+    """Whether the value is a tuple of integers of at least 1."""
     return isinstance(steps, tuple) and all(
         isinstance(step, int) and not isinstance(step, bool) and step >= 1 for step in steps
     )
@@ -87,8 +88,13 @@ def due(schedule: Schedule, step: Array) -> Array:
     A target rises where `schedule(step) > schedule(step - 1)`.
     """
     if isinstance(schedule, Milestones | Threshold):
-        return jnp.any(step == jnp.array(schedule.steps, jnp.int32))
+        return is_among(schedule.steps, step)
     return jnp.asarray(schedule(step)) > jnp.asarray(schedule(step - 1))
+
+
+def is_among(steps: tuple[int, ...], step: Array) -> Array:
+    """Whether a step is one of some steps."""
+    return jnp.any(step == jnp.array(steps, jnp.int32))
 
 
 def clear_below(threshold: Threshold, scores: PyTree, masks: PyTree) -> PyTree:

@@ -17,11 +17,12 @@ import numpy as np
 from jax.core import Tracer
 
 from . import _errors
+from ._phases import Phases as Phases
+from ._phases import alternating as alternating
 
 # Enough digits that a root of a power comes out as the integer it is, for any tree of up to 2**40 weights.
 _EXACT = decimal.Context(prec=80)
 _ROUNDING = decimal.Decimal("1e-40")
-_LAST_STEP = 2**31 - 1
 
 
 class Milestones(NamedTuple):
@@ -162,7 +163,7 @@ def one_shot(sparsity: float, *, step: int) -> Milestones:
       >>> float(schedule(99)), float(schedule(100))
       (0.0, 0.75)
     """
-    return Milestones((_step("step", step),), (_one_minus(_exact(sparsity)),))
+    return Milestones((_errors.step("step", step),), (_one_minus(_exact(sparsity)),))
 
 
 class Threshold(NamedTuple):
@@ -216,7 +217,7 @@ def threshold(value: float, *, step: int) -> Threshold:
     """
     _errors.not_negative("value", value)
     # A traced value has no float yet.
-    return Threshold((_step("step", step),), value if isinstance(value, Tracer) else float(value))
+    return Threshold((_errors.step("step", step),), value if isinstance(value, Tracer) else float(value))
 
 
 def _exact(sparsity: Any) -> decimal.Decimal:
@@ -245,15 +246,9 @@ def _round_up(value: decimal.Decimal) -> int:
     return int(nearest if abs(value - nearest) < _ROUNDING else value.to_integral_value(decimal.ROUND_CEILING))
 
 
-def _step(name: str, step: Any) -> int:
-    number = _errors.integer(name, step, at_least=1)
-    if number > _LAST_STEP:
-        raise ValueError(f"`{name}` must be at most {_LAST_STEP}, the largest count of steps, got {step!r}.")
-    return number
-
-
 def _steps(begin: Any, end: Any, prunings: Any) -> tuple[int, ...]:
-    begin, end, prunings = _step("begin", begin), _step("end", end), _errors.integer("prunings", prunings, at_least=1)
+    begin, end = _errors.step("begin", begin), _errors.step("end", end)
+    prunings = _errors.integer("prunings", prunings, at_least=1)
     if end < begin:
         raise ValueError(f"`end` must be at least `begin`, got begin={begin} and end={end}.")
     if end - begin < prunings - 1:

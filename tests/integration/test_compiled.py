@@ -45,6 +45,17 @@ def test_an_idle_step_of_prune_reads_the_masks_and_no_more(name):
     assert step.temporary - alone.temporary <= 4 * WEIGHTS + SLACK
 
 
+@pytest.mark.parametrize("name", ["sgd with momentum and decay", "adamw"])
+def test_an_idle_step_of_acdc_is_one_of_prune(name):
+    inner, _ = INNERS[name]
+    phases = fj.schedules.Phases(sparse=(2, 10, 20), dense=(5, 15))
+    plain, step = compiled(fj.prune(inner, SCHEDULE), PARAMS), compiled(fj.acdc(inner, 0.9, phases), PARAMS)
+    assert step.copies == 0
+    assert traffic(step) - traffic(plain) <= SLACK
+    assert step.temporary - plain.temporary <= SLACK
+    assert step.state == plain.state
+
+
 @pytest.mark.parametrize("name", INNERS)
 def test_an_idle_step_of_flipout_reads_what_the_new_signs_follow_from(name):
     inner, arrays = INNERS[name]
