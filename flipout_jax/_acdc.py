@@ -12,6 +12,7 @@ from . import _errors, _target, schedules
 from ._allocation import Allocation, global_
 from ._prunable import kernels
 from ._prune import check_given, if_due, prune
+from ._saliency import Saliency, magnitude
 from .schedules import Milestones, Phases
 
 PyTree = Any
@@ -22,6 +23,7 @@ def acdc(
     sparsity: float,
     phases: Phases,
     *,
+    saliency: Saliency = magnitude(),
     allocation: Allocation = global_(),
     prunable: Any = kernels,
     reset_momentum: bool = True,
@@ -46,6 +48,7 @@ def acdc(
       sparsity: sparsity of every sparse phase, in [0, 1).
       phases: when phases start: `schedules.alternating`, or `schedules.Phases` of any steps. Whether training ends
         sparse is up to them.
+      saliency: what goes; the paper's is `magnitude()`. See `prune`.
       allocation: from which layers; the authors' is `global_()`. See `prune`.
       prunable: which parameters: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
       reset_momentum: whether each dense phase starts from the momentum that `inner.init` gives, for all parameters,
@@ -87,7 +90,9 @@ def acdc(
     if not isinstance(reset_momentum, bool):
         raise ValueError(f"`reset_momentum` must be True or False, got {reset_momentum!r}.")
     inner = optax.with_extra_args_support(inner)
-    pruner = prune(inner, Milestones(sparse, (density,) * len(sparse)), allocation=allocation, prunable=prunable)
+    pruner = prune(
+        inner, Milestones(sparse, (density,) * len(sparse)), saliency=saliency, allocation=allocation, prunable=prunable
+    )
 
     def init(params):
         state: Any = pruner.init(params)

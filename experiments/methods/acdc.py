@@ -15,11 +15,15 @@ def changes(config: Config) -> list[int]:
 
 
 def _prunings(config: Config) -> fj.schedules.Milestones:
-    """All changes, as `optimizer` scales the steps of a schedule."""
+    """All changes, as the steps of a schedule are scaled."""
     epochs = changes(config)
     return fj.schedules.Milestones(
-        tuple(epochs), (fj.schedules.one_shot(config.sparsity, step=1).densities * len(epochs))
+        tuple(epochs), fj.schedules.one_shot(config.sparsity, step=1).densities * len(epochs)
     )
+
+
+def _sparse(config: Config) -> list[int]:
+    return changes(config)[::2]
 
 
 def _optimizer(config, schedule, inner, key):
@@ -29,4 +33,4 @@ def _optimizer(config, schedule, inner, key):
     return fj.acdc(inner, config.sparsity, phases, saliency=saliency, allocation=allocation(config))
 
 
-ACDC = Method(_optimizer, prunings=_prunings)
+ACDC = Method(_optimizer, prunings=_prunings, pruning_epochs=_sparse, reselects=True)
