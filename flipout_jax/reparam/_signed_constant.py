@@ -1,0 +1,143 @@
+"""Random weights of one magnitude a layer: a key stands for all of them."""
+
+import math
+import operator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import _errors, _sharding
+from .._prunable import check_prunable, kernels, path_string, select
+
+PyTree = Any
+
+
+class Options(NamedTuple):
+    """What tells the magnitudes, once it is checked.
+
+    Attributes:
+      scale: the variance times the fan.
+      mode: which fan.
+      in_axis: the axis of a leaf that counts its inputs.
+      out_axis: the axis that counts its outputs.
+    """
+
+    scale: float
+    mode: str
+    in_axis: int
+    out_axis: int
+
+
+def signed_constant(
+    key: jax.Array,
+    params: PyTree,
+    scale: float = 3.0,
+    mode: str = "fan_in",
+    *,
+    prunable: Any = kernels,
+    in_axis: int = -2,
+    out_axis: int = -1,
+) -> PyTree:
+    r"""Parameters with weights of one magnitude a layer, and of random signs.
+
+    $$ w_i = \pm c, \quad P(+) = P(-) = \tfrac12, \qquad c = \sqrt{s / n} $$
+
+    $s$ is `scale`, and $n$ the fan of the leaf: for `"fan_in"` its inputs times the receptive field of a convolution,
+    for `"fan_avg"` the mean of that and the outputs times the receptive field. ELUS of the paper, for networks of ELU,
+    is $s = 3$, He's $c = \sqrt{2 / n_\mathrm{in}}$ is 2, and Xavier's $c = \sqrt{2 / (n_\mathrm{in} +
+    n_\mathrm{out})}$ is 1 with `"fan_avg"`.
+
+    Signs depend on the key, the shape, and the position of the leaf among the prunable ones, and on nothing else: not
+    on the values, the names, the dtype, `jax.jit`, or `jax_enable_x64`. Keys of threefry, the default, give the same
+    on every device. So the key is all that needs to be kept of the weights; see `save`.
+
+    Args:
+      key: a PRNG key.
+      params: the parameters, in any pytree, or their shapes and dtypes, as `jax.eval_shape` gives them.
+      scale: $s$, above 0. A Python number, also under `jax.jit`.
+      mode: `"fan_in"` or `"fan_avg"`.
+      prunable: which parameters are frozen at random; see `prune`. They have at least two axes.
+      in_axis: the axis that counts the inputs. -2 in Flax and Haiku, 1 in Equinox.
+      out_axis: the axis that counts the outputs. -1 in Flax and Haiku, 0 in Equinox. All other axes are the receptive
+        field.
+
+    Returns:
+      The parameters, with c or -c for each weight of a prunable leaf, in its dtype. Other leaves are as they were.
+
+    Raises:
+      ValueError: for a wrong argument, if `prunable` selects nothing or a leaf without such axes, or if the dtype of a
+        leaf does not hold its magnitude.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, flipout_jax as fj
+      >>> params = {"kernel": jnp.zeros((3, 4)), "bias": jnp.zeros(4)}
+      >>> fj.reparam.signed_constant(jax.random.key(0), params)["kernel"]
+      Array([[-1.,  1., -1., -1.],
+             [-1.,  1., -1., -1.],
+             [ 1.,  1., -1.,  1.]], dtype=float32)
+
+    Differs from the reference code: ELUS is He times $\sqrt{1.5}$ there, as here, for ResNets and in the sample for
+    convolutional networks, and He times $\sqrt{1.3}$, a scale of 2.6, for deeper ResNets. An older script, for
+    dense and convolutional networks, multiplies He by $\sqrt 3$, a scale of 6.
+
+    References:
+      Koster et al., [Signing the Supermask: Keep, Hide, Invert](https://arxiv.org/abs/2201.13361), 2022.
+    """
+    key = _errors.key("key", key)
+    check_prunable(prunable)
+    options = check_options(scale, mode, in_axis, out_axis)
+    chosen = select(prunable, params)
+    leaves, position = [], 0
+    for is_chosen, (path, leaf) in zip(chosen, jax.tree.leaves_with_path(params), strict=True):
+        if is_chosen:
+            dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+            c = magnitude(options, path_string(path), leaf.shape, dtype)
+            # In the shape of the leaf, so that they are sharded as it is.
+            signs = _sharding.sharded_like(
+                lambda key, position=position, shape=leaf.shape: is_plus(key, position, shape),
+                jnp.zeros_like(leaf, bool),
+            )(key)
+            leaf = jnp.where(signs, jnp.full_like(leaf, c, dtype), jnp.full_like(leaf, -c, dtype))
+            position += 1
+        leaves.append(leaf)
+    return jax.tree.unflatten(jax.tree.structure(params), leaves)
+
+
+def check_options(scale: Any, mode: Any, in_axis: Any, out_axis: Any) -> Options:
+    """The options, or a `ValueError` that names the wrong one."""
+    _errors.above_zero("scale", scale)
+    if mode not in ("fan_in", "fan_avg"):
+        raise ValueError(f"`mode` must be 'fan_in' or 'fan_avg', got {mode!r}.")
+    axes = []
+    for name, axis in (("in_axis", in_axis), ("out_axis", out_axis)):
+        try:
+            axes.append(operator.index(axis))
+        except TypeError as error:
+            raise ValueError(f"`{name}` must be an integer, such as -1, got {axis!r}.") from error
+    return Options(float(scale), mode, *axes)
+
+
+def magnitude(options: Options, path: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """The c of a leaf, in its dtype and without axes; any number where there are no weights."""
+    ndim = len(shape)
+    for name, axis in (("in_axis", options.in_axis), ("out_axis", options.out_axis)):
+        if not -ndim <= axis < ndim:
+            raise ValueError(f"`{name}` must be an axis of {path!r}, whose shape is {shape}, got {axis!r}.")
+    if options.in_axis % ndim == options.out_axis % ndim:
+        raise ValueError(f"`out_axis` must be another axis of {path!r} than `in_axis`, got {options.out_axis!r}.")
+    size = math.prod(shape)
+    fan_in, fan_out = (size / max(shape[axis], 1) for axis in (options.out_axis, options.in_axis))
+    fan = fan_in if options.mode == "fan_in" else (fan_in + fan_out) / 2
+    with np.errstate(over="ignore", under="ignore"):
+        c = np.asarray(math.sqrt(options.scale / fan) if size else 1.0).astype(dtype)
+    if not 0 < float(c) < math.inf:
+        raise ValueError(f"`scale` must give {path!r} a magnitude that {dtype} holds, got {options.scale!r}.")
+    return c
+
+
+def is_plus(key: jax.Array, position: int, shape: tuple[int, ...]) -> jax.Array:
+    """Whether each weight is c, and not -c, in the leaf of this position among those that are frozen."""
+    # Whole numbers, whose bits depend on no setting of floats.
+    return jax.random.bits(jax.random.fold_in(key, position), shape, jnp.uint8) < 128
