@@ -57,6 +57,22 @@ def test_signs_are_fair_and_independent():
             assert abs((one * other).sum()) < 4 * np.sqrt(one.size)
 
 
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_large_leaves_are_drawn_in_blocks_that_differ(impl, assert_same):
+    """The same under jit, where a loop draws them."""
+    key, params = jax.random.key(5, impl=impl), {"kernel": jax.ShapeDtypeStruct((3, 2**18 - 1), jnp.float32)}
+    frozen = freeze(key, params)
+    assert_same(jax.jit(lambda key: freeze(key, params))(key), frozen)
+    assert_same(jax.jit(lambda: freeze(key, params))(), frozen)
+    signs = np.sign(frozen["kernel"]).ravel()
+    blocks = signs[: 2 * 2**18].reshape(2, 2**18)
+    assert abs((blocks[0] * blocks[1]).sum()) < 4 * np.sqrt(2**18)
+    # Nor are the bits of a number alike.
+    bits = signs[: 2**18].reshape(-1, 32)
+    alike = bits.T @ bits / len(bits) - np.eye(32)
+    assert abs(alike).max() < 6 / np.sqrt(len(bits))
+
+
 def test_signs_depend_on_the_key_the_shapes_and_the_positions_alone(assert_same):
     frozen = freeze(KEY, PARAMS)
     assert_same(jax.jit(freeze)(KEY, PARAMS), frozen)

@@ -108,7 +108,7 @@ def test_weights_of_float64_come_back_where_jax_has_none(tmp_path, assert_same):
     masks = {"kernel": np.ones((3, 4), np.int8)}
     fj.reparam.save(tmp_path / "network", KEY, masks, dtype="float64", scale=5)
     frozen, loaded = fj.reparam.load(tmp_path / "network", {"kernel": np.zeros((3, 4))})
-    signs = np.sign(freeze(KEY, {"kernel": jnp.zeros((3, 4))})["kernel"])
+    signs = np.sign(np.float64(freeze(KEY, {"kernel": jnp.zeros((3, 4))})["kernel"]))
     assert_same(frozen, {"kernel": signs * np.sqrt(np.float64(5 / 3))})
     assert_same(loaded, masks)
 

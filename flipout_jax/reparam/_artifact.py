@@ -19,7 +19,7 @@ from .._manifest import CheckpointError, sync
 from .._prunable import check_arrays, path_string
 from . import _artifact_bytes, _ternary
 from ._artifact_bytes import RAW, Content, Leaf
-from ._signed_constant import Options, check_options, is_plus, magnitude
+from ._signed_constant import Options, check_options, magnitude, sign_words
 
 PyTree = Any
 
@@ -45,7 +45,7 @@ def save(
     The weights $w$ come from the key, so that the file holds only the masks $m$, in at most 1.587 bits a weight. For a
     part $p$ of weights that are kept, it comes near the entropy of masks without a pattern, $H(p) + p$ with
     $H(p) = -p \log_2 p - (1 - p) \log_2 (1 - p)$: 0.28 bits for 4 %. Masks of 0 and 1 need no bits for signs. Masks
-    that repeat themselves, such as whole channels, need less. To that come about 60 bytes a leaf, and 500.
+    that repeat themselves, such as whole channels, need less. To that come about 60 bytes a leaf, and 300.
 
     The file is whole or absent: it is written under another name, and what was there before stays till then. It holds
     digests of itself and of the weights.
@@ -89,26 +89,26 @@ def save(
     by_path = jax.tree.leaves_with_path(masks)
     check_arrays("masks", by_path)
     for name, leaf in ((path_string(path), leaf) for path, leaf in by_path):
-        if not (jnp.issubdtype(leaf.dtype, np.number) or leaf.dtype == bool) or math.prod(leaf.shape) >= 2**32:
+        if not (jnp.issubdtype(leaf.dtype, np.number) or leaf.dtype == np.bool_) or math.prod(leaf.shape) >= 2**32:
             raise ValueError(
                 f"`masks` must hold numbers, fewer than 2**32 a leaf, got {leaf.dtype}{list(leaf.shape)} for {name!r}."
             )
     arrays = _tree_arrays.named(*_tree_arrays.copy_to_host(masks))
-    leaves, codes, shapes = [], [], {}
+    leaves, codes, masked = [], [], []
     for name, leaf_dtype, array in arrays:
         if array.dtype in (np.int8, np.bool_) and array.ndim:
             coding, code = _ternary.encode(_ternary_values(name, array))
-            shapes[len(leaves)] = array.shape
+            masked.append(len(leaves))
         else:
             coding, code = RAW, array.tobytes()
         leaves.append(Leaf(name, array.shape, leaf_dtype, coding, len(code)))
         codes.append(code)
-    if not shapes:
+    if not masked:
         raise ValueError(f"`masks` must hold an int8 or bool array, got {[leaf.dtype for leaf in leaves]!r}.")
     impl, data = str(jax.random.key_impl(key)), np.asarray(jax.random.key_data(key))
     # Of this process alone, and free to go to any device.
     key = jax.random.wrap_key_data(jnp.asarray(data), impl=impl)
-    weights = [_weights(key, options, weights_dtype, i, leaves[at]) for i, at in enumerate(shapes)]
+    weights = [_weights(key, options, weights_dtype, i, leaves[at]) for i, at in enumerate(masked)]
     content = _artifact_bytes.pack(
         Content(jax.__version__, impl, data.tolist(), options, weights_dtype.name, _digest(weights), leaves), codes
     )
@@ -197,7 +197,10 @@ def load(path: str | os.PathLike[str], like: PyTree | None = None) -> tuple[PyTr
 def _weights(key: jax.Array, options: Options, dtype: np.dtype, position: int, leaf: Leaf) -> np.ndarray:
     """The weights of a masked leaf, in any dtype, whatever `jax_enable_x64`."""
     c = magnitude(options, leaf.name, leaf.shape, dtype)
-    return np.where(np.asarray(is_plus(key, position, leaf.shape)), c, -c)
+    size = math.prod(leaf.shape)
+    words = np.asarray(sign_words(key, position, size)).astype("<u4")
+    is_plus = np.unpackbits(words.view(np.uint8), count=size, bitorder="little").astype(bool)
+    return np.where(is_plus, c, -c).reshape(leaf.shape)
 
 
 def _digest(arrays: list[np.ndarray]) -> str:

@@ -7,11 +7,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from .. import _errors, _sharding
 from .._prunable import check_prunable, kernels, path_string, select
 
 PyTree = Any
+
+# A block of random numbers. Files of frozen networks rely on it.
+_WORDS = 2**13
 
 
 class Options(NamedTuple):
@@ -74,9 +78,9 @@ def signed_constant(
       >>> import jax, jax.numpy as jnp, flipout_jax as fj
       >>> params = {"kernel": jnp.zeros((3, 4)), "bias": jnp.zeros(4)}
       >>> fj.reparam.signed_constant(jax.random.key(0), params)["kernel"]
-      Array([[-1.,  1., -1., -1.],
-             [-1.,  1., -1., -1.],
-             [ 1.,  1., -1.,  1.]], dtype=float32)
+      Array([[ 1.,  1.,  1.,  1.],
+             [-1.,  1., -1.,  1.],
+             [-1.,  1.,  1., -1.]], dtype=float32)
 
     Differs from the reference code: ELUS is He times $\sqrt{1.5}$ there, as here, for ResNets and in the sample for
     convolutional networks, and He times $\sqrt{1.3}$, a scale of 2.6, for deeper ResNets. An older script, for
@@ -96,7 +100,7 @@ def signed_constant(
             c = magnitude(options, path_string(path), leaf.shape, dtype)
             # In the shape of the leaf, so that they are sharded as it is.
             signs = _sharding.sharded_like(
-                lambda key, position=position, shape=leaf.shape: is_plus(key, position, shape),
+                lambda key, position=position, shape=leaf.shape: _is_plus(key, position, shape),
                 jnp.zeros_like(leaf, bool),
             )(key)
             leaf = jnp.where(signs, jnp.full_like(leaf, c, dtype), jnp.full_like(leaf, -c, dtype))
@@ -137,7 +141,29 @@ def magnitude(options: Options, path: str, shape: tuple[int, ...], dtype: Any) -
     return c
 
 
-def is_plus(key: jax.Array, position: int, shape: tuple[int, ...]) -> jax.Array:
-    """Whether each weight is c, and not -c, in the leaf of this position among those that are frozen."""
-    # Whole numbers, whose bits depend on no setting of floats.
-    return jax.random.bits(jax.random.fold_in(key, position), shape, jnp.uint8) < 128
+def sign_words(key: jax.Array, position: int, size: int) -> jax.Array:
+    """32-bit numbers, whose bits, the lowest first, say which weights are c and not -c; the last are of no weight.
+
+    Args:
+      key: the key of all leaves.
+      position: that of the leaf among those that are frozen.
+      size: the number of its weights.
+    """
+    key = jax.random.fold_in(key, position)
+    blocks = max(-(-size // (32 * _WORDS)), 1)
+    if isinstance(key, Tracer):
+        # A loop, so that the program does not grow with the leaf.
+        return jax.lax.map(lambda i: _block(key, i), jnp.arange(blocks, dtype=jnp.uint32)).reshape(-1)
+    # One program for leaves of all shapes, as it takes longer to compile one for each than to draw.
+    return jnp.concatenate([_block(key, np.uint32(i)) for i in range(blocks)])
+
+
+@jax.jit
+def _block(key: jax.Array, index: jax.Array) -> jax.Array:
+    return jax.random.bits(jax.random.fold_in(key, index), (_WORDS,), jnp.uint32)
+
+
+def _is_plus(key: jax.Array, position: int, shape: tuple[int, ...]) -> jax.Array:
+    words = sign_words(key, position, math.prod(shape))
+    bits = (words[:, None] >> jnp.arange(32, dtype=jnp.uint32)[None]) & jnp.uint32(1)
+    return bits.reshape(-1)[: math.prod(shape)].reshape(shape) == 1
