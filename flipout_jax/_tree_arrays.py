@@ -120,13 +120,19 @@ def read(orbax: Any, folder: Path, leaves: list[list[Any]], size: int) -> list[N
                 data = np.asarray(checkpointer.restore(folder / _ARRAYS, args=args)["bytes"])
         if data.size != size:
             raise ValueError(f"it has {data.size} bytes, not {size}")
-        places = [Leaf(name, dtype, tuple(shape), stored, start) for name, dtype, shape, stored, start in leaves]
-        return [Named(leaf.name, leaf.dtype, _part(data, leaf).copy()) for leaf in places]
+        return named(
+            [Leaf(name, dtype, tuple(shape), stored, start) for name, dtype, shape, stored, start in leaves], data
+        )
     except MemoryError:
         raise
     # The files are those that were written, so this is an Orbax that reads them in another way.
     except Exception as error:
         raise CheckpointError(f"The checkpoint {folder} cannot be read by this Orbax: {error}.") from error
+
+
+def named(leaves: list[Leaf], data: np.ndarray) -> list[Named]:
+    """The leaves whose bytes `copy_to_host` has gathered."""
+    return [Named(leaf.name, leaf.dtype, _part(data, leaf).copy()) for leaf in leaves]
 
 
 def by_name(arrays: list[Named]) -> dict[str, np.ndarray]:
@@ -142,25 +148,36 @@ def place(arrays: list[Named], like: PyTree) -> PyTree:
     """The tree of `like` with the arrays for leaves, each where the leaf of `like` is.
 
     Raises:
+      ValueError: as `check_like` does.
+    """
+    check_like([(saved.name, saved.dtype, saved.array.shape) for saved in arrays], like)
+    leaves, treedef = jax.tree.flatten(like)
+    return jax.tree.unflatten(treedef, [_place(saved, leaf) for saved, leaf in zip(arrays, leaves, strict=True)])
+
+
+def check_like(described: list[tuple[str, str, tuple[int, ...]]], like: PyTree) -> None:
+    """Compares the names, dtypes and shapes of what was saved with a tree.
+
+    Raises:
       ValueError: naming the first leaf whose path, shape or dtype is another.
     """
-    by_path, treedef = jax.tree.flatten_with_path(like)
-    wanted = [(path_string(path), leaf) for path, leaf in by_path]
-    for saved, given in itertools.zip_longest(arrays, wanted):
-        if saved is None or given is None or saved.name != given[0]:
+    wanted = [(path_string(path), leaf) for path, leaf in jax.tree.leaves_with_path(like)]
+    for saved, given in itertools.zip_longest(described, wanted):
+        if saved is None or given is None or saved[0] != given[0]:
             names = [repr(one[0]) if one else "nothing" for one in (given, saved)]
             raise ValueError(f"`like` must have the leaves that were saved, got {names[0]} where {names[1]} was.")
-    return jax.tree.unflatten(treedef, [_place(s, leaf) for s, (_, leaf) in zip(arrays, wanted, strict=True)])
+    for (name, saved_dtype, saved_shape), (_, leaf) in zip(described, wanted, strict=True):
+        shape, dtype = np.shape(leaf), _dtype(name, leaf)
+        if saved_dtype.startswith(_KEY):
+            saved_shape = saved_shape[: len(shape)]
+        if (shape, dtype) != (saved_shape, saved_dtype):
+            raise ValueError(
+                f"`like` must have the shapes and dtypes that were saved, got {dtype}{list(shape)} for {name!r}, "
+                f"which was {saved_dtype}{list(saved_shape)}."
+            )
 
 
 def _place(saved: Named, leaf: Any) -> Any:
-    shape, dtype = np.shape(leaf), _dtype(saved.name, leaf)
-    saved_shape = saved.array.shape[: len(shape)] if saved.dtype.startswith(_KEY) else saved.array.shape
-    if (shape, dtype) != (saved_shape, saved.dtype):
-        raise ValueError(
-            f"`like` must have the shapes and dtypes that were saved, got {dtype}{list(shape)} for {saved.name!r}, "
-            f"which was {saved.dtype}{list(saved_shape)}."
-        )
     if isinstance(leaf, bool | int | float | complex):
         return type(leaf)(saved.array.item())
     if isinstance(leaf, np.ndarray | np.generic):
@@ -168,9 +185,9 @@ def _place(saved: Named, leaf: Any) -> Any:
     array: Any = saved.array
     sharding = getattr(leaf, "sharding", None)
     if sharding is not None and not sharding.is_fully_addressable:
-        return _place_over_processes(array, dtype, sharding)
+        return _place_over_processes(array, saved.dtype, sharding)
     if _is_key(leaf):
-        array = jax.random.wrap_key_data(jnp.asarray(array), impl=dtype.removeprefix(_KEY))
+        array = jax.random.wrap_key_data(jnp.asarray(array), impl=saved.dtype.removeprefix(_KEY))
     # An array that no one has put on a device stays free to go where the others of a computation are.
     free = sharding is None or (isinstance(leaf, jax.Array) and not leaf.committed)
     return jnp.asarray(array) if free else jax.device_put(array, sharding)

@@ -8,6 +8,8 @@ Each is a NamedTuple of pure functions. The first two are the same for all:
   what the optimiser of `trainable` does not change.
 """
 
+from ._artifact import load as load
+from ._artifact import save as save
 from ._consensus import Consensus as Consensus
 from ._consensus import consensus as consensus
 from ._edge_popup import edge_popup as edge_popup
@@ -16,6 +18,7 @@ from ._powerprop import powerprop as powerprop
 from ._sgdw import IndependentWeightDecayState as IndependentWeightDecayState
 from ._sgdw import independent_weight_decay as independent_weight_decay
 from ._sgdw import sgdw as sgdw
+from ._signed_constant import signed_constant as signed_constant
 from ._ste import Ste as Ste
 from ._ste import ste_magnitude as ste_magnitude
 from ._ste import ste_random as ste_random
