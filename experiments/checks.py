@@ -122,6 +122,10 @@ def _check_method(config: Config, require: Callable[[bool, str, str], None]) -> 
         "min_kept_per_layer",
         "left out with --allocation uniform, which empties no layer",
     )
+    if method == "edge_popup":
+        own_share = "left out with --method edge_popup, which keeps the same share of each layer"
+        require(config.allocation == "global", "allocation", own_share)
+        require(config.min_kept_per_layer == 0, "min_kept_per_layer", own_share)
     if method == "lottery":
         require(own.rewind_epochs < config.epochs, "rewind_epochs", f"below the number of epochs, {config.epochs}")
     if method == "wanda":

@@ -161,8 +161,11 @@ def make(
             return (images - jnp.mean(images, axes, keepdims=True)) / std
         return (images / 255 - data.mean) / data.std
 
-    def effective(params, frozen, step):
-        return params if reparameterisation is None else reparameterisation.apply(frozen, params, step)
+    def effective(params, state):
+        """The weights that the network sees, of what is trained and the rest of the state."""
+        if reparameterisation is None:
+            return params
+        return reparameterisation.apply(state.frozen, params, state.opt_state.count)
 
     def forward(graph, params, model_state, inputs):
         # A copy, as the variables that came in belong to another trace.
@@ -186,7 +189,7 @@ def make(
                 images = augment(key, images)
 
         def loss_fn(params):
-            weights = effective(params, state.frozen, state.opt_state.count)
+            weights = effective(params, state)
             out, model_state = forward(graph, weights, state.model_state, normalised(images))
             targets = optax.smooth_labels(jax.nn.one_hot(labels, out.shape[-1]), label_smoothing)
             loss = optax.softmax_cross_entropy(out, targets).mean()
@@ -216,7 +219,7 @@ def make(
         return nnx.merge(eval_graph, params, model_state, copy=True)
 
     def logits(state, images):
-        weights = effective(state.params, state.frozen, state.opt_state.count)
+        weights = effective(state.params, state)
         return network(weights, state.model_state, inputs(images), False)
 
     @jax.jit
@@ -224,7 +227,7 @@ def make(
         assert reparameterisation is not None
         assert reparameterisation.masks is not None
         opt_state = fj.set_masks(state.opt_state, reparameterisation.masks(state))
-        return state._replace(params=effective(state.params, state.frozen, state.opt_state.count), opt_state=opt_state)
+        return state._replace(params=effective(state.params, state), opt_state=opt_state)
 
     def shown(state):
         return state if reparameterisation is None or reparameterisation.masks is None else masked(state)

@@ -69,7 +69,9 @@ def training(
 
     def optimizer(key: jax.Array) -> optax.GradientTransformationExtraArgs:
         if method == "bare":
-            return optax.with_extra_args_support(recipe.rule(config, recipe.learning_rate(config, steps_per_epoch)))
+            return optax.with_extra_args_support(
+                recipe.rule(config, recipe.learning_rate(config, steps_per_epoch), steps_per_epoch)
+            )
         return methods.optimizer(config, steps_per_epoch, key)
 
     functions = steps.make(

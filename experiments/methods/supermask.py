@@ -13,7 +13,7 @@ import flipout_jax as fj
 from ..config import Config
 from ..data import Dataset
 from ..steps import Reparameterisation, TrainState, keys
-from .method import Method, Scene, allocation, by_magnitude, never
+from .method import Method, Scene, by_magnitude, never
 
 FILE = "network.supermask"
 # Scale and mode of `signed_constant`.
@@ -27,7 +27,7 @@ def _by_threshold(make: Callable[[float], fj.reparam.Supermask], config: Config)
 
 
 def _popup(config: Config) -> fj.reparam.Supermask:
-    return fj.reparam.edge_popup(config.sparsity, allocation=allocation(config))
+    return fj.reparam.edge_popup(config.sparsity)
 
 
 def _weights(config: Config) -> dict[str, Any]:
