@@ -160,7 +160,7 @@ def test_a_training_finds_masks_of_random_weights(name):
         (trainable, optimizer.init(trainable))
     )
     assert losses[-1] < 0.5 * losses[0]
-    assert jnp.mean(logits(trainable).argmax(-1) == labels) > 0.9
+    assert jnp.mean(logits(trainable).argmax(-1) == labels) > 0.75
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
@@ -264,6 +264,15 @@ def test_thresholds_that_hide_everything_are_told(raises, make):
     for threshold in (1.0, 1.5, -0.1, math.nan, math.inf, "0.4", True):
         with raises("threshold", threshold):
             make(threshold)
+    with raises("relative", 1):
+        make(relative=1)
+    params = {"a": {"kernel": jnp.ones((2, 3))}, "b": {"kernel": jnp.ones((600, 6000))}}
+    with pytest.raises(
+        ValueError, match=r"^`threshold` must be below 0\.03015, the largest mask of 'b/kernel' at the st"
+    ):
+        make(0.1, relative=False).init(jax.random.key(0), params)
+    masks = make(0.5, relative=False).harden({"kernel": jnp.array([[0.49, 0.51, -0.6]])})
+    assert np.abs(masks["kernel"]).tolist() == [[0, 1, int(make is fj.reparam.signed_supermask)]]
     with raises("prunable", "kernel"):
         make(prunable="kernel")
     with raises("in_axis", 0.5):

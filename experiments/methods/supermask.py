@@ -20,10 +20,11 @@ FILE = "network.supermask"
 _WEIGHTS = {"elus": (3.0, "fan_in"), "he": (2.0, "fan_in"), "xavier": (1.0, "fan_avg")}
 
 
-def _by_threshold(make: Callable[[float], fj.reparam.Supermask], config: Config) -> fj.reparam.Supermask:
+def _by_threshold(make: Callable[..., fj.reparam.Supermask], config: Config) -> fj.reparam.Supermask:
     own: Any = config.own
-    usual = 0.75 if config.model == "elu_resnet20" else 0.4
-    return make(usual if own.mask_threshold is None else own.mask_threshold)
+    if own.mask_threshold is not None:
+        return make(own.mask_threshold)
+    return make(0.75) if config.model == "elu_resnet20" else make(0.01, relative=False)
 
 
 def _popup(config: Config) -> fj.reparam.Supermask:

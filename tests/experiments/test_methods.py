@@ -24,7 +24,12 @@ from experiments.steps import TrainState
 
 # LeNet-300-100 at a tenth of its width, on 8x8 images.
 N = 64 * 30 + 30 * 10 + 10 * 10
-OWN = {"lottery": {"rounds": 2}, "drive": {"iterations": 3}, "synflow": {"iterations": 5}, "force": {"iterations": 5}}
+OWN = {
+    "lottery": {"rounds": 2},
+    "drive": {"iterations": 3},
+    "synflow": {"iterations": 5},
+    "force": {"iterations": 5},
+} | {"acdc": {"cycles": 1}}
 EPOCHS = {"lottery": 12, "drive": 6}
 
 

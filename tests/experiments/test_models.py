@@ -39,6 +39,7 @@ def parameters(name, shape, **options):
         ("conv4", CIFAR, 2_425_024, 2_425_024),
         ("conv6", CIFAR, 2_261_184, 2_261_184),
         ("conv8", CIFAR, 5_275_840, 5_275_840),
+        ("fcn", MNIST, 266_200, 266_200),
         ("lenet_300_100", MNIST, 266_200, 266_610),
         ("lenet5", MNIST, 430_500, 431_080),
         ("digits_cnn", DIGITS, 151_072, 151_402),
