@@ -85,6 +85,7 @@ def test_apply_if_finite_inside_skips_bad_steps_and_prunes_on_time(method, bad, 
 
 
 @pytest.mark.makes_nan
+@pytest.mark.promotes
 def test_a_bad_gradient_of_a_pruned_weight_is_no_bad_step():
     optimizer = METHODS["flipout"](optax.apply_if_finite(optax.adam(0.1), max_consecutive_errors=1))
     update = jax.jit(optimizer.update)

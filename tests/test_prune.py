@@ -267,6 +267,7 @@ def test_initial_masks_that_do_not_match_raise(masks, said):
         optimizer.init({"bias": jnp.ones(2), "kernel": jnp.ones((2, 2))})
 
 
+@pytest.mark.makes_nan
 def test_the_inner_optimiser_gets_masked_gradients_the_masks_and_all_extra_arguments():
     seen = {}
 

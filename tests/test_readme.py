@@ -11,8 +11,8 @@ import flipout_jax as fj
 README = Path(__file__).parent.parent / "README.md"
 
 
-def test_the_example(capsys):
-    example, choice, before = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+def test_the_example(capsys, tmp_path, monkeypatch):
+    example, choice, before, reparam = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
     names = {}
     exec(example, names)
     n = 32 * 64 + 64
@@ -26,3 +26,8 @@ def test_the_example(capsys):
     assert fj.sparsity(start) == 0
     assert sum(int(mask.sum()) for mask in jax.tree.leaves(names["masks"])) == math.ceil(n / 10)
     fj.check(names["params"], names["optimizer"].init(names["params"]))
+    names |= {"key": jax.random.key(0), "mask_key": jax.random.key(1)}
+    monkeypatch.chdir(tmp_path)
+    exec(reparam, names)
+    assert 0.5 < float(jax.numpy.mean(names["weights"]["dense_0"]["kernel"] != 0)) < 0.7
+    fj.reparam.load("network", names["params"])

@@ -115,6 +115,7 @@ def test_a_function_that_gives_no_float_when_traced_raises(raises, schedule):
         _target.check_schedule(schedule)
 
 
+@pytest.mark.makes_nan
 @pytest.mark.parametrize("target", [-0.1, 1.0, 1.5, math.nan, math.inf])
 @pytest.mark.parametrize("step", [0, 1])
 def test_a_function_out_of_range_at_the_start_raises(raises, step, target):

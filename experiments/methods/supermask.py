@@ -20,11 +20,10 @@ FILE = "network.supermask"
 _WEIGHTS = {"elus": (3.0, "fan_in"), "he": (2.0, "fan_in"), "xavier": (1.0, "fan_avg")}
 
 
-def _by_threshold(make: Callable[..., fj.reparam.Supermask], config: Config) -> fj.reparam.Supermask:
+def _by_threshold(make: Callable[[float], fj.reparam.Supermask], config: Config) -> fj.reparam.Supermask:
     own: Any = config.own
-    if own.mask_threshold is not None:
-        return make(own.mask_threshold)
-    return make(0.75) if config.model == "elu_resnet20" else make(0.01, relative=False)
+    usual = 0.75 if config.model == "elu_resnet20" else 0.14
+    return make(usual if own.mask_threshold is None else own.mask_threshold)
 
 
 def _popup(config: Config) -> fj.reparam.Supermask:

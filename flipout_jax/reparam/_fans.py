@@ -16,7 +16,7 @@ def fans(path: str, shape: tuple[int, ...], in_axis: int, out_axis: int) -> tupl
         if not -axes <= axis < axes:
             raise ValueError(f"`{name}` must be an axis of {path!r}, whose shape is {shape}, got {axis!r}.")
     if in_axis % axes == out_axis % axes:
-        raise ValueError(f"`in_axis` must be another axis of {path!r} than `out_axis`, {out_axis!r}, got {in_axis!r}.")
+        raise ValueError(f"`out_axis` must be another axis of {path!r} than `in_axis`, {in_axis!r}, got {out_axis!r}.")
     field = math.prod(size for axis, size in enumerate(shape) if axis not in (in_axis % axes, out_axis % axes))
     return shape[in_axis] * field, shape[out_axis] * field
 

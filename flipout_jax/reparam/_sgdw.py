@@ -18,10 +18,10 @@ class IndependentWeightDecayState(NamedTuple):
     """State of `independent_weight_decay`.
 
     Attributes:
-      count: number of updates done; int32 scalar, stops at 2**31 - 1.
+      decay_count: number of updates done; int32 scalar, stops at 2**31 - 1.
     """
 
-    count: Array
+    decay_count: Array
 
 
 def independent_weight_decay(
@@ -66,14 +66,14 @@ def independent_weight_decay(
             raise ValueError(
                 "`params` must be given: call optimizer.update(grads, opt_state, params), got params=None."
             )
-        rate = weight_decay(state.count) if callable(weight_decay) else weight_decay
+        rate = weight_decay(state.decay_count) if callable(weight_decay) else weight_decay
 
         def decayed(update, param):
             # Of a weight of half precision, in the precision of the update.
             dtype = _dtypes.wider(update.dtype, param.dtype)
             return (update.astype(dtype) - jnp.asarray(rate, dtype) * param.astype(dtype)).astype(update.dtype)
 
-        count = jnp.asarray(optax.safe_increment(state.count))
+        count = jnp.asarray(optax.safe_increment(state.decay_count))
         return jax.tree.map(decayed, updates, params), IndependentWeightDecayState(count)
 
     decay = optax.GradientTransformation(init, update)

@@ -183,6 +183,7 @@ def test_prune_of_a_part_of_the_tree(train, params):
 
 
 @pytest.mark.makes_nan
+@pytest.mark.promotes
 @pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_bad_gradients_never_change_the_count_nor_wipe_a_layer(name, train, params):
     """One bad value at each step in turn, and a whole bad tensor; all cases as one batch."""
