@@ -94,8 +94,8 @@ def signed_supermask(
 
     The published FCN has 97.48 % at 3.77 % of its weights on MNIST. With 0.4, the same recipe leaves 2 % of them here,
     and 1.5 points less. The layers of the authors' code have a threshold of 0.01 by default, which one version of it
-    never replaces by the setting. In the first layer of the FCN, that is 0.13 of the largest mask. With 0.14, the recipe
-    leaves what was published, so `experiments` takes that for dense and plain convolutional networks.
+    never replaces by the setting. In the first layer of the FCN, that is 0.13 of the largest mask. With 0.14, the
+    recipe leaves what was published, so `experiments` takes that for dense and plain convolutional networks.
 
     Differs from the reference code: there the largest mask of the draw sets the threshold, here the draw is scaled so
     that it is Xavier's bound, which changes it by a factor of about 1 + 1 / size. The paper has thresholds for both
