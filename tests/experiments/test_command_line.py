@@ -28,7 +28,7 @@ SNIP = with_method(Config(epochs=3), "snip", iterations=4)
         ("--iterations 4 --epochs 3 snip", SNIP),
         ("snip --iterations 4 --epochs 3", SNIP),
         ("--epochs 3 snip --iterations 4", SNIP),
-        ("--nesterov magnitude --epochs 3", Config(nesterov=True, method="magnitude", epochs=3)),
+        ("--nesterov True magnitude --epochs 3", Config(nesterov=True, method="magnitude", epochs=3)),
         ("--method flipout --epochs 3 --method snip --iterations 4", SNIP),
         ("--milestones 3 5 --method dense", Config(milestones=(3, 5), method="dense")),
         ("--method magnitude_init --min_kept_per_layer 2", Config(method="magnitude_init", min_kept_per_layer=2)),

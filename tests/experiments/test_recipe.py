@@ -81,6 +81,8 @@ OPTIMIZERS = {
     "adamw": optax.adamw(1e-3, 0.9, 0.999, 1e-8, weight_decay=0.1),
     "rmsprop": optax.chain(optax.add_decayed_weights(0.1), optax.rmsprop(1e-3, 0.9, 1e-8)),
     "lion": optax.lion(1e-4, 0.9, 0.99, weight_decay=0.1),
+    # Of a constant rate, whether it is inside of the momentum or not is the same.
+    "sgdw": optax.chain(optax.sgd(0.05, 0.9, nesterov=True), optax.add_decayed_weights(-0.1)),
 }
 
 
@@ -94,7 +96,7 @@ def five_steps(optimizer, params):
 
 
 @pytest.mark.parametrize("name", get_args(Optimizer))
-def test_each_optimizer_is_that_of_optax(name):
+def test_each_optimizer_is_one_of_optax(name):
     params = {"kernel": np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4), "bias": np.ones(4, np.float32)}
     config = Config(optimizer=name, method="dense", schedule="constant", weight_decay=0.1, nesterov=True)
     ours = five_steps(methods.optimizer(config, 4, jax.random.key(0)), params)
