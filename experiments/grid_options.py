@@ -133,7 +133,9 @@ def _read_value(word: str, name: str, text: str, wanted: Any) -> Any:
     try:
         files.check_type(name, value, wanted)
     except TypeError as error:
-        raise UserError(f"--methods {word} must give {name} a value of its type: {error}.") from error
+        # In one line, of the several that a choice of types takes.
+        reason = " ".join(str(error).split())
+        raise UserError(f"--methods {word} must give {name} a value of its type: {reason}.") from error
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"--methods {word} must give {name} a number that is finite, got {text}.")
     return value
