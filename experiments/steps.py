@@ -86,7 +86,7 @@ class Reparameterisation(NamedTuple):
     init: Callable[[Array, Any], tuple[Any, Any]]
     apply: Callable[[Any, Any, Array], Any]
     penalty: Callable[[Any], Array] | None = None
-    masks: "Callable[[TrainState], Any] | None" = None
+    masks: Callable[[TrainState], Any] | None = None
 
 
 class Steps(NamedTuple):

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from .. import _dtypes, _errors, schedules
 from .._allocation import Allocation, check_allocation, uniform
 from .._prunable import check_prunable, kernels
-from .._pruning import check_reachable, prune_masks
+from .._pruning import prune_masks
 from ._fans import check_axis, fans
 from ._supermask import Supermask, apply, split
-from ._trees import map_prunable
+from ._trees import everything, map_prunable
 
 PyTree = Any
 
@@ -67,15 +67,8 @@ def edge_popup(
     check_prunable(prunable)
     in_axis, out_axis = check_axis("in_axis", in_axis), check_axis("out_axis", out_axis)
 
-    def everything(name, tree):
-        live = map_prunable(
-            name, prunable, tree, lambda _, leaf: jnp.ones_like(leaf, bool), lambda _: jnp.ones((), bool)
-        )
-        check_reachable(allocation, schedule, [mask.size for mask in jax.tree.leaves(live) if mask.ndim])
-        return live
-
     def init(key, params):
-        everything("params", params)
+        everything("params", prunable, params, schedule, allocation)
         keys = split(key, params)
 
         def draw(path, leaf):
@@ -85,7 +78,7 @@ def edge_popup(
         return map_prunable("params", prunable, params, draw, jnp.copy)
 
     def harden(trainable):
-        live = everything("trainable", trainable)
+        live = everything("trainable", prunable, trainable, schedule, allocation)
         scores = jax.tree.map(lambda mask, leaf: jnp.abs(leaf) if mask.ndim else mask, live, trainable)
         masks = prune_masks(scores, live, schedule, allocation, jnp.int32(1))
         return jax.tree.map(lambda mask, leaf: mask.astype(jnp.int8) if mask.ndim else leaf, masks, trainable)

@@ -12,10 +12,10 @@ from .. import _errors, _saliency, schedules
 from .._allocation import Allocation, check_allocation, global_
 from .._masks import apply_masks
 from .._prunable import check_prunable, kernels
-from .._pruning import check_reachable, prune_masks
+from .._pruning import prune_masks
 from .._target import Schedule, check_schedule
 from ._straight_through import straight_through
-from ._trees import map_prunable
+from ._trees import everything
 
 PyTree = Any
 
@@ -153,21 +153,14 @@ def _ste(saliency_of: Callable[[Any], _saliency.Saliency], sparsity: Any, alloca
     check_allocation(allocation)
     check_prunable(prunable)
 
-    def everything(name, tree):
-        live = map_prunable(
-            name, prunable, tree, lambda _, leaf: jnp.ones_like(leaf, bool), lambda _: jnp.ones((), bool)
-        )
-        check_reachable(allocation, schedule, [mask.size for mask in jax.tree.leaves(live) if mask.ndim])
-        return live
-
     def init(key, params):
         del key
-        everything("params", params)
+        everything("params", prunable, params, schedule, allocation)
         # Copies, so that donating what is trained does not delete the caller's.
         return jax.tree.map(jnp.copy, params)
 
     def masks(frozen, weights, *, step=None):
-        live = everything("weights", weights)
+        live = everything("weights", prunable, weights, schedule, allocation)
         saliency = saliency_of(frozen)
         # As `prune` shows parameters to a saliency.
         seen = jax.tree.map(

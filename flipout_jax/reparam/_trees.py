@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from .._allocation import Allocation
 from .._prunable import check_arrays, check_paths, path_string, select
+from .._pruning import check_reachable
 
 PyTree = Any
 
@@ -51,3 +53,10 @@ def paired(name: str, tree: PyTree, params: PyTree) -> list[tuple[str, Array, Ar
         (path_string(path), jnp.asarray(leaf), jnp.asarray(other))
         for (path, leaf), other in zip(leaves, jax.tree.leaves(tree), strict=True)
     ]
+
+
+def everything(name: str, prunable: Any, tree: PyTree, schedule: Any, allocation: Allocation) -> PyTree:
+    """Masks that keep all of the tree, or a `ValueError` where the guard asks for more than the targets leave."""
+    live = map_prunable(name, prunable, tree, lambda _, leaf: jnp.ones_like(leaf, bool), lambda _: jnp.ones((), bool))
+    check_reachable(allocation, schedule, [mask.size for mask in jax.tree.leaves(live) if mask.ndim])
+    return live
