@@ -258,7 +258,7 @@ def test_every_optimizer_learns(quick, tmp_path, optimizer):
     assert summary["sparsity"] == 0.5
     assert summary["test_accuracy"] > 0.5
     config = read(tmp_path / "run" / "config.json")
-    assert config["learning_rate"] == {"sgd": 0.1, "lion": 1e-4}.get(optimizer, 1e-3)
+    assert config["learning_rate"] == {"sgd": 0.1, "sgdw": 0.05, "lion": 1e-4}.get(optimizer, 1e-3)
     assert config["milestones"] == []
 
 
