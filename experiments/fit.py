@@ -76,11 +76,15 @@ def fit(
             "whole epochs at once."
         )
     first_step, stuck, prunings = math.nan, 0, methods.pruning_epochs(config)
-    start = functions.split(functions.whole(position.state))
+    # By all processes, as it computes with what they hold together.
+    start = [
+        scene.steps.shown(state)
+        for scene, state in zip(scenes, functions.split(functions.whole(position.state)), strict=True)
+    ]
     with contextlib.ExitStack() as stack:
         recorders = [
-            stack.enter_context(Recorder(config, steps_per_epoch, folder, position.epoch, scene.steps.shown(state)))
-            for folder, scene, state in zip(folders, scenes, start, strict=True)
+            stack.enter_context(Recorder(config, steps_per_epoch, folder, position.epoch, state))
+            for folder, state in zip(folders, start, strict=True)
             if is_first()
         ]
         display = stack.enter_context(Display(last, steps_per_epoch))
@@ -113,10 +117,10 @@ def fit(
             trained = functions.split(jax.device_get(totals))
             if after is not None and epoch in after_epochs:
                 state = functions.each(lambda run, one, at=epoch: after(scenes[run], at, one), state)
-            readable = functions.split(functions.whole(state) if epoch in prunings or reselects else state)
-            # None of them in a process that does not write.
-            shows = is_first() and (epoch in prunings or reselects)
+            shows = epoch in prunings or reselects
+            readable = functions.split(functions.whole(state) if shows else state)
             shown = [scene.steps.shown(one) if shows else one for scene, one in zip(scenes, readable, strict=True)]
+            # None of them in a process that does not write.
             runs = zip(recorders, shown, trained, tests, strict=False)
             metrics = [to.epoch(epoch, of, train, test, seconds, speed) for to, of, train, test in runs]
             if metrics:

@@ -162,19 +162,21 @@ def _train(setup: Setup, configs: Sequence[Config], functions: loop.Loop, interr
     ]
     sizes = setup.batch_size, setup.steps_per_epoch
     outcome = fit.fit(configs, functions, *sizes, checkpoints, interrupt, agreement, scenes)
+    # By all processes, as it computes with what they hold together.
+    shown = [setup.steps.shown(state) for state in outcome.states]
+    if (leave := methods.of(setup.config).leave) is not None:
+        for scene, state in zip(scenes, outcome.states, strict=True):
+            leave(scene, state, run_directory.of(scene.config))
     if not processes.is_first():
         return outcome.finished
     flops_per_image = flops.forward(setup.steps, setup.data.shape)
-    for config, scene, trained in zip(configs, scenes, outcome.states, strict=True):
-        state = setup.steps.shown(trained)
+    for config, state in zip(configs, shown, strict=True):
         folder = run_directory.of(config)
         metrics = run_directory.read_metrics(folder)
         summary = report.save_tables(folder, len(metrics), state.params, state.opt_state)
         print(summary)
         masks = fj.get_masks(state.opt_state)
         run_directory.save_parameters(folder, state.params, masks, state.model_state)
-        if (leave := methods.of(config).leave) is not None:
-            leave(scene, trained, folder)
         report.draw(folder)
         _check_weights(state, metrics, folder)
         if not outcome.finished:

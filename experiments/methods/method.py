@@ -67,7 +67,8 @@ class Method(NamedTuple):
       keeps_start: whether the state holds what it is rewound to.
       reparameterisation: `(config, data, steps_per_epoch) -> Reparameterisation`, or None.
       reselects: whether the masks may change at any step.
-      leave: `(scene, state, folder)`, writes what only this method leaves of a finished or stopped run; or None.
+      leave: `(scene, state, folder)`, writes what only this method leaves of a finished or stopped run; or None. All
+        processes call it, and the first writes.
     """
 
     optimizer: Callable[[Config, Any, optax.GradientTransformation, Array], Optimizer]
