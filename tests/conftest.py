@@ -66,6 +66,20 @@ def pytest_runtest_protocol(item):
         return (yield)
 
 
+@pytest.fixture
+def to_x64():
+    """A function that switches to 64-bit mode, which ends with the test."""
+    # jax.enable_x64 is not in the oldest JAX that the package works with.
+    yield lambda: jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture
+def x64(to_x64):
+    """64-bit mode, for the whole of a test."""
+    to_x64()
+
+
 @pytest.fixture(scope="session")
 def equations():
     """`equations(jaxpr)`: every equation of a jaxpr, those of its inner jaxprs included."""

@@ -20,14 +20,6 @@ PARAMS = {
 BATCHES = [(jnp.asarray(RNG.normal(size=(n, 5))), jnp.asarray(RNG.normal(size=(n, 3)))) for n in (8, 8, 4)]
 
 
-@pytest.fixture
-def x64():
-    # jax.enable_x64 is not in the oldest JAX that the package works with.
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", False)
-
-
 def loss_fn(params, batch):
     """Half the summed squares of a network of two layers, over the batch."""
     x, y = batch

@@ -116,21 +116,14 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-@pytest.fixture
-def x64():
-    """A function that switches to 64-bit mode, which ends with the test."""
-    yield lambda: jax.config.update("jax_enable_x64", True)
-    jax.config.update("jax_enable_x64", False)
-
-
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [(name, "float32") for name in CASES]
     + [(name, "float64") for name in ("gradient averaged", "movement", "taylor 2", "fisher", "wanda")],
 )
-def test_a_training_follows_the_transcription(name, dtype, train, x64):
+def test_a_training_follows_the_transcription(name, dtype, train, to_x64):
     if dtype == "float64":
-        x64()
+        to_x64()
     saliency, formula = CASES[name]
     params, grads = draw(0, dtype), draw(1, dtype, STEPS)
     optimizer = fj.prune(optax.sgd(RATE, momentum=MOMENTUM), SCHEDULE, saliency=saliency)
@@ -150,10 +143,10 @@ def test_a_training_follows_the_transcription(name, dtype, train, x64):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
 @pytest.mark.parametrize("name", ["gradient averaged", "movement", "taylor", "taylor 2", "fisher"])
-def test_the_scores_of_any_precision(name, dtype, x64):
+def test_the_scores_of_any_precision(name, dtype, to_x64):
     """In float32 at least, from the first step to the last."""
     if dtype == "float64":
-        x64()
+        to_x64()
     saliency, formula = CASES[name]
     wide = "float64" if dtype == "float64" else "float32"
     params, grads = draw(2, dtype, STEPS), draw(3, dtype, STEPS)

@@ -28,13 +28,6 @@ def gradient(w):
     return 2 * ratio * (np.sign(w) - ratio * w)
 
 
-@pytest.fixture
-def x64():
-    """A function that switches to 64-bit mode, which ends with the test."""
-    yield lambda: jax.config.update("jax_enable_x64", True)
-    jax.config.update("jax_enable_x64", False)
-
-
 @functools.cache
 def arrays():
     rng = np.random.default_rng(0)
@@ -48,9 +41,9 @@ def arrays():
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-12), ("float32", 1e-4)])
-def test_value_and_gradient_follow_the_closed_form(dtype, rtol, x64):
+def test_value_and_gradient_follow_the_closed_form(dtype, rtol, to_x64):
     if dtype == "float64":
-        x64()
+        to_x64()
     params = jax.tree.map(lambda w: jnp.asarray(w, dtype), arrays())
     exact = jax.tree.map(lambda w: np.asarray(w, np.float64), params)
     penalty, by_jax = BOTH(params)

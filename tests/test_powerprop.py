@@ -20,14 +20,6 @@ GLOBAL, UNIFORM = fj.global_(), fj.uniform()
 POWERS = {alpha: fj.reparam.powerprop(alpha) for alpha in (1, 1.5, 2.0, 3, 5)}
 
 
-@pytest.fixture
-def x64():
-    # jax.enable_x64 is not in the oldest JAX that the package works with.
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", False)
-
-
 def draw(seed=0):
     """A two-layer net with a bias, and a batch."""
     rng = np.random.default_rng(seed)

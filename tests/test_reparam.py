@@ -24,14 +24,6 @@ GATES = {
 OPEN = {"hidden": np.array([True, False, True, False]), "last": np.array([False, True])}
 
 
-@pytest.fixture
-def x64():
-    # jax.enable_x64 is not in the oldest JAX that the package works with.
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", False)
-
-
 def test_gates_mirror_the_parameters_and_start_open(assert_same):
     gates = GATED.init(KEY, PARAMS)
     assert jax.tree.structure(gates) == jax.tree.structure(PARAMS)

@@ -17,14 +17,6 @@ PARAMS = {
 }
 
 
-@pytest.fixture
-def x64():
-    # jax.enable_x64 is not in the oldest JAX that the package works with.
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", False)
-
-
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
 @pytest.mark.parametrize("scale", [3.0, 2, 1.0])
 @pytest.mark.parametrize("mode", ["fan_in", "fan_avg"])

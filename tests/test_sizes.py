@@ -130,13 +130,6 @@ def test_more_elements_than_int32_holds_are_counted():
     assert int(count.low) == 2**31 + 7
 
 
-@pytest.fixture
-def x64():
-    """A function that switches to 64-bit mode, which ends with the test."""
-    yield lambda: jax.config.update("jax_enable_x64", True)
-    jax.config.update("jax_enable_x64", False)
-
-
 def trained(of_rest):
     """Masks, flips, parameters and state of a run with float32 kernels, and with other leaves of another type."""
     rng = np.random.default_rng(0)
@@ -164,14 +157,14 @@ def trained(of_rest):
 
 
 @pytest.mark.parametrize("of_rest", ["float32", "float64"])
-def test_64_bit_mode_gives_float32_weights_the_same_masks_flips_and_bits(of_rest, x64, assert_same):
+def test_64_bit_mode_gives_float32_weights_the_same_masks_flips_and_bits(of_rest, to_x64, assert_same):
     narrow = jax.device_get(trained("float32"))
-    x64()
+    to_x64()
     assert_same(jax.device_get(trained(of_rest)), narrow)
 
 
-def test_64_bit_mode_keeps_types_and_counts_of_float64_weights(x64):
-    x64()
+def test_64_bit_mode_keeps_types_and_counts_of_float64_weights(to_x64):
+    to_x64()
     params = [{"kernel": jnp.linspace(-1, 1, 60).reshape(6, 10)}, {"kernel": jnp.ones((5, 4), jnp.float32)}]
     assert params[0]["kernel"].dtype == jnp.float64
     grads = jax.tree.map(lambda w: jnp.sin(5 * w), params)

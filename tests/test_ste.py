@@ -27,14 +27,6 @@ THOUSANDTHS = fj.schedules.Milestones(
 BOTH = [(fj.reparam.ste_magnitude, ()), (fj.reparam.ste_random, KEY)]
 
 
-@pytest.fixture
-def x64():
-    # jax.enable_x64 is not in the oldest JAX that the package works with.
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", False)
-
-
 def kernels(tree):
     return [np.asarray(tree[name]["kernel"]) for name in ("hidden", "out")]
 

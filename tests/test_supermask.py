@@ -23,14 +23,6 @@ MAKERS = {
 each = pytest.mark.parametrize("name", MAKERS)
 
 
-@pytest.fixture
-def x64():
-    # jax.enable_x64 is not in the oldest JAX that the package works with.
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", False)
-
-
 def drawn(dtype=np.float32, seed=0):
     rng = np.random.default_rng(seed)
     return jax.tree.map(
