@@ -49,6 +49,12 @@ def quick(tmp_path):
     return quick
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Runs without pictures, which may take longer than they do."""
+    monkeypatch.setattr(train.report, "draw", lambda folder: [])
+
+
 @pytest.fixture(scope="session")
 def planned():
     """`planned(*words)`: the cells of the grid that these words of the command line mean."""

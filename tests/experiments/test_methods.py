@@ -22,6 +22,7 @@ from experiments.methods import sculpt, wanda
 from experiments.models import create
 from experiments.steps import TrainState
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 # LeNet-300-100 at a tenth of its width, on 8x8 images.
 N = 64 * 30 + 30 * 10 + 10 * 10
 OWN = {
@@ -29,14 +30,9 @@ OWN = {
     "drive": {"iterations": 3},
     "synflow": {"iterations": 5},
     "force": {"iterations": 5},
-} | {"acdc": {"cycles": 1}}
+    "acdc": {"cycles": 1},
+}
 EPOCHS = {"lottery": 12, "drive": 6}
-
-
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch):
-    """Pictures take longer than these runs."""
-    monkeypatch.setattr(train.report, "draw", lambda folder: [])
 
 
 @pytest.fixture

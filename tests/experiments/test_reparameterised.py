@@ -19,15 +19,10 @@ from experiments.data import load
 from experiments.errors import UserError
 from experiments.methods import acdc, supermask
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 # FCN at a tenth of its width, on 8x8 images.
 SIZES = [64 * 30, 30 * 10, 10 * 10]
 N = sum(SIZES)
-
-
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch):
-    """Pictures take longer than these runs."""
-    monkeypatch.setattr(train.report, "draw", lambda folder: [])
 
 
 @pytest.fixture
