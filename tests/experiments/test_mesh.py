@@ -11,6 +11,7 @@ import sys
 import time
 
 import jax
+import numpy as np
 import pytest
 
 import flipout_jax as fj
@@ -18,6 +19,7 @@ from experiments import mesh, run_directory, train
 from experiments.checks import check
 from experiments.config import Config, with_method
 from experiments.errors import UserError
+from experiments.methods import supermask
 from experiments.processes import Agreement, Wish
 
 SMALL = ["--model", "lenet_300_100", "--batch-size", "16", "--sparsity", "0.75"]
@@ -61,19 +63,22 @@ def running(*options, devices=1, program=("-m", "experiments.train")):
 
 @contextlib.contextmanager
 def two(folder, *options, devices=1):
-    """Two processes of one run, once it has a checkpoint."""
+    """Two processes of one run."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     together = [*SMALL, *options, "--output-dir", str(folder), "--coordinator", f"127.0.0.1:{port}"]
     together += ["--num-processes", "2", "--process-id"]
     with running(*together, "0", devices=devices) as first, running(*together, "1", devices=devices) as second:
-        deadline = time.monotonic() + 120
-        while not fj.checkpoint.steps(folder / "checkpoints"):
-            assert first.poll() is None, first.communicate()
-            assert second.poll() is None, second.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
         yield first, second
+
+
+def wait_for_a_checkpoint(folder, processes):
+    deadline = time.monotonic() + 120
+    while not fj.checkpoint.steps(folder / "checkpoints"):
+        for process in processes:
+            assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 # Of what gloo tells of its connections. Its threads write piece by piece, so lines of theirs may be mixed.
@@ -188,6 +193,25 @@ def test_a_batch_is_shared_evenly(tmp_path):
     assert err == "error: --batch-size must be a multiple of the 8 devices that share a batch, got 30.\n"
 
 
+def test_two_processes_train_masks_as_one(quick, tmp_path):
+    options = ["--model", "fcn", "--width", "0.2", "--method", "signed_supermask", "--weight-decay", "0.05"]
+    options += ["--epochs", "2", "--steps-per-epoch", "2", "--test-images", "40"]
+    with two(tmp_path / "two", *options, "--mesh", "data=2,model=2", devices=2) as processes:
+        results = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], results
+    config = quick(model="fcn", width=0.2, weight_decay=0.05, epochs=2)
+    train.run(with_method(config, "signed_supermask"))
+    ours, one = (run_directory.read_parameters(tmp_path / name) for name in ("two", "run"))
+    assert ours.keys() == one.keys()
+    for name, leaf in one.items():
+        # Sums are in another order, so a mask at its threshold may fall on the other side.
+        assert (ours[name] != leaf).sum() <= 0.01 * leaf.size, name
+    # The first process leaves the network, and its masks are those of the weights.
+    _, masks = fj.reparam.load(tmp_path / "two" / supermask.FILE)
+    for name, mask in masks.items():
+        np.testing.assert_array_equal(np.asarray(mask) != 0, ours[f"masks/{name}"])
+
+
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
 @pytest.mark.parametrize(
     # With several devices each, gloo would leave it to the missing signs of life, which takes half a minute.
@@ -200,6 +224,7 @@ def test_a_process_that_dies_ends_the_other_and_one_goes_on(tmp_path, dead, grid
     options = ["--learning-rate", "0.02", "--epochs", "200", "--steps-per-epoch", "3"]
     options += ["--save-epochs", "10", "--eval-every", "40"]
     with two(run, *options, "--mesh", grid, devices=devices) as processes:
+        wait_for_a_checkpoint(run, processes)
         processes[dead].kill()
         out, err = processes[1 - dead].communicate(timeout=90)
         assert processes[1 - dead].returncode not in (0, None)
@@ -227,6 +252,7 @@ def test_a_signal_to_one_of_two_stops_both_and_streams_go_on_in_one(tmp_path, da
         "1",
     ]
     with two(run, *options, "--epochs", "30") as processes:
+        wait_for_a_checkpoint(run, processes)
         processes[1].send_signal(signal.SIGTERM)
         results = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [128 + signal.SIGTERM] * 2, results
