@@ -1,12 +1,13 @@
 """Floating-point operations: how many a network needs, and how many a device can do."""
 
 import functools
-import math
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+import flipout_jax as fj
 
 from .steps import Steps
 
@@ -54,25 +55,7 @@ def forward(steps: Steps, shape: tuple[int, int, int]) -> float:
     networks are counted as here.
     """
     state = jax.eval_shape(steps.init, 0)
-    return float(_count(jax.make_jaxpr(steps.logits)(state, jax.ShapeDtypeStruct((1, *shape), jnp.uint8)).jaxpr))
-
-
-def _count(jaxpr: Any) -> int:
-    total = 0
-    for equation in jaxpr.eqns:
-        shapes: list[Any] = [getattr(variable.aval, "shape", ()) for variable in (*equation.invars, *equation.outvars)]
-        if equation.primitive.name == "conv_general_dilated":
-            _, kernel, out = shapes
-            channels = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-            total += 2 * math.prod(out) * math.prod(kernel) // channels
-        elif equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            total += 2 * math.prod(shapes[-1]) * math.prod(shapes[0][axis] for axis in contracted)
-        for value in equation.params.values():
-            # What a call runs is a parameter of it, closed over constants or not.
-            inner = getattr(value, "jaxpr", value)
-            total += _count(inner) if hasattr(inner, "eqns") else 0
-    return total
+    return float(fj.flops(steps.logits, state, jax.ShapeDtypeStruct((1, *shape), jnp.uint8)).total)
 
 
 @functools.cache

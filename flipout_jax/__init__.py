@@ -12,6 +12,9 @@ from ._allocation import global_ as global_
 from ._allocation import uniform as uniform
 from ._drive import drive as drive
 from ._flipout import flipout as flipout
+from ._flops import Flops as Flops
+from ._flops import LayerFlops as LayerFlops
+from ._flops import flops as flops
 from ._masks import apply_masks as apply_masks
 from ._masks import check as check
 from ._masks import get_masks as get_masks
