@@ -6,6 +6,7 @@ from . import lottery as lottery
 from . import penalties as penalties
 from . import reparam as reparam
 from . import schedules as schedules
+from . import sparse as sparse
 from ._acdc import acdc as acdc
 from ._allocation import Allocation as Allocation
 from ._allocation import global_ as global_
