@@ -47,5 +47,7 @@ from ._saliency import wanda as wanda
 from ._summary import Row as Row
 from ._summary import Summary as Summary
 from ._summary import summary as summary
+from .artifact import load_sparse as load_sparse
+from .artifact import save_sparse as save_sparse
 
 __version__ = "0.1.0"

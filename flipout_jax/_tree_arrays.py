@@ -152,7 +152,7 @@ def place(arrays: list[Named], like: PyTree) -> PyTree:
     """
     check_like([(saved.name, saved.dtype, saved.array.shape) for saved in arrays], like)
     leaves, treedef = jax.tree.flatten(like)
-    return jax.tree.unflatten(treedef, [_place(saved, leaf) for saved, leaf in zip(arrays, leaves, strict=True)])
+    return jax.tree.unflatten(treedef, [place_leaf(saved, leaf) for saved, leaf in zip(arrays, leaves, strict=True)])
 
 
 def check_like(described: list[tuple[str, str, tuple[int, ...]]], like: PyTree) -> None:
@@ -177,7 +177,8 @@ def check_like(described: list[tuple[str, str, tuple[int, ...]]], like: PyTree) 
             )
 
 
-def _place(saved: Named, leaf: Any) -> Any:
+def place_leaf(saved: Named, leaf: Any) -> Any:
+    """One array where a leaf is, which has its shape and dtype."""
     if isinstance(leaf, bool | int | float | complex):
         return type(leaf)(saved.array.item())
     if isinstance(leaf, np.ndarray | np.generic):
@@ -191,6 +192,15 @@ def _place(saved: Named, leaf: Any) -> Any:
     # An array that no one has put on a device stays free to go where the others of a computation are.
     free = sharding is None or (isinstance(leaf, jax.Array) and not leaf.committed)
     return jnp.asarray(array) if free else jax.device_put(array, sharding)
+
+
+def beside(weights: Any, mask: np.ndarray) -> Any:
+    """A mask where the weights are."""
+    if not isinstance(weights, jax.Array):
+        return mask
+    if not weights.committed:
+        return jnp.asarray(mask)
+    return jax.make_array_from_callback(mask.shape, weights.sharding, lambda part: mask[part])
 
 
 def _place_over_processes(values: np.ndarray, dtype: str, sharding: jax.sharding.Sharding) -> jax.Array:

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from flipout_jax import _gaps
 from flipout_jax.reparam import _ternary
 
 CODES = ("packed", "gaps", "lzma")
-ENCODERS = {"packed": _ternary._pack, "gaps": _ternary._code_gaps, "lzma": _ternary._compress}
+ENCODERS = {"packed": _ternary._pack, "gaps": _gaps.encode, "lzma": _ternary._compress}
 
 
 def ternary(size, kept, negative=0.5, seed=0):
@@ -107,10 +108,10 @@ def test_a_code_that_would_swell_is_stopped():
         _ternary.decode("lzma", bomb, 1000)
     # A number of marks that its bits cannot hold.
     with pytest.raises(ValueError, match=r"^the code of gaps"):
-        _ternary.decode("gaps", _ternary._GAPS.pack(False, False, 30, 2**32 - 1) + bytes(100), 2**32 - 1)
+        _ternary.decode("gaps", _gaps._START.pack(False, False, 30, 2**32 - 1) + bytes(100), 2**32 - 1)
     # Marks that are further apart than there are values.
     with pytest.raises(ValueError, match=r"^a gap is too long$"):
-        _ternary.decode("gaps", _ternary._GAPS.pack(False, False, 32, 1) + b"\xff" * 5, 2**32 - 1)
+        _ternary.decode("gaps", _gaps._START.pack(False, False, 32, 1) + b"\xff" * 5, 2**32 - 1)
     # The window of LZMA is a megabyte.
     assert tracemalloc.get_traced_memory()[1] < 2_000_000
     tracemalloc.stop()

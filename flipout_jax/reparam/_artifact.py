@@ -1,11 +1,8 @@
 """A network of frozen random weights in one small file: the key of the weights, and the coded masks."""
 
-import contextlib
 import hashlib
 import math
 import os
-import secrets
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from .. import _errors, _tree_arrays
-from .._manifest import CheckpointError, sync
+from .. import _errors, _one_file, _tree_arrays
+from .._manifest import CheckpointError
 from .._prunable import check_arrays, path_string
 from . import _artifact_bytes, _ternary
 from ._artifact_bytes import RAW, Content, Leaf
@@ -23,8 +20,7 @@ from ._signed_constant import Options, check_options, magnitude, sign_words
 
 PyTree = Any
 
-# What nobody has told the size of may become so many numbers: a gigabyte of float32.
-_MOST = 2**28
+_KIND = "supermask file"
 
 
 def save(
@@ -81,15 +77,14 @@ def save(
       >>> bool((loaded["kernel"] == frozen["kernel"]).all())
       True
     """
-    path, key = Path(path), _errors.key("key", key)
+    key = _errors.key("key", key)
     options = check_options(scale, mode, in_axis, out_axis)
     weights_dtype = _floating(dtype)
-    if path.is_dir():
-        raise ValueError(f"`path` must be a file, got {os.fspath(path)!r}, which is a folder.")
+    path = _one_file.check_path(path)
     by_path = jax.tree.leaves_with_path(masks)
     check_arrays("masks", by_path)
     for name, leaf in ((path_string(path), leaf) for path, leaf in by_path):
-        if not (jnp.issubdtype(leaf.dtype, np.number) or leaf.dtype == np.bool_) or math.prod(leaf.shape) >= 2**32:
+        if not _one_file.is_number(leaf.dtype) or math.prod(leaf.shape) >= 2**32:
             raise ValueError(
                 f"`masks` must hold numbers, fewer than 2**32 a leaf, got {leaf.dtype}{list(leaf.shape)} for {name!r}."
             )
@@ -113,7 +108,8 @@ def save(
         Content(jax.__version__, impl, data.tolist(), options, weights_dtype.name, _digest(weights), leaves), codes
     )
     if _tree_arrays.is_written_here(masks):
-        _write(path, content)
+        with _one_file.writing(path, _KIND) as stream:
+            stream.write(content)
     return len(content)
 
 
@@ -150,7 +146,7 @@ def load(path: str | os.PathLike[str], like: PyTree | None = None) -> tuple[PyTr
       ['bias', 'kernel']
     """
     path = Path(path)
-    with _reading(path):
+    with _one_file.reading(path, _KIND):
         if not path.is_file():
             raise CheckpointError(f"There is no supermask file {path}.")
         content, codes = _artifact_bytes.unpack(path.read_bytes())
@@ -158,11 +154,9 @@ def load(path: str | os.PathLike[str], like: PyTree | None = None) -> tuple[PyTr
     if like is not None:
         described = [(x.name, x.dtype if x.coding == RAW else content.dtype, x.shape) for x in content.leaves]
         _tree_arrays.check_like(described, like)
-    elif (declared := sum(math.prod(leaf.shape) for leaf in content.leaves)) > _MOST:
-        raise ValueError(
-            f"`like` must be given for more than {_MOST} numbers, of which there are {declared}, got None."
-        )
-    with _reading(path):
+    else:
+        _one_file.check_numbers([leaf.shape for leaf in content.leaves])
+    with _one_file.reading(path, _KIND):
         arrays = [_decoded(leaf, code) for leaf, code in zip(content.leaves, codes, strict=True)]
         try:
             key = jax.random.wrap_key_data(jnp.asarray(np.array(content.key, np.uint32)), impl=content.impl)
@@ -190,7 +184,7 @@ def load(path: str | os.PathLike[str], like: PyTree | None = None) -> tuple[PyTr
     placed = _tree_arrays.place(frozen, like)
     leaves, treedef = jax.tree.flatten(placed)
     for i in masked:
-        leaves[i] = _beside(leaves[i], arrays[i].array)
+        leaves[i] = _tree_arrays.beside(leaves[i], arrays[i].array)
     return placed, treedef.unflatten(leaves)
 
 
@@ -229,15 +223,6 @@ def _decoded(leaf: Leaf, code: bytes) -> _tree_arrays.Named:
     return _tree_arrays.Named(leaf.name, leaf.dtype, array.reshape(leaf.shape))
 
 
-def _beside(weights: Any, mask: np.ndarray) -> Any:
-    """The mask where the weights are."""
-    if not isinstance(weights, jax.Array):
-        return mask
-    if not weights.committed:
-        return jnp.asarray(mask)
-    return jax.make_array_from_callback(mask.shape, weights.sharding, lambda part: mask[part])
-
-
 def _floating(dtype: Any) -> np.dtype:
     try:
         is_floating = jnp.issubdtype(np.dtype(dtype), jnp.floating)
@@ -246,31 +231,3 @@ def _floating(dtype: Any) -> np.dtype:
     if not is_floating:
         raise ValueError(f"`dtype` must be a floating-point type, such as 'float32', got {dtype!r}.")
     return np.dtype(dtype)
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with partial.open("xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-        sync(path.parent)
-    except OSError as error:
-        raise CheckpointError(f"The supermask file {path} cannot be written: {error.strerror or error}.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turns what a damaged file brings about into an error that names it."""
-    try:
-        yield
-    except CheckpointError:
-        raise
-    # Brackets that are nested too deep end in a RecursionError.
-    except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise CheckpointError(f"The supermask file {path} is damaged: {error}.") from error

@@ -3,13 +3,12 @@
 import hashlib
 import json
 import math
-import re
 import struct
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 
+from .. import _one_file
 from ._signed_constant import Options, check_options
 
 # The coding of leaves that are no masks.
@@ -104,9 +103,9 @@ def _content(fields: Any) -> Content:
     content = Content(**fields)
     if not all(isinstance(text, str) for text in (content.jax, content.impl, content.dtype, content.weights)):
         raise ValueError("its header has a text that is none")
-    if not isinstance(content.key, list) or not all(_is_below(number, 2**32) for number in content.key):
+    if not isinstance(content.key, list) or not all(_one_file.is_below(number, 2**32) for number in content.key):
         raise ValueError("its key is no list of 32-bit numbers")
-    if not jnp.issubdtype(_dtype(content.dtype), jnp.floating):
+    if not jnp.issubdtype(_one_file.dtype(content.dtype), jnp.floating):
         raise ValueError(f"its weights are of {content.dtype:.40}")
     if not isinstance(content.options, dict) or set(content.options) != set(Options._fields):
         raise ValueError("its header has other options")
@@ -119,31 +118,12 @@ def _leaf(fields: Any) -> Leaf:
     leaf = Leaf(*fields)
     if not all(isinstance(text, str) for text in (leaf.name, leaf.dtype, leaf.coding)):
         raise ValueError("its header has a text that is none")
-    # NumPy counts no more axes. Sizes of 0 count as 1, so that all steps between elements fit as well.
-    small = isinstance(leaf.shape, list) and len(leaf.shape) <= 32 and all(_is_below(n, 2**32) for n in leaf.shape)
-    if not small or math.prod(max(n, 1) for n in leaf.shape) >= 2**32:
-        raise ValueError(f"the shape of {leaf.name!r:.80} is none, or too large")
-    if not _is_below(leaf.length, 2**63):
+    leaf = leaf._replace(shape=_one_file.shape(leaf.name, leaf.shape, 2**32))
+    if not _one_file.is_below(leaf.length, 2**63):
         raise ValueError(f"the code of {leaf.name!r:.80} has no length")
-    leaf = leaf._replace(shape=tuple(leaf.shape))
     if leaf.coding != RAW:
         if leaf.dtype not in ("int8", "bool"):
             raise ValueError(f"the mask of {leaf.name!r:.80} is of {leaf.dtype:.40}")
-    elif leaf.length != math.prod(leaf.shape) * _dtype(leaf.dtype).itemsize:
+    elif leaf.length != math.prod(leaf.shape) * _one_file.dtype(leaf.dtype).itemsize:
         raise ValueError(f"{leaf.name!r:.80} has {leaf.length} bytes, which do not fit its shape")
     return leaf
-
-
-def _dtype(name: str) -> np.dtype:
-    """The dtype of a name, if it is one of numbers."""
-    # NumPy takes more than names, some of it with a warning.
-    if not re.fullmatch(r"[a-z]{3,}\w*", name, re.ASCII):
-        raise ValueError(f"{name!r:.40} is no type")
-    dtype = np.dtype(name)
-    if dtype.name != name or not (jnp.issubdtype(dtype, np.number) or dtype == np.bool_):
-        raise ValueError(f"{name!r:.40} is no type of numbers")
-    return dtype
-
-
-def _is_below(value: Any, limit: int) -> bool:
-    return type(value) is int and 0 <= value < limit

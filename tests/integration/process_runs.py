@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -127,6 +128,10 @@ def together(folder, processes):
     saved = fj.checkpoint.save(folder / str(processes), STOP, carry)
     seen |= train(carry, range(STOP, STEPS))[1]
     saved.result()
+    pruned = (carry[0], fj.get_masks(carry[1]))
+    size = fj.save_sparse(folder / "sparse", *pruned)
+    multihost_utils.sync_global_devices("sparse")
+    loaded = fj.load_sparse(folder / "sparse", carry[0])
     restored = fj.checkpoint.restore(folder / "1", carry).tree
     moved = [
         fj.path_string(path)
@@ -141,13 +146,32 @@ def together(folder, processes):
         "noise": differences(named({"noise": noise(place(start(), mesh))}), expected),
         "resumed": differences(named(train(restored, range(STOP, STEPS))[1]), expected),
         "moved": moved,
+        "sparse": {"size": size, "different": unequal(loaded, pruned)},
     }
+
+
+def unequal(tree, expected):
+    """The leaves of a tree of which the sharding or a shard of this process is not as expected."""
+    # All arrays but for the scalar masks of what is not pruned, which belong to no device.
+    return [
+        fj.path_string(path)
+        for (path, x), y in zip(jax.tree.leaves_with_path(tree), jax.tree.leaves(expected), strict=True)
+        if (x.ndim and x.sharding != y.sharding)
+        or any(
+            not np.array_equal(a.data, b.data)
+            for a, b in zip(x.addressable_shards, y.addressable_shards, strict=x.ndim > 0)
+        )
+    ]
 
 
 def resume(folder, processes):
     """One process goes on from the checkpoint of several."""
     restored = fj.checkpoint.restore(folder / str(processes), begin(None)).tree
-    return differences(named(train(restored, range(STOP, STEPS))[1]), np.load(folder / "expected.npz"))
+    pruned = (restored[0], fj.get_masks(restored[1]))
+    sparse = unequal(fj.load_sparse(folder / "sparse", restored[0]), pruned)
+    return {"sparse": sparse} | differences(
+        named(train(restored, range(STOP, STEPS))[1]), np.load(folder / "expected.npz")
+    )
 
 
 def main(folder, processes, index, port):

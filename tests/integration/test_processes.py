@@ -69,9 +69,11 @@ def test_several_processes_do_as_one(count, alone):
         assert result["moved"] == []
         assert result["resumed"]["different"] == []
         assert result["resumed"]["furthest"] < 1e-6
+        assert result["sparse"] == {"size": (folder / "sparse").stat().st_size, "different": []}
     # One goes on from the checkpoint of several.
     with running(folder, count) as process:
         result = found(process)
     assert result["different"] == []
     assert result["same"] > 0
+    assert result["sparse"] == []
     assert result["furthest"] < 1e-6
