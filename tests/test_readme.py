@@ -12,13 +12,18 @@ README = Path(__file__).parent.parent / "README.md"
 
 
 def test_the_example(capsys, tmp_path, monkeypatch):
-    example, choice, before, reparam = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    example, choice, before, reparam, after = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
     names = {}
     exec(example, names)
     n = 32 * 64 + 64
     assert fj.summary(names["params"], names["opt_state"]).total.kept == n // 16
     assert f"{n // 16}" in capsys.readouterr().out
     assert names["loss"](names["params"]) < 0.2
+    monkeypatch.chdir(tmp_path)
+    exec(after, names)
+    assert capsys.readouterr().out.splitlines()[-1].split()[-1] == "6.25%"
+    assert (tmp_path / "network.safetensors").stat().st_size < 4 * n / 4
+    fj.check(names["params"], names["opt_state"])
     exec(choice, names)
     names["optimizer"].init(names["params"])
     start = names["params"] = {name: {"kernel": abs(layer["kernel"]) + 0.01} for name, layer in names["params"].items()}
@@ -27,7 +32,6 @@ def test_the_example(capsys, tmp_path, monkeypatch):
     assert sum(int(mask.sum()) for mask in jax.tree.leaves(names["masks"])) == math.ceil(n / 10)
     fj.check(names["params"], names["optimizer"].init(names["params"]))
     names |= {"key": jax.random.key(0), "mask_key": jax.random.key(1)}
-    monkeypatch.chdir(tmp_path)
     exec(reparam, names)
     assert 0.5 < float(jax.numpy.mean(names["weights"]["dense_0"]["kernel"] != 0)) < 0.7
     fj.reparam.load("network", names["params"])
