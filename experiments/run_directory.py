@@ -20,6 +20,7 @@ from .errors import UserError
 
 CONFIG, METRICS, FLIP_COUNTS, TABLES = "config.json", "metrics.jsonl", "flips.jsonl", "tables.json"
 SUMMARY, PARAMETERS, CHECKPOINTS = "summary.json", "params.safetensors", "checkpoints"
+QUANTIZED, QUANTIZED_ARRAYS = "quantized.json", "quantized.safetensors"
 _LOCK = ".lock"
 FLIPS = {"epoch": int, "kept": list[int], "removed": list[int]}
 _OPTIONS = {**dict.fromkeys(("data", "model", "method"), str), **dict.fromkeys(("epochs", "seed", "seeds"), int)}
@@ -42,7 +43,10 @@ _EPOCH = {
     "pruned": bool,
 }
 PICTURES = "curves.png", "layers.png", "flips.png"
-_FILES = CONFIG, METRICS, FLIP_COUNTS, TABLES, SUMMARY, PARAMETERS, *PICTURES, CHECKPOINTS, "events.out.tfevents.*"
+_FILES = (
+    *(CONFIG, METRICS, FLIP_COUNTS, TABLES, SUMMARY, PARAMETERS, QUANTIZED, QUANTIZED_ARRAYS),
+    *(*PICTURES, CHECKPOINTS, "events.out.tfevents.*"),
+)
 
 
 def place(config: Config, name: str) -> Path:

@@ -97,10 +97,10 @@ def run(config: Config, company: processes.Company | None = None) -> int | None:
                     "--mesh and those of several processes."
                 )
             check(config)
-            setup = _setup(_opened(config, lambda: _open_again(config, lock)))
+            setup = prepare(_opened(config, lambda: _open_again(config, lock)))
         else:
             check(config)
-            setup = _setup(config)
+            setup = prepare(config)
             setup = setup._replace(config=_opened(setup.config, lambda: _create(setup.config, lock)))
         if company is not None:
             company.runs_in(run_directory.of(setup.config))
@@ -228,7 +228,7 @@ def _check_weights(state: TrainState, metrics: list[dict[str, Any]], folder: Pat
         ) from error
 
 
-def _setup(config: Config) -> Setup:
+def prepare(config: Config) -> Setup:
     """Reads the data, and fills in what depends on them, so that `config.json` tells what ran."""
     grid = mesh.make(config.mesh)
     processes.meet(grid)

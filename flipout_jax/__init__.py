@@ -4,6 +4,7 @@ from . import at_init as at_init
 from . import checkpoint as checkpoint
 from . import lottery as lottery
 from . import penalties as penalties
+from . import quantize as quantize
 from . import reparam as reparam
 from . import schedules as schedules
 from . import sparse as sparse

@@ -122,7 +122,7 @@ def test_a_lottery_ticket_is_trained_from_where_it_is_rewound(small, tmp_path, r
     assert len({m["learning_rate"] for m in again}) == 2
 
     # Bit for bit what the steps alone make of the rewound weights, in the same order of images.
-    setup = train._setup(small("lottery", own, epochs=3, milestones=(2,)))
+    setup = train.prepare(small("lottery", own, epochs=3, milestones=(2,)))
     functions = train.loop.make(setup.steps, setup.data, 1, setup.batch_size, setup.steps_per_epoch)
     state = functions.init([0])
 

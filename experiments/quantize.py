@@ -1,0 +1,245 @@
+"""Quantises a finished run to 8 bits: `python -m experiments.quantize RUN_DIR`."""
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from flax import nnx
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+import flipout_jax as fj
+
+from . import arrays, files, report, run_directory, train
+from .config import MACHINES, Config
+from .data import Images, Stored
+from .errors import UserError, out_of_memory
+from .steps import Steps
+
+_BATCH = 500
+# One image of a thousand may come out otherwise on a device that rounds otherwise.
+_SAME = 1e-3
+_OBSERVERS = {
+    "min_max": fj.quantize.min_max,
+    "moving_average": fj.quantize.moving_average,
+    "histogram": fj.quantize.histogram,
+    "per_channel_min_max": fj.quantize.per_channel_min_max,
+}
+_ROWS = (
+    ("test accuracy", "test_accuracy", "{:.2%}"),
+    ("sparsity", "sparsity", "{:.4%}"),
+    ("bytes", "bytes", "{:,}"),
+)
+Observer = Literal["min_max", "moving_average", "histogram"]
+WeightObserver = Literal["per_channel_min_max", "min_max", "histogram"]
+Scheme = Literal["affine", "symmetric"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Quantises the weights and the activations of a finished run to 8 bits, and tests it before and after."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of a finished run, as experiments.train writes it."""
+    observer: Observer = "min_max"
+    """How the ranges of activations are found, over the training images without augmentation."""
+    scheme: Scheme = "affine"
+    """How activations become integers."""
+    weight_observer: WeightObserver = "per_channel_min_max"
+    """How the ranges of weights are found: for each channel, or for a whole kernel."""
+    weight_scheme: Scheme = "symmetric"
+    """How weights become integers."""
+    weights_only: bool = False
+    """Whether activations stay as they are."""
+    outputs: bool = False
+    """Whether the outputs of layers become integers too, and not their inputs alone."""
+    per_layer: bool = False
+    """Whether to show how far the weights and the outputs of each layer are off."""
+
+
+class Finished(NamedTuple):
+    """A finished run.
+
+    Attributes:
+      config: its options.
+      setup: its data and functions.
+      model: its network, with the weights of the last epoch.
+      summary: its results.
+    """
+
+    config: Config
+    setup: train.Setup
+    model: nnx.Module
+    summary: dict[str, Any]
+
+
+def main() -> None:
+    """Reads the options, quantises, and turns what a user can put right into one line."""
+    options = tyro.cli(Options, prog="python -m experiments.quantize", config=(tyro.conf.FlagCreatePairsOff,))
+    try:
+        with out_of_memory():
+            quantize(options)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def quantize(options: Options) -> dict[str, Any]:
+    """Quantises a run, prints accuracies, and writes them and the integers into its folder; what is written of them.
+
+    Raises:
+      UserError: for a folder of no finished run, one that cannot be read, or options that do not go together.
+    """
+    _check(options)
+    finished = read(options.run)
+    steps, data, model = finished.setup.steps, finished.setup.data, finished.model
+    before = accuracy(steps, model, data.test)
+    told = finished.summary["test_accuracy"]
+    if abs(before - told) > _SAME:
+        raise UserError(
+            f"{options.run} must be tested as it was, and its weights come to {before:.2%}, where "
+            f"{run_directory.SUMMARY} has {told:.2%}. Are the data the same?"
+        )
+    ranges = None
+    if not options.weights_only:
+        batches = (steps.inputs(jnp.asarray(images)) for images, _ in _batches(data.train))
+        observer = _OBSERVERS[options.observer]()
+        with _quantizable(options.run):
+            ranges = fj.quantize.calibrate(
+                model, batches, observer=observer, scheme=options.scheme, outputs=options.outputs
+            )
+    own: Any = {"observer": _OBSERVERS[options.weight_observer](), "scheme": options.weight_scheme}
+    with _quantizable(options.run):
+        quantized = fj.quantize.quantize_model(model, ranges, activation_scheme=options.scheme, **own)
+    after = accuracy(steps, quantized, data.test)
+    params = nnx.state(model, nnx.Param)
+    kernels = fj.quantize.quantize_params(params, **own)
+    off = fj.quantize.errors(params, kernels)
+    stored = {fj.path_string(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(nnx.state(quantized))}
+    result = {
+        **{field.name: getattr(options, field.name) for field in dataclasses.fields(options) if field.name != "run"},
+        "test_accuracy_before": before,
+        "test_accuracy": after,
+        "bytes_before": sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(model))),
+        "bytes": sum(array.nbytes for array in stored.values()),
+        "sparsity_before": fj.sparsity(params),
+        "sparsity": fj.sparsity(fj.quantize.dequantize_params(kernels)),
+        "weights": [row._asdict() for row in off.rows],
+    }
+    Console().print(_table(finished, options, result))
+    if options.per_layer:
+        first = [steps.inputs(jnp.asarray(images)) for images, _ in _first(data.test)]
+        outputs = fj.quantize.output_errors(model, quantized, first)
+        result["outputs"] = [row._asdict() for row in outputs.rows]
+        print(f"\nweights\n{off}\n\noutputs, of {len(first[0])} test images\n{outputs}")
+    with run_directory.locked(options.run):
+        files.write(options.run / run_directory.QUANTIZED_ARRAYS, lambda partial: arrays.save(partial, stored))
+        files.write_json(options.run / run_directory.QUANTIZED, result)
+    print(f"see {options.run / run_directory.QUANTIZED} and {run_directory.QUANTIZED_ARRAYS}")
+    return result
+
+
+def read(folder: Path) -> Finished:
+    """A finished run, with its data.
+
+    Raises:
+      UserError: if the folder holds none, or one that cannot be read.
+    """
+    if not (folder / run_directory.CONFIG).is_file():
+        raise UserError(f"{folder} must be the folder of a run, and there is no {run_directory.CONFIG} in it.")
+    config = run_directory.read_config(folder)
+    if config.seeds > 1:
+        raise UserError(f"{folder} holds the runs of {config.seeds} seeds; name one: {folder / f'seed{config.seed}'}.")
+    if not (folder / run_directory.SUMMARY).is_file():
+        raise UserError(f"{folder} must be the folder of a run that has finished; this one has not.")
+    summary, stored = run_directory.read_summary(folder), run_directory.read_parameters(folder)
+    # On one device, whatever it was trained on.
+    config = dataclasses.replace(config, **dict.fromkeys(MACHINES))
+    setup = train.prepare(config)
+    shapes = jax.eval_shape(lambda: setup.steps.shown(setup.steps.init(0)))
+    params, model_state = (
+        _filled(folder, stored, kind, tree) for kind, tree in (("params", shapes.params), ("state", shapes.model_state))
+    )
+    return Finished(config, setup, setup.steps.model(params, model_state), summary)
+
+
+def accuracy(steps: Steps, model: nnx.Module, part: Images | Stored) -> float:
+    """The fraction of images that a network puts into the right class."""
+    graph, state = nnx.split(model)
+
+    @jax.jit
+    def classes(state, images):
+        return nnx.merge(graph, state, copy=True)(steps.inputs(images)).argmax(-1)
+
+    right = count = 0
+    for images, labels in _batches(part):
+        right += int((np.asarray(classes(state, images)) == labels).sum())
+        count += len(labels)
+    return right / count
+
+
+def _filled(folder: Path, stored: dict[str, np.ndarray], kind: str, tree: Any) -> Any:
+    """The tree with the arrays of a file in place of shapes."""
+    leaves = []
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        name = f"{kind}/{fj.path_string(path)}"
+        if name not in stored or stored[name].shape != leaf.shape:
+            raise UserError(f"{folder / run_directory.PARAMETERS} must hold {name} of shape {leaf.shape}.")
+        leaves.append(jnp.asarray(stored[name]))
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
+
+
+def _batches(part: Images | Stored) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Images and labels, in order; the last batch may be smaller."""
+    if isinstance(part, Images):
+        for start in range(0, len(part.labels), _BATCH):
+            yield part.images[start : start + _BATCH], part.labels[start : start + _BATCH]
+        return
+    # Slow to import.
+    from .data import stream
+
+    for images, labels in stream.test_batches(part, min(_BATCH, len(part))):
+        yield images[labels >= 0], labels[labels >= 0]
+
+
+def _first(part: Images | Stored) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [next(_batches(part))]
+
+
+def _check(options: Options) -> None:
+    for name in ("observer", "scheme", "outputs"):
+        if options.weights_only and getattr(options, name) != getattr(Options, name):
+            raise UserError(f"--{name} is for activations, which --weights-only leaves as they are.")
+
+
+@contextlib.contextmanager
+def _quantizable(folder: Path) -> Iterator[None]:
+    """Turns the error of weights or activations that are not finite into a `UserError` that names the run."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{folder} must be a run that can be quantised: {error}") from error
+
+
+def _table(finished: Finished, options: Options, result: dict[str, Any]) -> Table:
+    title = f"{report.title(finished.config)}, seed {finished.config.seed}: 8 bits"
+    activations = "as they were" if options.weights_only else f"{options.observer}, {options.scheme}"
+    caption = f"weights {options.weight_observer}, {options.weight_scheme}; activations {activations}"
+    width = max(len(title), len(caption))
+    table = Table("", "before", "after", title=escape(title), caption=caption, min_width=width)
+    for label, name, form in _ROWS:
+        table.add_row(label, form.format(result[f"{name}_before"]), form.format(result[name]))
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Parameters of any tree with 8-bit kernels, and how far off they are."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.typing import DTypeLike
+
+from .._prunable import check_paths, kernels, path_string, select
+from ._array import Quantized, check_dtype, check_observer, check_scheme, dequantize, quantize
+from ._errors import Errors, row
+from ._observers import Observer, Scheme, per_channel_min_max
+
+PyTree = Any
+
+
+def quantize_params(
+    params: PyTree,
+    *,
+    quantizable: Any = kernels,
+    observer: Observer | None = None,
+    scheme: Scheme = "symmetric",
+    dtype: DTypeLike = "int8",
+) -> PyTree:
+    """The parameters, with a `Quantized` in place of each kernel.
+
+    Pruned weights stay exact zeros, so masks go on to hold.
+
+    Args:
+      params: any tree of arrays.
+      quantizable: which parameters: a predicate on (key path, leaf) or a tree of booleans, as `prunable` of `prune`.
+      observer: how the range of a kernel is found; with None `per_channel_min_max()`.
+      scheme: `symmetric` or `affine`; see `quantize`.
+      dtype: of the integers, `int8` or `uint8`.
+
+    Returns:
+      The tree with its other leaves as they were. `dequantize_params` is the way back.
+
+    Raises:
+      ValueError: if an argument is wrong, nothing is quantizable, or a weight is not finite, naming the path.
+
+    Example:
+      >>> import jax.numpy as jnp, flipout_jax as fj
+      >>> params = {"bias": jnp.ones(2), "kernel": jnp.array([[1.0, 0.0], [0.5, -2.0]])}
+      >>> quantized = fj.quantize.quantize_params(params)
+      >>> quantized["kernel"].values.tolist(), quantized["bias"].tolist()
+      ([[127, 0], [64, -127]], [1.0, 1.0])
+    """
+    check_scheme(scheme)
+    check_dtype(dtype)
+    observer = per_channel_min_max() if observer is None else check_observer(observer)
+    chosen = select(quantizable, params)
+    leaves = [
+        kernel(path_string(path), leaf, observer, scheme, dtype) if is_chosen else leaf
+        for is_chosen, (path, leaf) in zip(chosen, jax.tree.leaves_with_path(params), strict=True)
+    ]
+    return jax.tree.unflatten(jax.tree.structure(params), leaves)
+
+
+def kernel(path: str, leaf: Any, observer: Observer, scheme: Scheme, dtype: DTypeLike) -> Quantized:
+    """A kernel as integers, or a `ValueError` that names its path."""
+    leaf = jnp.asarray(leaf)
+    if not isinstance(leaf, Tracer) and not bool(jnp.all(jnp.isfinite(leaf))):
+        raise ValueError(f"`params` must be finite, got a value of {path!r} that is not.")
+    return quantize(leaf, observer=observer, scheme=scheme, dtype=dtype)
+
+
+def dequantize_params(params: PyTree, dtype: DTypeLike = "float32") -> PyTree:
+    """The parameters with arrays in place of each `Quantized`.
+
+    Args:
+      params: what `quantize_params` has made, or any tree that holds such leaves.
+      dtype: of the arrays.
+
+    Returns:
+      The tree with its other leaves as they were.
+
+    Example:
+      >>> import jax.numpy as jnp, flipout_jax as fj
+      >>> params = {"kernel": jnp.array([[1.0, 0.0]])}
+      >>> fj.quantize.dequantize_params(fj.quantize.quantize_params(params, scheme="affine"))
+      {'kernel': Array([[1., 0.]], dtype=float32)}
+    """
+    return jax.tree.map(lambda x: dequantize(x, dtype) if is_quantized(x) else x, params, is_leaf=is_quantized)
+
+
+def errors(params: PyTree, quantized: PyTree) -> Errors:
+    """How far each kernel is off.
+
+    Args:
+      params: the exact parameters.
+      quantized: what `quantize_params` has made of them.
+
+    Returns:
+      `Errors` with a row for each `Quantized`, to be printed or read.
+
+    Raises:
+      ValueError: if `quantized` has other leaves than `params`.
+
+    Example:
+      >>> import jax.numpy as jnp, flipout_jax as fj
+      >>> params = {"kernel": jnp.array([[127.5, 0.4], [1.0, 0.0]])}
+      >>> print(fj.quantize.errors(params, fj.quantize.quantize_params(params, observer=fj.quantize.min_max())))
+      array   max abs  relative L2  SQNR dB  zeros before    after
+      ------------------------------------------------------------
+      kernel      0.5       0.0050     46.0       25.00 %  50.00 %
+    """
+    exact = jax.tree.leaves_with_path(params)
+    leaves = jax.tree.leaves(quantized, is_leaf=is_quantized)
+    check_paths("quantized", jax.tree.map(lambda _: 0, quantized, is_leaf=is_quantized), params)
+    return Errors(
+        tuple(
+            row(path_string(path), [(np.asarray(leaf), np.asarray(dequantize(other)))])
+            for (path, leaf), other in zip(exact, leaves, strict=True)
+            if is_quantized(other)
+        )
+    )
+
+
+def is_quantized(x: Any) -> bool:
+    """Whether it is a `Quantized`."""
+    return isinstance(x, Quantized)
