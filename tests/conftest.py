@@ -1,6 +1,7 @@
 """What the tests share: no network, a quick Hypothesis profile, strict promotion, and helpers as fixtures."""
 
 import ipaddress
+import os
 import re
 import sys
 from pathlib import Path
@@ -14,11 +15,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 # The first example of a shape pays for a compilation, which no deadline allows for.
-settings.register_profile("quick", deadline=None, max_examples=40, print_blob=True)
-settings.load_profile("quick")
+settings.register_profile("quick", deadline=None, max_examples=20, print_blob=True)
+settings.register_profile("thorough", deadline=None, max_examples=400, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 HERE = Path(__file__).parent
 STRICT_TOO = {"test_optax", "test_transforms"}
+# Tells nothing of compiled code. Selection, counts and noise are compiled as for users.
+QUICK = re.compile("test_(acdc|at_init|drive|gradient_saliencies|lottery|powerprop|quantize|reparam|ste|supermask)")
 
 _CONNECTS = {"socket.connect", "socket.sendto", "socket.sendmsg"}
 _LOOKS_UP = {"socket.getaddrinfo", "socket.gethostbyname"}
@@ -64,6 +68,17 @@ def pytest_runtest_protocol(item):
         jax.enable_checks(True),
     ):
         return (yield)
+
+
+@pytest.fixture(autouse=True)
+def quick_compilation(request, monkeypatch):
+    """Compiles in two thirds of the time what need not be quick; in processes too."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    if request.path.parent.name == "experiments" or QUICK.match(request.path.stem):
+        monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

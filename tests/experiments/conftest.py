@@ -26,16 +26,6 @@ def compilation_cache(tmp_path_factory, worker_id):
     jax.config.update("jax_compilation_cache_dir", None)
 
 
-@pytest.fixture(autouse=True)
-def quick_compilation(monkeypatch):
-    """What is run for a few steps need not be quick, and is compiled in two thirds of the time; in processes too."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 @pytest.fixture
 def quick(tmp_path):
     """`quick(**options)`: a configuration of a few steps that writes below the test's folder."""
