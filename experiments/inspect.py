@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from . import methods, report, run_directory, seeds
+from . import methods, run_directory, seeds, shown
 from .config import Config
 from .errors import UserError
 
@@ -66,14 +66,14 @@ def inspect(folder: Path) -> None:
     so_far = {**(epochs[-1] if epochs else {}), "skipped_steps": sum(m["skipped_steps"] for m in epochs)}
     results = run_directory.read_summary(folder) if finished else so_far
     state = "finished" if finished else f"{len(epochs)} of {methods.epochs(config)} epochs"
-    title = f"{report.title(config)}, seed {config.seed}: {state}"
+    title = f"{shown.title(config)}, seed {config.seed}: {state}"
     table = Table(title=escape(title), show_header=False, min_width=len(title))
     for label, text in _cells(results):
         table.add_row(label, escape(text))
     Console().print(table)
     if (folder / run_directory.TABLES).is_file():
-        print(report.read_tables(folder)[0])
-        print(f"drawn again: {', '.join(str(picture) for picture in report.draw(folder))}")
+        print(shown.read_tables(folder)[0])
+        print(f"drawn again: {', '.join(str(picture) for picture in shown.draw(folder))}")
         if (folder / run_directory.PARAMETERS).is_file():
             print(_parameters(folder))
     else:
@@ -97,7 +97,7 @@ def _parameters(folder: Path) -> str:
 
 def _over_seeds(folder: Path, config: Config) -> Table:
     summary = run_directory.read_summary(folder)
-    table = Table("", "mean", "standard deviation", title=escape(f"{report.title(config)}, {config.seeds} seeds"))
+    table = Table("", "mean", "standard deviation", title=escape(f"{shown.title(config)}, {config.seeds} seeds"))
     for name, (label, form) in _RESULTS.items():
         if summary.get(f"{name}_std") is not None:
             table.add_row(label, form.format(summary[name]), form.format(summary[f"{name}_std"]))

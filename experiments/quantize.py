@@ -5,7 +5,7 @@ import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,15 +18,9 @@ from rich.table import Table
 
 import flipout_jax as fj
 
-from . import arrays, files, report, run_directory, train
-from .config import MACHINES, Config
-from .data import Images, Stored
+from . import arrays, files, finished, run_directory, shown
 from .errors import UserError, out_of_memory
-from .steps import Steps
 
-_BATCH = 500
-# One image of a thousand may come out otherwise on a device that rounds otherwise.
-_SAME = 1e-3
 _OBSERVERS = {
     "min_max": fj.quantize.min_max,
     "moving_average": fj.quantize.moving_average,
@@ -65,22 +59,6 @@ class Options:
     """Whether to show how far the weights and the outputs of each layer are off."""
 
 
-class Finished(NamedTuple):
-    """A finished run.
-
-    Attributes:
-      config: its options.
-      setup: its data and functions.
-      model: its network, with the weights of the last epoch.
-      summary: its results.
-    """
-
-    config: Config
-    setup: train.Setup
-    model: nnx.Module
-    summary: dict[str, Any]
-
-
 def main() -> None:
     """Reads the options, quantises, and turns what a user can put right into one line."""
     options = tyro.cli(Options, prog="python -m experiments.quantize", config=(tyro.conf.FlagCreatePairsOff,))
@@ -100,18 +78,12 @@ def quantize(options: Options) -> dict[str, Any]:
       UserError: for a folder of no finished run, one that cannot be read, or options that do not go together.
     """
     _check(options)
-    finished = read(options.run)
-    steps, data, model = finished.setup.steps, finished.setup.data, finished.model
-    before = accuracy(steps, model, data.test)
-    told = finished.summary["test_accuracy"]
-    if abs(before - told) > _SAME:
-        raise UserError(
-            f"{options.run} must be tested as it was, and its weights come to {before:.2%}, where "
-            f"{run_directory.SUMMARY} has {told:.2%}. Are the data the same?"
-        )
+    run = finished.read(options.run)
+    steps, data, model = run.setup.steps, run.setup.data, run.model
+    before = finished.check_accuracy(run)
     ranges = None
     if not options.weights_only:
-        batches = (steps.inputs(jnp.asarray(images)) for images, _ in _batches(data.train))
+        batches = (steps.inputs(jnp.asarray(images)) for images, _ in finished.batches(data.train))
         observer = _OBSERVERS[options.observer]()
         with _quantizable(options.run):
             ranges = fj.quantize.calibrate(
@@ -120,7 +92,7 @@ def quantize(options: Options) -> dict[str, Any]:
     own: Any = {"observer": _OBSERVERS[options.weight_observer](), "scheme": options.weight_scheme}
     with _quantizable(options.run):
         quantized = fj.quantize.quantize_model(model, ranges, activation_scheme=options.scheme, **own)
-    after = accuracy(steps, quantized, data.test)
+    after = finished.accuracy(steps, quantized, data.test)
     params = nnx.state(model, nnx.Param)
     kernels = fj.quantize.quantize_params(params, **own)
     off = fj.quantize.errors(params, kernels)
@@ -135,9 +107,10 @@ def quantize(options: Options) -> dict[str, Any]:
         "sparsity": fj.sparsity(fj.quantize.dequantize_params(kernels)),
         "weights": [row._asdict() for row in off.rows],
     }
-    Console().print(_table(finished, options, result))
+    Console().print(_table(run, options, result))
     if options.per_layer:
-        first = [steps.inputs(jnp.asarray(images)) for images, _ in _first(data.test)]
+        images, _ = next(finished.batches(data.test))
+        first = [steps.inputs(jnp.asarray(images))]
         outputs = fj.quantize.output_errors(model, quantized, first)
         result["outputs"] = [row._asdict() for row in outputs.rows]
         print(f"\nweights\n{off}\n\noutputs, of {len(first[0])} test images\n{outputs}")
@@ -146,73 +119,6 @@ def quantize(options: Options) -> dict[str, Any]:
         files.write_json(options.run / run_directory.QUANTIZED, result)
     print(f"see {options.run / run_directory.QUANTIZED} and {run_directory.QUANTIZED_ARRAYS}")
     return result
-
-
-def read(folder: Path) -> Finished:
-    """A finished run, with its data.
-
-    Raises:
-      UserError: if the folder holds none, or one that cannot be read.
-    """
-    if not (folder / run_directory.CONFIG).is_file():
-        raise UserError(f"{folder} must be the folder of a run, and there is no {run_directory.CONFIG} in it.")
-    config = run_directory.read_config(folder)
-    if config.seeds > 1:
-        raise UserError(f"{folder} holds the runs of {config.seeds} seeds; name one: {folder / f'seed{config.seed}'}.")
-    if not (folder / run_directory.SUMMARY).is_file():
-        raise UserError(f"{folder} must be the folder of a run that has finished; this one has not.")
-    summary, stored = run_directory.read_summary(folder), run_directory.read_parameters(folder)
-    # On one device, whatever it was trained on.
-    config = dataclasses.replace(config, **dict.fromkeys(MACHINES))
-    setup = train.prepare(config)
-    shapes = jax.eval_shape(lambda: setup.steps.shown(setup.steps.init(0)))
-    params, model_state = (
-        _filled(folder, stored, kind, tree) for kind, tree in (("params", shapes.params), ("state", shapes.model_state))
-    )
-    return Finished(config, setup, setup.steps.model(params, model_state), summary)
-
-
-def accuracy(steps: Steps, model: nnx.Module, part: Images | Stored) -> float:
-    """The fraction of images that a network puts into the right class."""
-    graph, state = nnx.split(model)
-
-    @jax.jit
-    def classes(state, images):
-        return nnx.merge(graph, state, copy=True)(steps.inputs(images)).argmax(-1)
-
-    right = count = 0
-    for images, labels in _batches(part):
-        right += int((np.asarray(classes(state, images)) == labels).sum())
-        count += len(labels)
-    return right / count
-
-
-def _filled(folder: Path, stored: dict[str, np.ndarray], kind: str, tree: Any) -> Any:
-    """The tree with the arrays of a file in place of shapes."""
-    leaves = []
-    for path, leaf in jax.tree.leaves_with_path(tree):
-        name = f"{kind}/{fj.path_string(path)}"
-        if name not in stored or stored[name].shape != leaf.shape:
-            raise UserError(f"{folder / run_directory.PARAMETERS} must hold {name} of shape {leaf.shape}.")
-        leaves.append(jnp.asarray(stored[name]))
-    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
-
-
-def _batches(part: Images | Stored) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Images and labels, in order; the last batch may be smaller."""
-    if isinstance(part, Images):
-        for start in range(0, len(part.labels), _BATCH):
-            yield part.images[start : start + _BATCH], part.labels[start : start + _BATCH]
-        return
-    # Slow to import.
-    from .data import stream
-
-    for images, labels in stream.test_batches(part, min(_BATCH, len(part))):
-        yield images[labels >= 0], labels[labels >= 0]
-
-
-def _first(part: Images | Stored) -> list[tuple[np.ndarray, np.ndarray]]:
-    return [next(_batches(part))]
 
 
 def _check(options: Options) -> None:
@@ -230,8 +136,8 @@ def _quantizable(folder: Path) -> Iterator[None]:
         raise UserError(f"{folder} must be a run that can be quantised: {error}") from error
 
 
-def _table(finished: Finished, options: Options, result: dict[str, Any]) -> Table:
-    title = f"{report.title(finished.config)}, seed {finished.config.seed}: 8 bits"
+def _table(run: finished.Finished, options: Options, result: dict[str, Any]) -> Table:
+    title = f"{shown.title(run.config)}, seed {run.config.seed}: 8 bits"
     activations = "as they were" if options.weights_only else f"{options.observer}, {options.scheme}"
     caption = f"weights {options.weight_observer}, {options.weight_scheme}; activations {activations}"
     width = max(len(title), len(caption))

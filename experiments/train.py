@@ -29,10 +29,10 @@ from . import (
     models,
     processes,
     recipe,
-    report,
     results,
     run_directory,
     seeds,
+    shown,
 )
 from . import data as datasets
 from .checks import check
@@ -120,7 +120,7 @@ def _open_again(config: Config, lock: contextlib.ExitStack) -> Config:
 
 
 def _create(config: Config, lock: contextlib.ExitStack) -> Config:
-    folder = run_directory.place(config, report.slug(config))
+    folder = run_directory.place(config, shown.slug(config))
     config = dataclasses.replace(config, output_dir=folder)
     lock.enter_context(run_directory.locked(folder))
     # Who computed it is nothing to a reader.
@@ -132,7 +132,7 @@ def _run(setup: Setup, started: float) -> int | None:
     """Trains all seeds; the number of the signal that stopped them, if one did."""
     config, grid = setup.config, setup.grid
     print(
-        f"{report.title(config)}: {setup.data.train_count:,} training and {setup.data.test_count:,} test images of "
+        f"{shown.title(config)}: {setup.data.train_count:,} training and {setup.data.test_count:,} test images of "
         f"{'x'.join(map(str, setup.data.shape))}, {len(setup.data.classes)} classes; "
         f"{methods.epochs(config)} epochs of {setup.steps_per_epoch} steps on {jax.devices()[0].platform}"
         + ("" if grid is None else f", {dict(grid.shape)} over {jax.process_count()} process(es)")
@@ -163,21 +163,21 @@ def _train(setup: Setup, configs: Sequence[Config], functions: loop.Loop, interr
     sizes = setup.batch_size, setup.steps_per_epoch
     outcome = fit.fit(configs, functions, *sizes, checkpoints, interrupt, agreement, scenes)
     # By all processes, as it computes with what they hold together.
-    shown = [setup.steps.shown(state) for state in outcome.states]
+    effective = [setup.steps.shown(state) for state in outcome.states]
     if (leave := methods.of(setup.config).leave) is not None:
         for scene, state in zip(scenes, outcome.states, strict=True):
             leave(scene, state, run_directory.of(scene.config))
     if not processes.is_first():
         return outcome.finished
     flops_per_image = flops.forward(setup.steps, setup.data.shape)
-    for config, state in zip(configs, shown, strict=True):
+    for config, state in zip(configs, effective, strict=True):
         folder = run_directory.of(config)
         metrics = run_directory.read_metrics(folder)
-        summary = report.save_tables(folder, len(metrics), state.params, state.opt_state)
+        summary = shown.save_tables(folder, len(metrics), state.params, state.opt_state)
         print(summary)
         masks = fj.get_masks(state.opt_state)
         run_directory.save_parameters(folder, state.params, masks, state.model_state)
-        report.draw(folder)
+        shown.draw(folder)
         _check_weights(state, metrics, folder)
         if not outcome.finished:
             print(

@@ -42,7 +42,7 @@ def quick(tmp_path):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Runs without pictures, which may take longer than they do."""
-    monkeypatch.setattr(train.report, "draw", lambda folder: [])
+    monkeypatch.setattr(train.shown, "draw", lambda folder: [])
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import arrays, quantize, train
+from experiments import arrays, finished, quantize, train
 from experiments.config import Config
 from experiments.errors import UserError
 
@@ -18,7 +18,7 @@ def trained(tmp_path_factory):
     """A small network that has learnt something, half of it pruned."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.report, "draw", lambda folder: [])
+        patch.setattr(train.shown, "draw", lambda folder: [])
         train.run(Config(model="lenet_300_100", epochs=5, sparsity=0.5, prunings=1, width=0.2, output_dir=folder))
     return folder
 
@@ -108,7 +108,8 @@ def test_folders_without_a_finished_run_are_told(trained, tmp_path, monkeypatch,
         quantize.quantize(quantize.Options(copy))
     broken = stored["params/dense_1/bias"] * 0 + np.nan
     arrays.save(copy / "params.safetensors", stored | {"params/dense_1/bias": broken})
-    accuracy = quantize.accuracy(*_network(copy))
+    run = finished.read(copy)
+    accuracy = finished.accuracy(run.setup.steps, run.model, run.setup.data.test)
     (copy / "summary.json").write_text(json.dumps(summary | {"test_accuracy": accuracy}))
     with pytest.raises(UserError, match=r"must be a run that can be quantised: .*finite activations"):
         quantize.quantize(quantize.Options(copy))
@@ -122,11 +123,6 @@ def test_folders_without_a_finished_run_are_told(trained, tmp_path, monkeypatch,
     (copy / "config.json").write_text(json.dumps(config | {"seeds": 2}))
     with pytest.raises(UserError, match=r"holds the runs of 2 seeds; name one: .*seed0"):
         quantize.quantize(quantize.Options(copy))
-
-
-def _network(folder):
-    finished = quantize.read(folder)
-    return finished.setup.steps, finished.model, finished.setup.data.test
 
 
 def test_options_are_written_down(trained):
