@@ -3,6 +3,7 @@
 `shrink` takes any function of parameters, `shrink_nnx` a module of Flax NNX.
 """
 
+from ._nnx import shrink_nnx as shrink_nnx
 from ._report import Compacted as Compacted
 from ._report import Kept as Kept
 from ._report import Row as Row

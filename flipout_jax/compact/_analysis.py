@@ -71,11 +71,9 @@ def _given(program: Program, variable: int) -> Term:
     return Term(tuple(fixed(n) for n in shape), unknown(len(shape), dtype))
 
 
-def _walk(
-    units: Units, program: Program, index: int, step: Step, terms: list[Term], layers: list[Layer]
-) -> list[Term]:
+def _walk(units: Units, program: Program, index: int, step: Step, terms: list[Term], layers: list[Layer]) -> list[Term]:
     name = step.primitive.name
-    out = program.types[step.outputs[0]] if step.outputs else None
+    out: Any = program.types[step.outputs[0]] if step.outputs else None
     understood = all(is_plain(program.types[variable]) for variable in (*step.inputs, *step.outputs))
     if len(step.outputs) == 1 and understood and 0 not in out.shape:
         shape, dtype = tuple(out.shape), np.dtype(out.dtype)
@@ -93,5 +91,3 @@ def _walk(
         for ids in term.ids:
             units.pin(ids, f"used by {name}")
     return [_given(program, variable) for variable in step.outputs]
-
-

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._program import Program
+from ._program import Program, is_plain
 
 PyTree = Any
 
@@ -52,8 +52,9 @@ def outputs(fn: Callable[..., PyTree], params: PyTree, inputs: PyTree, where: st
 def compare(before: list[np.ndarray], after: list[np.ndarray], tolerance: float | None, program: Program) -> float:
     """The largest difference, as a fraction of the largest output, or an error if it is above the tolerance."""
     if tolerance is None:
-        types = [aval.dtype for aval in program.types if jnp.issubdtype(getattr(aval, "dtype", None), jnp.floating)]
-        tolerance = 0.05 if any(dtype.itemsize < 4 for dtype in types) else 1e-5
+        types = [aval.dtype for aval in program.types if is_plain(aval)]
+        is_short = any(jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize < 4 for dtype in types)
+        tolerance = 0.05 if is_short else 1e-5
     shapes = [[x.shape for x in leaves] for leaves in (before, after)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"`fn` must return the same shapes for smaller parameters, got {shapes[1]} for {shapes[0]}.")
@@ -68,8 +69,8 @@ def compare(before: list[np.ndarray], after: list[np.ndarray], tolerance: float 
         worst = max(worst, float(np.abs(wide[0] - wide[1]).max(initial=0.0)) / scale)
     if worst > tolerance:
         raise ValueError(
-            f"`fn` must compute the same with smaller parameters, got outputs that differ by {worst:.2g} of the largest, "
-            f"more than `tolerance`, {tolerance:g}. A function that computes with its own widths, such as a mean over "
-            "units, cannot be compacted."
+            f"`fn` must compute the same with smaller parameters, got outputs that differ by {worst:.2g} of the "
+            f"largest, more than `tolerance`, {tolerance:g}. A function that computes with its own "
+            "widths, such as a mean over units, cannot be compacted."
         )
     return worst

@@ -82,7 +82,12 @@ def _silence(analysis: Analysis, plan: Plan, change: Any) -> None:
     """Makes the weights 0 through which a unit is read that stays only because its axis needs one."""
     if not plan.last:
         return
-    owners = {int(ids[0]): (leaf, axis) for leaf, axes in enumerate(analysis.axes) for axis, ids in enumerate(axes) if len(ids)}
+    owners = {
+        int(ids[0]): (leaf, axis)
+        for leaf, axes in enumerate(analysis.axes)
+        for axis, ids in enumerate(axes)
+        if len(ids)
+    }
     starts = np.array(sorted(owners))
     for reader in plan.readers:
         for rows in reader.layer.rows:

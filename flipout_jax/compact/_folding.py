@@ -165,8 +165,8 @@ def constants(layer: Layer) -> Constants:
     value, mask = layer.features
     rest = tuple(range(layer.rank, value.ndim))
     first = value[(..., *(slice(0, 1) for _ in rest))]
-    is_known = mask.all(rest)
-    is_even = is_known & (value == first).all(rest) & (not layer.is_padded)
+    is_known = np.asarray(mask.all(rest))
+    is_even = is_known & np.asarray((value == first).all(rest)) & (not layer.is_padded)
     return Constants(is_known, is_even, first.reshape(is_known.shape).astype(np.float64))
 
 
@@ -179,5 +179,3 @@ def ratio(layer: Layer, positions: np.ndarray, others: np.ndarray) -> float | No
         return None
     factor = float(own @ its) / square
     return factor if np.allclose(own, factor * its, rtol=1e-6, atol=1e-7 * float(np.abs(own).max())) else None
-
-

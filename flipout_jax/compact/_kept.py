@@ -28,10 +28,10 @@ def kept(analysis: Analysis, plan: Plan, leaves: list[Any], paths: list[str]) ->
     for leaf, axes, path in zip(leaves, analysis.axes, paths, strict=True):
         if len(axes) < 2:
             continue
-        value = np.asarray(leaf) != 0
         for axis, ids in enumerate(axes):
             if not np.isin(ids, summed).all():
                 continue
+            value = np.asarray(leaf) != 0
             is_zero = ~value.any(tuple(i for i in range(value.ndim) if i != axis))
             for unit, zero in zip(ids.tolist(), is_zero.tolist(), strict=True):
                 reason = _reason(analysis, plan, int(plan.roots[unit]), zero)

@@ -58,7 +58,8 @@ def dense(
     """A product of matrices, one of them a kernel."""
     (summed, batched), reason = step.options["dimension_numbers"], "used by dot_general"
     sides = [
-        (term, tuple(map(int, axes)), tuple(map(int, batch))) for term, axes, batch in zip(terms, summed, batched, strict=True)
+        (term, tuple(map(int, axes)), tuple(map(int, batch)))
+        for term, axes, batch in zip(terms, summed, batched, strict=True)
     ]
     rests = [[i for i in range(len(term.ids)) if i not in (*axes, *batch)] for term, axes, batch in sides]
     for term, _, batch in sides:
@@ -71,14 +72,13 @@ def dense(
     # A kernel is more often on the right.
     k = next((i for i in (1, 0) if terms[i].known.is_whole), None)
     if k is None or any(batched) or 0 in terms[0].shape + terms[1].shape:
-        for term, axes, _ in sides:
-            for axis in axes:
-                units.pin(term.ids[axis], reason)
+        # Of two arrays that both depend on the inputs, as in attention, code tends to ask for equal widths.
+        for term in terms:
+            for own in term.ids:
+                units.pin(own, reason)
         return Term(ids, unknown(len(shape), dtype)), None
     (kernel, rows, _), (features, columns, _) = sides[k], sides[1 - k]
-    inputs = tuple(
-        _contract(units, features.ids[a], kernel.ids[b], reason) for a, b in zip(columns, rows, strict=True)
-    )
+    inputs = tuple(_contract(units, features.ids[a], kernel.ids[b], reason) for a, b in zip(columns, rows, strict=True))
     order = (*rows, *rests[k])
     weights = spread(kernel.known, kernel.shape, range(len(kernel.shape))).value.transpose(order)
     known = spread(features.known, features.shape, set(columns))
@@ -174,5 +174,3 @@ def _contract(units: Units, first: np.ndarray, second: np.ndarray, reason: str) 
     units.pin(first[second == FREE], reason)
     units.pin(second[first == FREE], reason)
     return units.tie(first, second)
-
-

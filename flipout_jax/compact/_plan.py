@@ -38,7 +38,7 @@ class Reader(NamedTuple):
         is_live = np.ones((), bool)
         for roots in self.outputs:
             is_live = is_live[..., None] & ~dead[roots]
-        return (self.uses & is_live).any(tuple(range(self.layer.rank, self.uses.ndim)))
+        return np.asarray((self.uses & is_live).any(tuple(range(self.layer.rank, self.uses.ndim))))
 
 
 class Plan(NamedTuple):
@@ -120,8 +120,10 @@ def _carry(reader: Reader, counts: np.ndarray, dead: np.ndarray, reasons: dict[i
     waiting = sorted((root for root in where if dead[root]), key=lambda root: -float(size[where[root]].max()))
     if not waiting:
         return
-    is_free = reader.constants.is_known & ~dead[roots] & reader.layer.features.may_differ_from_zero.any(
-        tuple(range(1, reader.layer.features.value.ndim))
+    is_free = (
+        reader.constants.is_known
+        & ~dead[roots]
+        & reader.layer.features.may_differ_from_zero.any(tuple(range(1, reader.layer.features.value.ndim)))
     )
     standing = [root for root in np.unique(roots[is_free]).tolist() if is_free[roots == root].all() and root >= 0]
     for root in waiting:
@@ -143,5 +145,3 @@ def _obstacle(reader: Reader) -> str:
     if reader.layer.is_padded:
         return "reaches a padded convolution"
     return "is read by a layer without a bias" if reader.bias is None else "differs from position to position"
-
-

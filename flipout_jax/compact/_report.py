@@ -72,7 +72,9 @@ class Compacted(NamedTuple):
         table = [["parameter", "before", "after", "left"], *body, ["total", f"{self.before:,}", "", f"{self.after:,}"]]
         widths = [max(len(row[i]) for row in table) for i in range(4)]
         lines = [
-            "  ".join(cell.rjust(w) if i == 3 else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+            "  ".join(
+                cell.rjust(w) if i == 3 else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            )
             for row in table
         ]
         rule = "-" * len(lines[0])

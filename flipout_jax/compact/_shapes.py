@@ -169,7 +169,7 @@ def pad(units: Units, step: Step, terms: list[Term], shape: tuple[int, ...], dty
         units.pin(term.ids[axis], "used by pad")
     ids = tuple(fixed(n) if axis in padded else term.ids[axis] for axis, n in enumerate(shape))
     known = spread(term.known, term.shape, padded)
-    config = [tuple(int(width) for width in widths) for widths in config]
+    config = [(int(low), int(high), int(gap)) for low, high, gap in config]
     value, mask = (
         np.asarray(lax.pad(jax.numpy.asarray(a), jax.numpy.asarray(b.reshape(())), config))
         for a, b in zip(known, border.known, strict=True)
@@ -183,7 +183,7 @@ def reduce(units: Units, step: Step, terms: list[Term], shape: tuple[int, ...], 
     for axis in axes:
         units.pin(term.ids[axis], f"used by {step.primitive.name}")
     ids = tuple(own for axis, own in enumerate(term.ids) if axis not in axes)
-    mask = term.known.known.all(tuple(axes))
+    mask = np.asarray(term.known.known.all(tuple(axes)))
     if not mask.any():
         return Term(ids, unknown(len(shape), dtype))
     known = spread(term.known, term.shape, axes)

@@ -72,7 +72,8 @@ def shrink(
       first      (2, 3)  (2, 1)     2
       second     (3, 1)  (1, 1)     1
       -------------------------------
-      total      13              5
+      total      13                 5
+      1 of axis 0 of first stay: its axis has a given length, as those of inputs do
       >>> compacted.params["last"].tolist()
       [1.0]
 
@@ -104,7 +105,9 @@ def _check(params: PyTree, inputs: tuple[PyTree, ...]) -> None:
             raise ValueError(f"`{name}` must hold concrete arrays, got traced ones: call this outside of jit.")
 
 
-def _shrink(fn: Callable[..., PyTree], params: PyTree, inputs: tuple[PyTree, ...], tolerance: float | None) -> Compacted:
+def _shrink(
+    fn: Callable[..., PyTree], params: PyTree, inputs: tuple[PyTree, ...], tolerance: float | None
+) -> Compacted:
     given, treedef = jax.tree.flatten(params)
     paths = [path_string(path) for path, _ in jax.tree.leaves_with_path(params)]
     wanted = outputs(fn, params, inputs, "`params`")

@@ -53,7 +53,7 @@ class Units:
 
     def tie(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Makes two axes lose the same positions; returns the positions of one that stands for both."""
-        reason = "tied to an axis of a given length"
+        reason = "its axis has a given length, as those of inputs do"
         self.pin(first[second == FIXED], reason)
         self.pin(second[first == FIXED], reason)
         for a, b in np.unique(np.stack([first, second]), axis=1).T.tolist():
