@@ -77,6 +77,7 @@ def test_the_constants_of_an_mlp_go_into_the_biases(dead):
     np.testing.assert_allclose(out["b1"], dead["b1"][keep[1]] + 1.5 * dead["w1"][0, keep[1]], rtol=1e-6)
     np.testing.assert_allclose(out["b2"], dead["b2"] + 4.75 * dead["w2"][0], rtol=1e-6)
     assert compacted.kept == ()
+    assert not compacted.is_constant
     assert (compacted.before, compacted.after) == (3 * 6 + 6 + 30 + 5 + 10 + 2, 9 + 3 + 9 + 3 + 6 + 2)
     assert_equal(mlp, dead, out, X)
 
@@ -108,6 +109,8 @@ def test_a_network_of_which_nothing_is_left_keeps_one_unit_an_axis():
     compacted = shrink(mlp, on_device(p), X)
     assert shapes(compacted.params) == {"w0": (3, 1), "b0": (1,), "w1": (1, 1), "b1": (1,), "w2": (1, 2), "b2": (2,)}
     assert_equal(mlp, p, compacted.params, X)
+    assert compacted.is_constant
+    assert "the outputs do not depend on the inputs any more" in str(compacted).splitlines()
     assert reasons(compacted)["w1", 0] == (1, "an axis keeps one position")
     # Its constants went into the bias of the last layer, so its own weights there are 0.
     np.testing.assert_array_equal(compacted.params["w2"], np.zeros((1, 2)))
@@ -156,9 +159,29 @@ def test_of_the_constants_that_reach_a_padded_convolution_one_stays(images):
         ("k1", 2): (1, "constant 2 reaches a padded convolution"),
     }
     k1 = images["k1"]
-    np.testing.assert_allclose(compacted.params["k1"][:, :, 0], k1[:, :, 1] + k1[:, :, 0] / 4 + k1[:, :, 2] / 2, rtol=1e-5)
+    np.testing.assert_allclose(
+        compacted.params["k1"][:, :, 0], k1[:, :, 1] + k1[:, :, 0] / 4 + k1[:, :, 2] / 2, rtol=1e-5
+    )
     assert_equal(fn, images, compacted.params, IMAGES)
     assert shrink(fn, compacted.params, IMAGES).after == compacted.after
+
+
+def test_a_constant_that_a_border_changes_is_told_from_one_that_is_the_same_everywhere():
+    def fn(p, x):
+        x = jax.nn.relu(conv(x, p["k0"]) + p["b0"][None, None, None])
+        x = conv(x, p["k1"])
+        return conv(x, p["k2"])
+
+    p = normal(17, k0=(3, 3, 2, 3), b0=(3,), k1=(3, 3, 3, 4), k2=(3, 3, 4, 2))
+    p["k0"][..., 0] = 0
+    p["b0"][0] = 2.0
+    # They read the constant alone, so they see the border alone; the second is the double of the first.
+    p["k1"][:, :, 1:, :2] = 0
+    p["k1"][:, :, :, 1] = 2 * p["k1"][:, :, :, 0]
+    compacted = shrink(fn, on_device(p), IMAGES)
+    assert compacted.params["k2"].shape == (3, 3, 3, 2)
+    assert reasons(compacted)["k2", 2] == (1, "constant, but not the same everywhere")
+    assert_equal(fn, p, compacted.params, IMAGES)
 
 
 def test_a_constant_without_a_bias_to_go_to_stands_for_the_others():
@@ -361,7 +384,7 @@ def test_the_table(dead):
         "total      71                32",
     ]
     kept = tuple(fj.compact.Kept(f"p{i}", 0, 1, "why") for i in range(25))
-    assert str(fj.compact.Compacted({}, (), kept, 0.0)).splitlines()[-2:] == [
+    assert str(fj.compact.Compacted({}, (), kept, 0.0, False)).splitlines()[-2:] == [
         "1 of axis 0 of p19 stay: why",
         "and 5 lines more in `kept`",
     ]
@@ -447,7 +470,9 @@ def test_any_pattern_of_zeros_in_an_mlp(data):
 @given(data=st.data())
 def test_any_pattern_of_zeros_in_a_convnet(data):
     fn = convnet(data.draw(st.sampled_from(["SAME", "VALID"])))
-    p = normal(data.draw(st.integers(0, 1000)), k0=(3, 3, 2, 4), b0=(4,), k1=(3, 3, 4, 3), mean=(3,), scale=(3,), w=(3, 2))
+    p = normal(
+        data.draw(st.integers(0, 1000)), k0=(3, 3, 2, 4), b0=(4,), k1=(3, 3, 4, 3), mean=(3,), scale=(3,), w=(3, 2)
+    )
     p["var"] = np.full(3, 2.0, np.float32)
     for name in ("k0", "k1", "w"):
         p[name] *= zeros(data, p[name].shape)

@@ -11,13 +11,16 @@ from flax import nnx
 import flipout_jax as fj
 from experiments import models
 
+# The networks of the experiments promote ranks.
+pytestmark = pytest.mark.promotes
+
 IMAGES = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
 
 
 def prune_at_random(model, sparsity, seed=0):
     """Makes all statistics, scales and biases random, and the smallest weights of all kernels 0."""
     rng = np.random.default_rng(seed)
-    state = nnx.state(model)
+    state = nnx.state(model, (nnx.Param, nnx.BatchStat))
     leaves = jax.tree.leaves_with_path(state)
     size = np.concatenate([np.abs(leaf).ravel() for path, leaf in leaves if fj.kernels(path, leaf)])
     removed = int(sparsity * size.size)
@@ -44,14 +47,13 @@ def assert_equal(model, smaller, shape, seed=1):
 @pytest.mark.parametrize(
     ("name", "width", "sparsity", "left"),
     [
-        ("lenet_300_100", 0.3, 0.984, 1.0),
+        ("lenet_300_100", 0.3, 0.999, 0.6),
+        ("lenet5", 0.5, 0.75, 1.0),
         ("lenet5", 0.5, 0.984, 0.9),
         ("conv2", 0.15, 0.984, 0.5),
-        ("vgg11", 0.15, 0.75, 1.0),
-        ("vgg11", 0.3, 0.96, 0.8),
-        ("vgg19", 0.05, 0.999, 0.1),
+        ("vgg11", 0.3, 0.97, 0.8),
         ("resnet18", 0.08, 0.97, 0.5),
-        ("resnet20", 0.5, 0.984, 0.2),
+        ("resnet20", 0.5, 0.984, 0.3),
         ("vit", 0.05, 0.97, 0.9),
     ],
 )
@@ -59,7 +61,10 @@ def test_a_pruned_network_computes_the_same_with_fewer_weights(name, width, spar
     model = models.create(name, IMAGES.shape[1:], 10, jax.random.key(0), init="kaiming", width=width)
     prune_at_random(model, sparsity)
     smaller, compacted = fj.compact.shrink_nnx(model, IMAGES)
-    assert_equal(model, smaller, IMAGES.shape)
+    if "net_" in name or "net5" in name or "conv" in name:
+        # The others compile slowly; they are compared inside.
+        assert_equal(model, smaller, IMAGES.shape)
+    assert compacted.error <= 1e-5
     assert compacted.after <= left * compacted.before
     assert all(min(leaf.shape, default=1) > 0 for leaf in jax.tree.leaves(nnx.state(smaller)))
 
@@ -117,7 +122,7 @@ def test_the_layers_say_their_new_sizes_and_the_given_model_stays(net, assert_sa
 def test_masks_of_the_parameters_of_a_module(net):
     params = nnx.state(net, nnx.Param)
     masks = jax.tree.map(lambda _: jnp.array(True), params)
-    masks["conv_1"]["kernel"][...] = jnp.ones((3, 3, 8, 6), bool).at[:, :, 4].set(False)
+    masks["conv_1"]["kernel"].set_value(jnp.ones((3, 3, 8, 6), bool).at[:, :, 4].set(False))
     smaller, _ = fj.compact.shrink_nnx(net, jax.ShapeDtypeStruct((2, 6, 6, 3), jnp.float32), masks=masks)
     assert smaller.conv_0.kernel.shape == (3, 3, 3, 4)
 
@@ -141,7 +146,8 @@ class LinenNet(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        return nn.Dense(2)(nn.relu(nn.Dense(self.width)(x)))
+        x = nn.relu(nn.Dense(self.width)(x))
+        return nn.Dense(2)(x)
 
 
 def test_a_linen_module_that_is_made_of_its_parameters():

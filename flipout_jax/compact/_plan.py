@@ -137,11 +137,14 @@ def _carry(reader: Reader, counts: np.ndarray, dead: np.ndarray, reasons: dict[i
         reader.carriers.pop(root, None)
         dead[root] = False
         standing.append(root)
-        number = reader.constants.numbers[where[root][0]]
-        reasons[root] = f"constant {number:.3g} {_obstacle(reader)}"
+        reasons[root] = _obstacle(reader, where[root])
 
 
-def _obstacle(reader: Reader) -> str:
+def _obstacle(reader: Reader, positions: np.ndarray) -> str:
+    features = reader.layer.features.value[positions]
+    if (features != features[:1].reshape(-1)[0]).any():
+        return "constant, but not the same everywhere"
+    number = f"constant {features.reshape(-1)[0]:.3g}"
     if reader.layer.is_padded:
-        return "reaches a padded convolution"
-    return "is read by a layer without a bias" if reader.bias is None else "differs from position to position"
+        return f"{number} reaches a padded convolution"
+    return f"{number} is read by a layer without a bias"

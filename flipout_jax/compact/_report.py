@@ -48,12 +48,14 @@ class Compacted(NamedTuple):
       rows: the shapes before and after, one entry a parameter.
       kept: what looks dead and stays.
       error: the largest difference between the outputs before and after, as a fraction of the largest output.
+      is_constant: whether nothing is left that reads the inputs, so that the outputs are always the same.
     """
 
     params: PyTree
     rows: tuple[Row, ...]
     kept: tuple[Kept, ...]
     error: float
+    is_constant: bool
 
     @property
     def before(self) -> int:
@@ -80,4 +82,6 @@ class Compacted(NamedTuple):
         rule = "-" * len(lines[0])
         rest = [f"{kept.count} of axis {kept.axis} of {kept.path} stay: {kept.reason}" for kept in self.kept[:_SHOWN]]
         more = [f"and {len(self.kept) - _SHOWN} lines more in `kept`"] if len(self.kept) > _SHOWN else []
+        if self.is_constant:
+            rest.insert(0, "the outputs do not depend on the inputs any more")
         return "\n".join([lines[0], rule, *lines[1:-1], *([rule] if body else []), lines[-1], *rest, *more])

@@ -124,4 +124,5 @@ def _shrink(
     params = jax.tree.unflatten(treedef, leaves)
     error = compare(wanted, outputs(fn, params, inputs, where), tolerance, program)
     rows = tuple(Row(path, old.shape, new.shape) for path, old, new in zip(paths, given, leaves, strict=True))
-    return Compacted(params, rows, kept(analysis, found, leaves, paths), error)
+    is_constant = all(analysis.terms[variable].known.is_whole for variable in program.results)
+    return Compacted(params, rows, kept(analysis, found, leaves, paths), error, is_constant)
