@@ -60,7 +60,7 @@ def shrink_nnx(
 
 def _fit(nnx: Any, model: Any) -> Any:
     """Makes the layers say the numbers of features that their arrays have."""
-    for _, module in nnx.iter_modules(model):
+    for _, module in nnx.iter_graph(model):
         if isinstance(module, nnx.MultiHeadAttention):
             module.in_features, module.num_heads, module.head_dim = module.query.kernel.shape
             module.qkv_features = module.num_heads * module.head_dim
