@@ -2,6 +2,7 @@
 
 from . import at_init as at_init
 from . import checkpoint as checkpoint
+from . import compact as compact
 from . import lottery as lottery
 from . import penalties as penalties
 from . import quantize as quantize

@@ -1,0 +1,82 @@
+"""Units: the positions of axes that only go together, and why some of them must stay."""
+
+import numpy as np
+
+# Positions of an axis that is as long as those beside it, such as that of a number spread over an array.
+FREE = -1
+# Positions of an axis whose length is given, such as that of a batch.
+FIXED = -2
+
+
+class Units:
+    """Numbered units, some tied to others and some pinned; a union-find.
+
+    Attributes:
+      reasons: for the representative of tied units, why they must stay.
+    """
+
+    def __init__(self) -> None:
+        self._parents: list[int] = []
+        self.reasons: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        """How many units there are, tied or not."""
+        return len(self._parents)
+
+    def new(self, count: int) -> np.ndarray:
+        """The numbers of new units."""
+        start = len(self._parents)
+        self._parents.extend(range(start, start + count))
+        return np.arange(start, start + count)
+
+    def find(self, unit: int) -> int:
+        """The representative of the units that a unit is tied to."""
+        root = unit
+        while self._parents[root] != root:
+            root = self._parents[root]
+        while self._parents[unit] != root:
+            self._parents[unit], unit = root, self._parents[unit]
+        return root
+
+    def roots(self) -> np.ndarray:
+        """The representative of each unit."""
+        return np.array([self.find(unit) for unit in range(len(self._parents))], int)
+
+    def pin(self, ids: np.ndarray, reason: str) -> None:
+        """Keeps units, for a reason. What is no unit stays anyway."""
+        for unit in np.unique(ids[ids >= 0]).tolist():
+            self.reasons.setdefault(self.find(unit), reason)
+
+    def is_pinned(self, ids: np.ndarray) -> bool:
+        """Whether all of these positions stay in any case."""
+        return all(unit < 0 or self.find(unit) in self.reasons for unit in np.unique(ids).tolist())
+
+    def tie(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Makes two axes lose the same positions; returns the positions of one that stands for both."""
+        reason = "its axis has a given length, as those of inputs do"
+        self.pin(first[second == FIXED], reason)
+        self.pin(second[first == FIXED], reason)
+        for a, b in np.unique(np.stack([first, second]), axis=1).T.tolist():
+            if a >= 0 and b >= 0:
+                self._union(self.find(a), self.find(b))
+        both = np.where(first >= 0, first, second)
+        return np.where((first < 0) & (second < 0), np.minimum(first, second), both)
+
+    def _union(self, a: int, b: int) -> None:
+        if a == b:
+            return
+        keep, gone = min(a, b), max(a, b)
+        self._parents[gone] = keep
+        reason = self.reasons.pop(gone, None)
+        if reason is not None:
+            self.reasons.setdefault(keep, reason)
+
+
+def fixed(length: int) -> np.ndarray:
+    """The positions of an axis whose length is given."""
+    return np.full(length, FIXED)
+
+
+def free(length: int) -> np.ndarray:
+    """The positions of an axis that adapts to those beside it."""
+    return np.full(length, FREE)

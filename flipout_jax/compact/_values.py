@@ -1,0 +1,86 @@
+"""What is known of an array before any input is: its constants, in as few numbers as say it."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.extend.core import Primitive
+
+
+class Known(NamedTuple):
+    """The constants of an array.
+
+    Attributes:
+      value: an array of the same number of axes; an axis of length 1 stands for one of any length along which all is
+        the same.
+      known: for each of its numbers, whether it is right. The rest depends on the inputs.
+    """
+
+    value: np.ndarray
+    known: np.ndarray
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing of the array depends on the inputs."""
+        return bool(self.known.all())
+
+    @property
+    def may_differ_from_zero(self) -> np.ndarray:
+        """Where the array is not 0 for certain."""
+        return ~(self.known & (self.value == 0))
+
+
+class Term(NamedTuple):
+    """A variable, as the analysis sees it.
+
+    Attributes:
+      ids: for each axis, the unit of each position.
+      known: its constants.
+    """
+
+    ids: tuple[np.ndarray, ...]
+    known: Known
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        return tuple(len(ids) for ids in self.ids)
+
+
+def unknown(rank: int, dtype: Any) -> Known:
+    """Nothing is known."""
+    return Known(np.zeros((1,) * rank, dtype), np.zeros((1,) * rank, bool))
+
+
+def whole(value: np.ndarray) -> Known:
+    """Everything is known."""
+    return Known(value, np.ones(value.shape, bool))
+
+
+def spread(known: Known, shape: tuple[int, ...], axes: Any) -> Known:
+    """The same, with some axes at their full length."""
+    target = [shape[i] if i in axes else n for i, n in enumerate(known.value.shape)]
+    return Known(np.broadcast_to(known.value, target), np.broadcast_to(known.known, target))
+
+
+def collapse(known: Known) -> Known:
+    """The same, in as few numbers as say it."""
+    value, mask = known
+    for axis in range(value.ndim):
+        if value.shape[axis] == 1:
+            continue
+        # A look at two positions spares most axes the look at all.
+        for end in (2, value.shape[axis]):
+            part = tuple(slice(None) if i != axis else slice(1, end) for i in range(value.ndim))
+            first = tuple(slice(None) if i != axis else slice(0, 1) for i in range(value.ndim))
+            same = (mask[part] == mask[first]) & (~mask[part] | (value[part] == value[first]))
+            if not same.all():
+                break
+        else:
+            value, mask = value[first], mask[first]
+    return Known(value, mask)
+
+
+def evaluate(primitive: Primitive, options: dict[str, Any], *values: np.ndarray) -> np.ndarray:
+    """What a primitive makes of arrays."""
+    out = primitive.bind(*values, **options)
+    return np.asarray(out[0] if primitive.multiple_results else out)
