@@ -53,8 +53,8 @@ def read(folder: Path) -> Finished:
     if not (folder / run_directory.SUMMARY).is_file():
         raise UserError(f"{folder} must be the folder of a run that has finished; this one has not.")
     summary, stored = run_directory.read_summary(folder), run_directory.read_parameters(folder)
-    # On one device, whatever it was trained on.
-    config = dataclasses.replace(config, **dict.fromkeys(MACHINES))
+    # On one device, and where it is now, whatever it was trained on and wherever.
+    config = dataclasses.replace(config, output_dir=folder, **dict.fromkeys(MACHINES))
     setup = train.prepare(config)
     shapes = jax.eval_shape(lambda: setup.steps.shown(setup.steps.init(0)))
     params, model_state = (

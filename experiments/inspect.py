@@ -105,10 +105,10 @@ def _over_seeds(folder: Path, config: Config) -> Table:
 
 
 def _cells(results: dict[str, Any]) -> list[tuple[str, str]]:
-    shown = {name: value for name, value in results.items() if value is not None}
-    if not shown.get("skipped_steps"):
-        shown.pop("skipped_steps", None)
-    return [(label, form.format(shown[name])) for name, (label, form) in _RESULTS.items() if name in shown]
+    told = {name: value for name, value in results.items() if value is not None}
+    if not told.get("skipped_steps"):
+        told.pop("skipped_steps", None)
+    return [(label, form.format(told[name])) for name, (label, form) in _RESULTS.items() if name in told]
 
 
 if __name__ == "__main__":

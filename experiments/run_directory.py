@@ -43,8 +43,10 @@ _EPOCH = {
     "pruned": bool,
 }
 PICTURES = "curves.png", "layers.png", "flips.png"
+REPORT, REPORT_PAGE, REPORT_PICTURES = "report.json", "report.html", ("stages.png", "operations.png")
 _FILES = (
     *(CONFIG, METRICS, FLIP_COUNTS, TABLES, SUMMARY, PARAMETERS, QUANTIZED, QUANTIZED_ARRAYS),
+    *(REPORT, REPORT_PAGE, *REPORT_PICTURES),
     *(*PICTURES, CHECKPOINTS, "events.out.tfevents.*"),
 )
 

@@ -11,7 +11,7 @@ from PIL import Image
 from tensorboardX.proto import event_pb2
 
 from experiments import compare, grid, grid_options, train
-from experiments.config import Config
+from experiments.config import Config, with_method
 from experiments.interrupt import Interrupt
 
 
@@ -43,6 +43,17 @@ def quick(tmp_path):
 def undrawn(monkeypatch):
     """Runs without pictures, which may take longer than they do."""
     monkeypatch.setattr(train.shown, "draw", lambda folder: [])
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """The folder of a small network that has learnt something, 90 % of it pruned; not to be changed."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.shown, "draw", lambda folder: [])
+        base = Config(model="lenet_300_100", epochs=6, sparsity=0.9, prunings=1, width=0.5, output_dir=folder)
+        train.run(with_method(base, "magnitude"))
+    return folder
 
 
 @pytest.fixture(scope="session")

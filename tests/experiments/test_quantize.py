@@ -9,18 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import arrays, finished, quantize, train
-from experiments.config import Config
 from experiments.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A small network that has learnt something, half of it pruned."""
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.shown, "draw", lambda folder: [])
-        train.run(Config(model="lenet_300_100", epochs=5, sparsity=0.5, prunings=1, width=0.2, output_dir=folder))
-    return folder
 
 
 def test_little_accuracy_is_lost(trained, capsys):
