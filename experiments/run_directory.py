@@ -43,10 +43,11 @@ _EPOCH = {
     "pruned": bool,
 }
 PICTURES = "curves.png", "layers.png", "flips.png"
+EXPORT = "export"
 REPORT, REPORT_PAGE, REPORT_PICTURES = "report.json", "report.html", ("stages.png", "operations.png")
 _FILES = (
     *(CONFIG, METRICS, FLIP_COUNTS, TABLES, SUMMARY, PARAMETERS, QUANTIZED, QUANTIZED_ARRAYS),
-    *(REPORT, REPORT_PAGE, *REPORT_PICTURES),
+    *(REPORT, REPORT_PAGE, *REPORT_PICTURES, EXPORT),
     *(*PICTURES, CHECKPOINTS, "events.out.tfevents.*"),
 )
 

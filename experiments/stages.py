@@ -12,7 +12,7 @@ from flax import nnx
 
 import flipout_jax as fj
 
-from . import arrays, finished
+from . import arrays, finished, smaller
 from .errors import UserError
 from .latency import Latency, measure
 
@@ -78,21 +78,14 @@ def make(run: finished.Finished, dense: finished.Finished | None, repeats: int, 
     steps, data = run.setup.steps, run.setup.data
     images, _ = next(finished.batches(data.test))
     x = np.asarray(steps.inputs(jnp.asarray(np.resize(images, (max(BATCHES), *images.shape[1:])))))
-    tell("8 bits")
     pruned, start = run.model, _start(run) if dense is None else dense.model
     if _shapes(pruned) != _shapes(start):
         raise UserError(f"--dense {dense and dense.config.output_dir} must be a run of the same network.")
-    try:
-        quantized = _quantized(run, pruned)
-        tell("compaction")
-        compacted, removed = fj.compact.shrink_nnx(pruned, x[:8])
-        small = _quantized(run, compacted)
-    except ValueError as error:
-        raise UserError(f"{run.config.output_dir} must be a run that can be made smaller: {error}") from error
+    quantized, compacted, both, removed = smaller.make(run, tell)
     before, after = (np.asarray(model(jnp.asarray(x))) for model in (pruned, compacted))
     one = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
     # A network in 8 bits multiplies as often as that which it is made of.
-    made = [(start, start), (pruned, pruned), (quantized, pruned), (compacted, compacted), (small, compacted)]
+    made = [(start, start), (pruned, pruned), (quantized, pruned), (compacted, compacted), (both, compacted)]
     names = ["dense", "pruned", "8 bits", "compacted", "compacted, 8 bits"]
     tell("latency")
     latency = {batch: measure([model for model, _ in made], x[:batch], repeats) for batch in BATCHES}
@@ -130,11 +123,6 @@ def _start(run: finished.Finished) -> nnx.Module:
 
 def _operations(model: nnx.Module, x: jax.ShapeDtypeStruct) -> fj.Flops:
     return fj.flops(lambda model, x: model(x), model, x)
-
-
-def _quantized(run: finished.Finished, model: nnx.Module) -> nnx.Module:
-    inputs = (run.setup.steps.inputs(jnp.asarray(images)) for images, _ in finished.batches(run.setup.data.train))
-    return fj.quantize.quantize_model(model, fj.quantize.calibrate(model, inputs))
 
 
 def _shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:

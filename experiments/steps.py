@@ -148,7 +148,7 @@ def make(
     eval_graph = nnx.graphdef(abstract)
 
     def resize(images: Array) -> Array:
-        if image_size is None:
+        if image_size is None or images.shape[1:3] == (image_size, image_size):
             return images
         shape = images.shape[0], image_size, image_size, images.shape[3]
         return jax.image.resize(images.astype(jnp.float32), shape, "bilinear")
