@@ -1,19 +1,17 @@
 """What a finished run costs before and after each stage: `python -m experiments.report RUN_DIR`."""
 
 import dataclasses
-import importlib.metadata
-import platform
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
 import tyro
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from . import files, finished, report_page, report_plots, run_directory, shown, stages
+from .benchmarks.machine import machine
 from .errors import UserError, out_of_memory
 
 _WIDTH = 100
@@ -64,7 +62,7 @@ def report(options: Options) -> dict[str, Any]:
     title = f"{shown.title(run.config)}, seed {run.config.seed}"
     result = {
         "title": title,
-        "machine": _machine(),
+        "machine": machine(),
         "test_images": run.setup.data.test_count,
         "repeats": options.repeats,
         "logits_differ_by": made.error,
@@ -140,13 +138,6 @@ def _table(title: str, made: stages.Stages, rows: dict[str, list[tuple[str, list
 
 def _as_json(stage: stages.Stage) -> dict[str, Any]:
     return stage._asdict() | {"latency": {str(batch): latency._asdict() for batch, latency in stage.latency.items()}}
-
-
-def _machine() -> str:
-    device = jax.devices()[0]
-    processor = platform.processor() or platform.machine()
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax"))
-    return f"{device.device_kind} ({processor}), {versions}, Python {platform.python_version()}"
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from . import arrays, finished, smaller
 from .errors import UserError
 from .latency import Latency, measure
 
+NAMES = "dense", "pruned", "8 bits", "compacted", "compacted, 8 bits"
 BATCHES = 1, 128
 # Beside the sums in another order: of the largest logit.
 _SAME = 1e-5
@@ -25,7 +26,7 @@ class Stage(NamedTuple):
     """One network, and what it costs.
 
     Attributes:
-      name: `dense`, `pruned`, `8 bits`, `compacted`, or `compacted, 8 bits`.
+      name: one of `NAMES`.
       weights: prunable weights that are stored, zeros included.
       kept: those that are not 0.
       multiply_adds: of a forward pass of one image, as dense arrays need them.
@@ -86,32 +87,57 @@ def make(run: finished.Finished, dense: finished.Finished | None, repeats: int, 
     one = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
     # A network in 8 bits multiplies as often as that which it is made of.
     made = [(start, start), (pruned, pruned), (quantized, pruned), (compacted, compacted), (both, compacted)]
-    names = ["dense", "pruned", "8 bits", "compacted", "compacted, 8 bits"]
     tell("latency")
     latency = {batch: measure([model for model, _ in made], x[:batch], repeats) for batch in BATCHES}
     tell("accuracy")
-    stages = []
-    for i, (name, (model, source)) in enumerate(zip(names, made, strict=True)):
-        operations = _operations(source, one)
-        kernels = [
-            leaf for path, leaf in jax.tree.leaves_with_path(nnx.state(source, nnx.Param)) if fj.kernels(path, leaf)
-        ]
-        stored = nnx.state(model, nnx.Not(nnx.RngState))
-        stages.append(
-            Stage(
-                name=name,
-                weights=sum(leaf.size for leaf in kernels),
-                kept=sum(int(jnp.count_nonzero(leaf)) for leaf in kernels),
-                multiply_adds=operations.total // 2,
-                kept_multiply_adds=operations.kept // 2,
-                disk=_size(stored, sparse=i > 0),
-                memory=sum(leaf.nbytes for leaf in jax.tree.leaves(stored)),
-                latency={batch: latency[batch][i] for batch in BATCHES},
-                accuracy=None if i == 0 and dense is None else finished.accuracy(steps, model, data.test),
-            )
+    stages = [
+        cost(
+            name,
+            model,
+            source,
+            one,
+            {batch: latency[batch][i] for batch in BATCHES},
+            None if i == 0 and dense is None else finished.accuracy(steps, model, data.test),
         )
+        for i, (name, (model, source)) in enumerate(zip(NAMES, made, strict=True))
+    ]
     flops = _operations(pruned, one), _operations(compacted, one)
     return Stages(stages, flops, removed, float(abs(before - after).max() / max(abs(before).max(), _SAME)))
+
+
+def cost(
+    name: str,
+    model: nnx.Module,
+    source: nnx.Module,
+    x: jax.ShapeDtypeStruct,
+    latency: dict[int, Latency],
+    accuracy: float | None,
+) -> Stage:
+    """What a network costs.
+
+    Args:
+      name: one of `NAMES`.
+      model: the network.
+      source: what it was made of, if it is in 8 bits, and else itself: the weights that are counted.
+      x: one input.
+      latency: as it was measured.
+      accuracy: as it was measured.
+    """
+    operations = fj.flops(lambda model, x: model(x), source, x)
+    params = jax.tree.leaves_with_path(nnx.state(source, nnx.Param))
+    kernels = [leaf for path, leaf in params if fj.kernels(path, leaf)]
+    stored = nnx.state(model, nnx.Not(nnx.RngState))
+    return Stage(
+        name=name,
+        weights=sum(leaf.size for leaf in kernels),
+        kept=sum(int(jnp.count_nonzero(leaf)) for leaf in kernels),
+        multiply_adds=operations.total // 2,
+        kept_multiply_adds=operations.kept // 2,
+        disk=_size(stored, sparse=name != NAMES[0]),
+        memory=sum(leaf.nbytes for leaf in jax.tree.leaves(stored)),
+        latency=latency,
+        accuracy=accuracy,
+    )
 
 
 def _start(run: finished.Finished) -> nnx.Module:

@@ -10,6 +10,7 @@ import pytest
 
 import flipout_jax as fj
 from experiments import arrays, finished, report, stages, train
+from experiments.benchmarks import smaller
 from experiments.errors import UserError
 
 NAMES = ["dense", "pruned", "8 bits", "compacted", "compacted, 8 bits"]
@@ -121,3 +122,13 @@ def test_wrong_folders_and_options_are_told(trained, tmp_path, monkeypatch):
     (copy / "summary.json").write_text(json.dumps(summary | {"test_accuracy": accuracy}))
     with pytest.raises(UserError, match=r"must be a run that can be made smaller: .*finite"):
         report.report(report.Options(copy, repeats=1))
+
+
+def test_networks_of_random_weights():
+    lines = [line.strip("| ").split(" | ") for line in smaller.measure("conv2", 0.97, 0.1, 1)]
+    assert [line[1] for line in lines] == NAMES
+    weights, kept = ([int(line[i].replace(",", "")) for line in lines] for i in (2, 3))
+    assert kept[1] == kept[2] == -(-weights[0] * 3 // 100)
+    assert weights[3] == weights[4] < weights[1] == weights[0]
+    assert float(lines[3][-1]) < 1e-5
+    assert 0 < float(lines[4][-1]) < 0.1

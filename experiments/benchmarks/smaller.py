@@ -1,0 +1,96 @@
+"""What networks of random weights cost, pruned, in 8 bits and compacted: `python -m experiments.benchmarks.smaller`.
+
+Global magnitude pruning of random weights leaves most units of a deep network dead, and often all of them. So this
+shows that each stage keeps the function, and how large its files are. `experiments.report` shows what a trained network
+gains.
+"""
+
+import dataclasses
+import warnings
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from flax import nnx
+
+import flipout_jax as fj
+
+from .. import latency, models, stages
+from ..config import Model
+from .machine import machine
+
+_SHAPE = (32, 32, 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Measures networks of random weights on images of 32x32."""
+
+    models: Annotated[tuple[Model, ...], tyro.conf.Positional] = ("resnet18", "vgg19", "densenet121")
+    """Networks."""
+    sparsities: tuple[float, ...] = (0.75, 0.984375, 0.999)
+    """Global sparsities."""
+    width: float = 1.0
+    """Part of their channels."""
+    repeats: int = 10
+    """How many forward passes of each are timed."""
+
+
+def main() -> None:
+    """Prints a table for each network."""
+    options = tyro.cli(Options, prog="python -m experiments.benchmarks.smaller")
+    print(machine())
+    for name in options.models:
+        header = ["sparsity", "stage", "weights", "not 0", "multiply-adds", "by weights not 0", "disk", "memory"]
+        header += [f"ms, batch {batch}" for batch in stages.BATCHES] + ["logits differ by"]
+        print(f"\n**{name}**\n\n| {' | '.join(header)} |\n|{'---|' * 2}{'---:|' * (len(header) - 2)}")
+        for sparsity in options.sparsities:
+            for line in measure(name, sparsity, options.width, options.repeats):
+                print(line, flush=True)
+
+
+def measure(name: Model, sparsity: float, width: float, repeats: int) -> list[str]:
+    """A line for each stage."""
+    dense = models.create(name, _SHAPE, 10, jax.random.key(0), width=width)
+    dense.eval()
+    _draw_the_rest(dense)
+    pruned = nnx.clone(dense)
+    params = nnx.state(pruned, nnx.Param)
+    with warnings.catch_warnings():
+        # The table says what is left.
+        warnings.filterwarnings("ignore", "Nothing is left of", UserWarning)
+        nnx.update(pruned, fj.apply_masks(params, fj.at_init.magnitude(params, sparsity)))
+    x = np.random.default_rng(0).standard_normal((max(stages.BATCHES), *_SHAPE), np.float32)
+    quantized = fj.quantize.quantize_model(pruned, fj.quantize.calibrate(pruned, [jnp.asarray(x)]))
+    compacted, removed = fj.compact.shrink_nnx(pruned, x[:2])
+    both = fj.quantize.quantize_model(compacted, fj.quantize.calibrate(compacted, [jnp.asarray(x)]))
+    made = [(dense, dense), (pruned, pruned), (quantized, pruned), (compacted, compacted), (both, compacted)]
+    seconds = {batch: latency.measure([model for model, _ in made], x[:batch], repeats) for batch in stages.BATCHES}
+    expected = np.asarray(pruned(jnp.asarray(x[:16])))
+    lines, one = [], jax.ShapeDtypeStruct((1, *_SHAPE), np.float32)
+    for i, (stage, (model, source)) in enumerate(zip(stages.NAMES, made, strict=True)):
+        cost = stages.cost(stage, model, source, one, {batch: seconds[batch][i] for batch in stages.BATCHES}, None)
+        error = abs(np.asarray(model(jnp.asarray(x[:16]))) - expected).max() / max(abs(expected).max(), 1e-30)
+        times = [f"{1e3 * cost.latency[batch].median:.3g}" for batch in stages.BATCHES]
+        numbers = cost.weights, cost.kept, cost.multiply_adds, cost.kept_multiply_adds, cost.disk, cost.memory
+        constant = ", constant" if removed.is_constant and i > 0 else ""
+        cells = [f"{sparsity:.6g}", stage + constant, *(f"{n:,}" for n in numbers), *times]
+        lines.append(f"| {' | '.join([*cells, f'{error:.1e}' if i else '-'])} |")
+    return lines
+
+
+def _draw_the_rest(model: nnx.Module) -> None:
+    """Draws what starts at 0 or 1, such as biases and running means, so that dead units have a value."""
+    rng = np.random.default_rng(1)
+    state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
+    drawn = {
+        path: leaf if leaf.ndim > 1 else jnp.asarray(leaf + rng.uniform(0, 0.2, leaf.shape).astype(leaf.dtype))
+        for path, leaf in nnx.to_flat_state(state)
+    }
+    nnx.update(model, nnx.from_flat_state(drawn))
+
+
+if __name__ == "__main__":
+    main()
