@@ -1,6 +1,6 @@
-"""The layers of a Flax NNX model: found, exchanged, observed, and computed with integers."""
+"""The layers of a Flax NNX model: found, observed, and computed with integers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -8,10 +8,11 @@ from flax import nnx
 from jax import Array
 
 from .._dtypes import wider
+from .._modules import nodes
+from .._modules import replace as replace
 from ._array import Quantized, centred, integers
 
 _LAYERS = nnx.Linear, nnx.LinearGeneral, nnx.Conv
-_HOLDERS = nnx.Module, nnx.List, nnx.Dict
 
 
 class Parameters(NamedTuple):
@@ -94,43 +95,10 @@ class QuantizedLayer(nnx.Module):
 def layers(model: Any) -> dict[str, Any]:
     """The dense and convolution layers of a model by their paths, and those that took the place of some."""
     found = {}
-    for path, node in _nodes(model):
+    for path, node in nodes(model):
         if isinstance(node, (*_LAYERS, QuantizedLayer)) and not any(path[: len(at)] == at for at in found):
             found[path] = node
     return {"/".join(map(str, path)): node for path, node in found.items()}
-
-
-def replace(model: Any, others: dict[str, Any]) -> Any:
-    """The model with other modules at the paths of some of its layers, wherever they are used; it is changed.
-
-    Raises:
-      ValueError: if a layer is where it cannot be exchanged.
-    """
-    own = layers(model)
-    if "" in others:
-        return others[""]
-    by_id = {id(own[path]): (path, other) for path, other in others.items()}
-    missing = set(others)
-    for _, node in list(_nodes(model)):
-        for key, value in list(vars(node).items()):
-            if id(value) in by_id:
-                path, other = by_id[id(value)]
-                missing.discard(path)
-                if isinstance(node, nnx.List):
-                    node[int(key)] = other
-                else:
-                    setattr(node, str(key), other)
-    if missing:
-        raise ValueError(
-            f"`model` must hold its layers as attributes, or in nnx.List or nnx.Dict, got {min(missing)!r} elsewhere."
-        )
-    return model
-
-
-def _nodes(model: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    # Parents first.
-    nodes = [(path, node) for path, node in nnx.iter_graph(model) if isinstance(node, _HOLDERS)]
-    return iter(sorted(nodes, key=lambda item: len(item[0])))
 
 
 def _variables(parameters: Parameters | None) -> tuple[QuantizedVariable | None, ...]:

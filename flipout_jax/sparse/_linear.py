@@ -37,39 +37,24 @@ def convert_nnx(model: Any, batch: int, *, margin: float = 0.1, repeats: int = 2
     try:
         from flax import nnx
 
+        from .._modules import nodes, replace
         from ._sparse_linear import SparseLinear
     except ImportError as error:
         raise ImportError("convert_nnx needs Flax: pip install flax") from error
     if not isinstance(model, nnx.Module):
         raise ValueError(f"`model` must be an nnx.Module, got {type(model).__name__}.")
     model = nnx.clone(model)
-    choices, skipped = [], []
-    for keys, module in list(nnx.iter_modules(model)):
+    choices, skipped, others = [], [], {}
+    for keys, module in nodes(model):
         path = "/".join(map(str, keys))
         # A subclass may do more than multiply.
         if type(module) is not nnx.Linear:
-            kernel = getattr(module, "kernel", None)
-            skipped += [path] if isinstance(kernel, nnx.Variable) else []
+            skipped += [path] if isinstance(getattr(module, "kernel", None), nnx.Variable) else []
             continue
         # As the layer multiplies it.
         kernel = module.kernel[...].astype(module.dtype or module.param_dtype)
         kernel, choice = fastest(kernel, batch, path=path, margin=margin, repeats=repeats)
         choices.append(choice)
-        if choice.format == DENSE:
-            continue
-        layer = SparseLinear(module, kernel)
-        if not keys:
-            model = layer
-            continue
-        parent = model
-        for key in keys[:-1]:
-            parent = _child(parent, key)
-        if hasattr(parent, "__setitem__"):
-            parent[keys[-1]] = layer
-        else:
-            setattr(parent, str(keys[-1]), layer)
-    return Conversion(model, tuple(choices), tuple(skipped))
-
-
-def _child(node: Any, key: Any) -> Any:
-    return node[key] if hasattr(node, "__getitem__") else getattr(node, str(key))
+        if choice.format != DENSE:
+            others[path] = SparseLinear(module, kernel)
+    return Conversion(replace(model, others), tuple(choices), tuple(skipped))
