@@ -82,6 +82,12 @@ def quick_compilation(request, monkeypatch):
 
 
 @pytest.fixture
+def empty_cache():
+    """For tests that count what is compiled: after some thousand functions, JAX drops entries of its cache."""
+    jax.clear_caches()
+
+
+@pytest.fixture
 def to_x64():
     """A function that switches to 64-bit mode, which ends with the test."""
     # jax.enable_x64 is not in the oldest JAX that the package works with.

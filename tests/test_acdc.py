@@ -196,6 +196,7 @@ def steps(step, params, state, begin, end):
     return params, state
 
 
+@pytest.mark.usefixtures("empty_cache")
 def test_it_resumes_bit_for_bit_from_any_phase_and_compiles_once(jitted, assert_same, tmp_path):
     optimizer, step = jitted
     start = jax.tree.map(jnp.asarray, PARAMS), optimizer.init(PARAMS)

@@ -233,6 +233,7 @@ def test_a_saliency_gets_the_gradients_as_they_were_given(train):
 
 
 @pytest.mark.parametrize("name", ["gradient averaged", "taylor 2", "fisher", "wanda"])
+@pytest.mark.usefixtures("empty_cache")
 def test_a_training_compiles_once_and_keeps_its_types(name):
     optimizer = fj.prune(optax.sgd(RATE), SCHEDULE, saliency=CASES[name][0])
     params, grads = draw(0, "bfloat16"), draw(1, "bfloat16")

@@ -126,6 +126,7 @@ def test_half_precision_is_summed_in_float32(dtype):
     np.testing.assert_allclose(updates["kernel"].astype(jnp.float32), expected, rtol=1e-2)
 
 
+@pytest.mark.usefixtures("empty_cache")
 def test_a_schedule_stops_it_and_it_compiles_once():
     add = add_hoyer_square(lambda step: jnp.where(step < 3, 0.1, 0.0))
     params = {"kernel": jnp.array([[1.0, 3.0]])}

@@ -125,6 +125,7 @@ def test_the_threshold_is_found_among_more_weights_than_32_bits_count(copies, mo
         assert counts == [above * 4 * copies, (above + 1) * 4 * copies]
 
 
+@pytest.mark.usefixtures("empty_cache")
 def test_more_elements_than_int32_holds_are_counted():
     count = jax.jit(lambda: _wide.wide(jnp.sum(jnp.ones((2**31 + 7,), bool), dtype=jnp.uint32)))()
     assert int(count.low) == 2**31 + 7

@@ -38,6 +38,7 @@ def test_exactly_the_live_weights_below_the_value_go_at_its_steps_alone(seed, co
     np.testing.assert_array_equal(new[gone], 0)
 
 
+@pytest.mark.usefixtures("empty_cache")
 def test_it_compiles_once_resumes_and_looks_at_the_new_weights(assert_same):
     optimizer = fj.prune(optax.sgd(1.0), Threshold((3, 5), TAU))
     update = jax.jit(optimizer.update)

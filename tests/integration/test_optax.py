@@ -98,6 +98,7 @@ def test_clipping_before_prune_sees_all_gradients_and_works(train, params):
 # Inside.
 
 
+@pytest.mark.usefixtures("empty_cache")
 def test_a_learning_rate_in_the_state_takes_effect(params, gradient):
     optimizer = flipout(optax.inject_hyperparams(optax.sgd)(learning_rate=0.1), noise_scale=0)
     state = optimizer.init(params)

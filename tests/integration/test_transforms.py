@@ -179,6 +179,7 @@ def test_map_params_sees_what_mirrors_the_parameters(params):
     assert state.count.shape == ()
 
 
+@pytest.mark.usefixtures("empty_cache")
 def test_compiles_once_over_50_steps_with_prunings(params, make_step, kept):
     schedule = fj.schedules.cubic(0.9, begin=10, end=40, prunings=4)
     optimizer = make_optimizer(schedule=schedule)
