@@ -1,13 +1,13 @@
 """What networks of random weights cost, pruned, in 8 bits and compacted: `python -m experiments.benchmarks.smaller`.
 
-Global magnitude pruning of random weights leaves most units of a deep network dead, and often all of them. So this
-shows that each stage keeps the function, and how large its files are. `experiments.report` shows what a trained network
-gains.
+Global magnitude pruning of random weights leaves most units of a deep network dead, and often all of them: the output
+is constant, and the table says so. SynFlow leaves a network through which something flows at any sparsity.
+`experiments.report` shows what a trained network gains.
 """
 
 import dataclasses
 import warnings
-from typing import Annotated
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,8 @@ class Options:
     """Networks."""
     sparsities: tuple[float, ...] = (0.75, 0.984375, 0.999)
     """Global sparsities."""
+    score: Literal["magnitude", "synflow"] = "magnitude"
+    """What the global pruning goes by."""
     width: float = 1.0
     """Part of their channels."""
     repeats: int = 10
@@ -47,27 +49,25 @@ def main() -> None:
         header += [f"ms, batch {batch}" for batch in stages.BATCHES] + ["logits differ by"]
         print(f"\n**{name}**\n\n| {' | '.join(header)} |\n|{'---|' * 2}{'---:|' * (len(header) - 2)}")
         for sparsity in options.sparsities:
-            for line in measure(name, sparsity, options.width, options.repeats):
+            for line in measure(name, sparsity, options):
                 print(line, flush=True)
 
 
-def measure(name: Model, sparsity: float, width: float, repeats: int) -> list[str]:
+def measure(name: Model, sparsity: float, options: Options) -> list[str]:
     """A line for each stage."""
-    dense = models.create(name, _SHAPE, 10, jax.random.key(0), width=width)
+    dense = models.create(name, _SHAPE, 10, jax.random.key(0), width=options.width)
     dense.eval()
     _draw_the_rest(dense)
     pruned = nnx.clone(dense)
-    params = nnx.state(pruned, nnx.Param)
-    with warnings.catch_warnings():
-        # The table says what is left.
-        warnings.filterwarnings("ignore", "Nothing is left of", UserWarning)
-        nnx.update(pruned, fj.apply_masks(params, fj.at_init.magnitude(params, sparsity)))
+    _prune(pruned, sparsity, options.score)
     x = np.random.default_rng(0).standard_normal((max(stages.BATCHES), *_SHAPE), np.float32)
     quantized = fj.quantize.quantize_model(pruned, fj.quantize.calibrate(pruned, [jnp.asarray(x)]))
     compacted, removed = fj.compact.shrink_nnx(pruned, x[:2])
     both = fj.quantize.quantize_model(compacted, fj.quantize.calibrate(compacted, [jnp.asarray(x)]))
     made = [(dense, dense), (pruned, pruned), (quantized, pruned), (compacted, compacted), (both, compacted)]
-    seconds = {batch: latency.measure([model for model, _ in made], x[:batch], repeats) for batch in stages.BATCHES}
+    seconds = {
+        batch: latency.measure([model for model, _ in made], x[:batch], options.repeats) for batch in stages.BATCHES
+    }
     expected = np.asarray(pruned(jnp.asarray(x[:16])))
     lines, one = [], jax.ShapeDtypeStruct((1, *_SHAPE), np.float32)
     for i, (stage, (model, source)) in enumerate(zip(stages.NAMES, made, strict=True)):
@@ -79,6 +79,22 @@ def measure(name: Model, sparsity: float, width: float, repeats: int) -> list[st
         cells = [f"{sparsity:.6g}", stage + constant, *(f"{n:,}" for n in numbers), *times]
         lines.append(f"| {' | '.join([*cells, f'{error:.1e}' if i else '-'])} |")
     return lines
+
+
+def _prune(model: nnx.Module, sparsity: float, score: str) -> None:
+    """Removes the lowest of all weights."""
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    with warnings.catch_warnings():
+        # The table says what is left.
+        warnings.filterwarnings("ignore", "Nothing is left of", UserWarning)
+        if score == "magnitude":
+            masks = fj.at_init.magnitude(params, sparsity)
+        else:
+            inputs = jax.ShapeDtypeStruct((1, *_SHAPE), jnp.float32)
+            masks = fj.at_init.synflow(
+                lambda w, x: nnx.merge(graphdef, w, rest, copy=True)(x), params, inputs, sparsity
+            )
+    nnx.update(model, fj.apply_masks(params, masks))
 
 
 def _draw_the_rest(model: nnx.Module) -> None:
