@@ -20,7 +20,8 @@ def flipout(
     *,
     key: jax.Array,
     power: float = 2.0,
-    noise_scale: float = 1.0,
+    noise_scale: float | optax.Schedule = 1.0,
+    flip_decay: float = 1.0,
     allocation: Allocation = global_(),
     prunable: Any = kernels,
 ) -> optax.GradientTransformationExtraArgs:
@@ -33,15 +34,18 @@ def flipout(
     deviation `noise_scale * ||masked g|| / sqrt(size)` to every parameter's gradient; mask again; `inner.update`;
     count the flips of live weights; on a pruning step score, prune, and clear.
 
-    It is `prune` with the saliency `flips(power)` around `gradient_noise(key, noise_scale)` and `inner`.
+    It is `prune` with the saliency `flips(power, decay=flip_decay)` around `gradient_noise(key, noise_scale)` and
+    `inner`.
 
     Args:
       inner: any optax optimiser. The paper's is SGD with momentum and weight decay.
       sparsity: target sparsity by step: one of `schedules`, or any traceable function from the number of updates
         done to a float in [0, 1); see `prune`.
       key: a PRNG key for the noise; its implementation is the one that draws, see `gradient_noise`.
-      power: exponent of the magnitude, above 0.
-      noise_scale: noise in root mean squares of each tensor's gradient, at least 0; 0 draws nothing.
+      power: exponent of the magnitude, at least 0.
+      noise_scale: noise in root mean squares of each tensor's gradient, at least 0; 0 draws nothing. Or a schedule of
+        it by the number of updates done, so that the noise fades or ends; see `gradient_noise`.
+      flip_decay: what the count of flips keeps of itself at each step, in (0, 1]; the paper's is 1. See `flips`.
       allocation: from which layers; the paper's is `global_()`. See `prune`.
       prunable: which parameters: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
 
@@ -49,8 +53,8 @@ def flipout(
       An optimiser whose state is a `PruneState`, with `masks` and `flips` in it.
 
     Raises:
-      ValueError: at once for a wrong `inner`, `sparsity`, `key`, `power`, `noise_scale` or `allocation`; at `init` when
-        `prunable` selects nothing; at `update` without `params`.
+      ValueError: at once for a wrong `inner`, `sparsity`, `key`, `power`, `noise_scale`, `flip_decay` or `allocation`;
+        at `init` when `prunable` selects nothing; at `update` without `params`.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, flipout_jax as fj
@@ -79,7 +83,8 @@ def flipout(
     """
     _errors.optimizer("inner", inner)
     key = _errors.key("key", key)
-    _errors.not_negative("noise_scale", noise_scale)
+    if not callable(noise_scale):
+        _errors.not_negative("noise_scale", noise_scale)
     if not (isinstance(noise_scale, int | float) and noise_scale == 0):
         inner = optax.chain(gradient_noise(key, noise_scale), inner)
-    return prune(inner, sparsity, saliency=flips(power), allocation=allocation, prunable=prunable)
+    return prune(inner, sparsity, saliency=flips(power, decay=flip_decay), allocation=allocation, prunable=prunable)

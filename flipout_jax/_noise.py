@@ -15,12 +15,14 @@ class GradientNoiseState(NamedTuple):
 
     Attributes:
       noise_key: the key of the next step's noise, a scalar typed key.
+      noise_count: number of updates done, which a schedule of the noise goes by; int32 scalar, saturating.
     """
 
     noise_key: jax.Array
+    noise_count: jax.Array
 
 
-def gradient_noise(key: jax.Array, scale: float = 1.0) -> optax.GradientTransformationExtraArgs:
+def gradient_noise(key: jax.Array, scale: float | optax.Schedule = 1.0) -> optax.GradientTransformationExtraArgs:
     r"""Adds Gaussian noise to every gradient, as large as the gradient itself.
 
     $$ g_l \leftarrow g_l + \lambda \, \frac{\lVert g_l \rVert_2}{\sqrt{n_l}} \, \varepsilon, \qquad
@@ -39,13 +41,14 @@ def gradient_noise(key: jax.Array, scale: float = 1.0) -> optax.GradientTransfor
       key: a PRNG key; its implementation is the one that draws. The default, `threefry2x32`, gives an element the same
         noise however the gradient is sharded, and each device draws its own part. `jax.random.key(0, impl="rbg")` is
         faster on one accelerator, but XLA draws all of a sharded gradient's noise on every device.
-      scale: standard deviation of the noise, in root mean squares of the tensor's gradient; at least 0.
+      scale: standard deviation of the noise, in root mean squares of the tensor's gradient; at least 0. Or a schedule,
+        any traceable function from the number of updates done to that, so that the noise fades or ends.
 
     Returns:
       An optax transformation, to be chained before the optimiser. Its update takes `masks` as an extra argument.
 
     Raises:
-      ValueError: if `key` is not one PRNG key or `scale` is negative.
+      ValueError: if `key` is not one PRNG key or `scale` is a negative number.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, flipout_jax as fj
@@ -59,12 +62,14 @@ def gradient_noise(key: jax.Array, scale: float = 1.0) -> optax.GradientTransfor
       Apostol, Stol and Forré, [FlipOut](https://arxiv.org/abs/2009.02594), 2020.
     """
     key = _errors.key("key", key)
-    _errors.not_negative("scale", scale)
+    scale_at = scale if callable(scale) else None
+    if scale_at is None:
+        _errors.not_negative("scale", scale)
 
     def init(params):
         del params
         # A copy, so that donating the state does not delete the caller's key.
-        return GradientNoiseState(jnp.copy(key))
+        return GradientNoiseState(jnp.copy(key), jnp.zeros((), jnp.int32))
 
     def update(updates, state, params=None, *, masks: Any = None, **extra_args):
         del params, extra_args
@@ -72,8 +77,11 @@ def gradient_noise(key: jax.Array, scale: float = 1.0) -> optax.GradientTransfor
         leaves, treedef = jax.tree.flatten(updates)
         keys = jax.random.split(step_key, len(leaves)) if leaves else ()
         masked = jax.tree.leaves(masks) if masks is not None else [True] * len(leaves)
-        noisy = [_add(k, leaf, mask, scale) for k, leaf, mask in zip(keys, leaves, masked, strict=True)]
-        return treedef.unflatten(noisy), GradientNoiseState(next_key)
+        now = scale if scale_at is None else scale_at(state.noise_count)
+        noisy = [_add(k, leaf, mask, now) for k, leaf, mask in zip(keys, leaves, masked, strict=True)]
+        return treedef.unflatten(noisy), GradientNoiseState(
+            next_key, jnp.asarray(optax.safe_increment(state.noise_count))
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -128,6 +128,38 @@ def test_the_scale_may_be_a_hyperparameter():
     assert (updates["w"] == 1).all()
 
 
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_the_scale_may_be_a_schedule(impl):
+    key, grads = jax.random.key(0, impl=impl), {"w": jnp.ones(50)}
+    scheduled = fj.gradient_noise(key, optax.linear_schedule(1.0, 0.0, 4))
+    plain = fj.gradient_noise(key)
+    state, plain_state = scheduled.init(grads), plain.init(grads)
+    for scale in (1.0, 0.75, 0.5, 0.25, 0.0, 0.0):
+        updates, state = jax.jit(scheduled.update)(grads, state)
+        expected, plain_state = plain.update(grads, plain_state)
+        np.testing.assert_allclose(updates["w"] - 1, scale * (expected["w"] - 1), rtol=1e-5, atol=1e-6)
+    assert int(state.noise_count) == 6
+
+
+def test_flipout_takes_a_schedule_of_noise_and_a_decay(assert_same):
+    schedule = fj.schedules.one_shot(0.5, step=2)
+    params, key = {"kernel": jnp.arange(-4.0, 4.0).reshape(2, 4)}, jax.random.key(0)
+
+    def steps(**options):
+        optimizer = fj.flipout(optax.sgd(0.5), schedule, key=key, **options)
+        weights, state = params, optimizer.init(params)
+        for _ in range(3):
+            grads = jax.tree.map(jnp.sin, weights)
+            updates, state = optimizer.update(grads, state, weights)
+            weights = optax.apply_updates(weights, updates)
+        return weights, state
+
+    assert_same(steps(noise_scale=lambda n: 0.0)[0], steps(noise_scale=0.0)[0])
+    weights, state = steps(flip_decay=0.5)
+    assert optax.tree.get(state, "flips")["kernel"].dtype == jnp.float32
+    assert fj.sparsity(weights) == 0.5
+
+
 @pytest.mark.parametrize("value", [-1.0, -1, math.nan, math.inf, "1", None, True])
 def test_a_wrong_scale_raises(raises, value):
     with raises("scale", value):
