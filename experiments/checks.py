@@ -5,23 +5,23 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
-from . import mesh, processes
+from . import mesh, processes, recipe
 from .config import (
     Allocation,
     Augment,
     Config,
+    Course,
     DType,
     Init,
     Model,
     Normalization,
     Optimizer,
     Schedule,
-    last_pruning_epoch,
     milestones,
     resolved,
 )
 from .errors import UserError
-from .method_options import GRADUAL, WITHOUT_TARGET, Method, names
+from .method_options import GRADUAL, WITHOUT_TARGET, Method, NoiseCourse, names
 
 _CHOICES = {
     "model": Model,
@@ -33,6 +33,8 @@ _CHOICES = {
     "schedule": Schedule,
     "decay": Literal["all", "kernels"],
     "allocation": Allocation,
+    "course": Course,
+    "noise_course": NoiseCourse,
     "penalised": Literal["all", "kernels"],
     "initial": Literal["random", "magnitude", "snip", "synflow"],
     "normalization": Normalization,
@@ -46,14 +48,19 @@ _COUNT = "at least 1", lambda x: x >= 1
 _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     **dict.fromkeys(("sparsity", "momentum", "beta1", "beta2", "label_smoothing"), _FRACTION),
     **dict.fromkeys(("saliency_decay", "initial_sparsity", "mask_threshold"), _FRACTION),
-    **dict.fromkeys(("weight_decay", "noise_scale", "epsilon", "warmup_epochs", "save_minutes"), _NOT_NEGATIVE),
+    **dict.fromkeys(
+        ("weight_decay", "noise_scale", "power", "epsilon", "warmup_epochs", "save_minutes"), _NOT_NEGATIVE
+    ),
     **dict.fromkeys(
         ("strength", "polarization", "gate_strength", "rewind_epochs", "min_kept_per_layer"), _NOT_NEGATIVE
     ),
-    **dict.fromkeys(("width", "learning_rate", "power", "clip_norm", "threshold", "temperature"), _POSITIVE),
+    **dict.fromkeys(("width", "learning_rate", "clip_norm", "threshold", "temperature"), _POSITIVE),
     **dict.fromkeys(("epochs", "batch_size", "prunings", "steps_per_epoch", "test_images", "image_size"), _COUNT),
     **dict.fromkeys(("seeds_at_once", "eval_every", "rounds", "cycles", "dense_epochs"), _COUNT),
     **dict.fromkeys(("iterations", "score_batches", "samples_per_class"), _COUNT),
+    "last_pruning": ("in (0, 1)", lambda x: 0 < x < 1),
+    "flip_decay": ("in (0, 1]", lambda x: 0 < x <= 1),
+    "hoyer_strength": _NOT_NEGATIVE,
     "order": ("1 or 2", lambda x: x in (1, 2)),
     "alpha": ("at least 1", lambda x: x >= 1),
     "seeds": ("from 1 to 10000", lambda x: 1 <= x <= 10_000),
@@ -101,12 +108,14 @@ def _check_epochs(config: Config, require: Callable[[bool, str, str], None]) -> 
         "warmup_epochs",
         f"below the first milestone, {next(iter(milestones(config)), None)}",
     )
-    last = last_pruning_epoch(config)
-    require(
-        config.prunings is None or config.prunings <= last,
-        "prunings",
-        f"at most {last}, as the last pruning is after epoch {last} of {config.epochs}",
-    )
+    if config.prunings is not None:
+        last = recipe.last_pruning_epoch(config, config.prunings)
+        wanted = f"at most {last}, as the last pruning is after epoch {last} of {config.epochs}"
+        require(config.prunings <= last, "prunings", wanted)
+    first = next(iter(recipe.prunings(config).steps), config.epochs) if schedule == "rewarmed" else config.epochs
+    require(config.warmup_epochs < first, "warmup_epochs", f"below the epoch of the first pruning, {first}")
+    end = 0 if config.last_pruning is None else recipe.last_pruning_epoch(config)
+    require(end < config.epochs, "last_pruning", f"below the last of {config.epochs} epochs")
 
 
 def _check_method(config: Config, require: Callable[[bool, str, str], None]) -> None:
@@ -114,6 +123,8 @@ def _check_method(config: Config, require: Callable[[bool, str, str], None]) -> 
     own: Any = config.own
     left_out = f"left out with --method {method}, which has no use for it"
     require(config.prunings is None or method in GRADUAL, "prunings", left_out)
+    require(config.course == "geometric" or method in GRADUAL, "course", left_out)
+    require(config.last_pruning is None or method in GRADUAL, "last_pruning", left_out)
     counted = method not in WITHOUT_TARGET
     require(config.allocation == "global" or counted, "allocation", left_out)
     require(config.min_kept_per_layer == 0 or counted, "min_kept_per_layer", left_out)

@@ -1,6 +1,8 @@
 """The options of `python -m experiments.train`."""
 
 import dataclasses
+import hashlib
+import json
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -29,16 +31,19 @@ Model = Literal[
     "resnet32",
     "resnet56",
     "elu_resnet20",
+    "elu_resnet56",
+    "elu_resnet110",
     "densenet121",
     "vit",
 ]
 Augment = Literal["none", "crop_flip", "resized_crop"]
 Optimizer = Literal["sgd", "adam", "adamw", "rmsprop", "lion", "sgdw"]
-Schedule = Literal["milestones", "cosine", "constant", "exponential", "plateau"]
+Schedule = Literal["milestones", "cosine", "constant", "exponential", "plateau", "rewarmed"]
 Normalization = Literal["dataset", "image"]
 DType = Literal["float32", "bfloat16"]
 Init = Literal["pytorch", "kaiming", "xavier"]
 Allocation = Literal["global", "uniform"]
+Course = Literal["geometric", "cubic"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +51,8 @@ class Config:
     """Trains a network on images and prunes it meanwhile.
 
     The defaults are the recipe of the FlipOut paper, scaled to the number of epochs: SGD with momentum 0.9, the
-    learning rate x0.1 after 150/350 and 250/350 of the epochs, the last pruning after 320/350 of them.
+    learning rate x0.1 after 150/350 and 250/350 of the epochs, and k prunings that cut the epochs into k + 1 equal
+    parts.
     """
 
     data: str = "digits"
@@ -80,6 +86,13 @@ class Config:
     prunings: int | None = None
     """Number of prunings, each removing the same fraction of what is left. Without it: one for each halving, 4 for a
     sparsity of 0.9375."""
+    course: Course = "geometric"
+    """How the sparsity rises from pruning to pruning: geometric, each removes the same fraction of what is left, as in
+    the paper; or cubic, much goes early and little late."""
+    last_pruning: float | None = None
+    """Part of the epochs after which the last pruning comes, in (0, 1); the others are evenly spaced before it. Without
+    it: the parts between prunings, the one before the first and the one after the last are equally long, as in the
+    paper: of 350 epochs and 10 prunings, every 32 epochs, the last after 320."""
     allocation: Allocation = "global"
     """From which layers: global, all ranked together, or uniform, the same sparsity in each."""
     min_kept_per_layer: int = 0
@@ -93,13 +106,14 @@ class Config:
     for signed_supermask and supermask, sgd for all others."""
     learning_rate: float | None = None
     """Highest learning rate. Without it: 0.1 for sgd, and 0.02 for fcn, lenet5 and conv2 to conv8, which have no
-    normalisation; for sgdw 0.05, 0.04 for conv2 and 0.3 for elu_resnet20; 0.001 for adam, adamw and rmsprop; 0.0001 for
+    normalisation; for sgdw 0.05, 0.04 for conv2 and 0.3 for elu_resnet; 0.001 for adam, adamw and rmsprop; 0.0001 for
     lion."""
     schedule: Schedule | None = None
     """Course of the learning rate after the warm-up: milestones (steps down), cosine (to 0), constant, exponential
-    (x0.9 after each tenth of the epochs, for the decay of sgdw too), or plateau (x0.2, at most 5 times, when the
-    training loss has not fallen in 15/110 of the epochs). Without it: for signed_supermask and supermask exponential,
-    or plateau with elu_resnet20; milestones for all others."""
+    (x0.9 after each tenth of the epochs, for the decay of sgdw too), plateau (x0.2, at most 5 times, when the training
+    loss has not fallen in 15/110 of the epochs), or rewarmed (to its highest after each pruning, and from there to 0
+    along a cosine until the next). Without it: for signed_supermask and supermask exponential, or plateau with
+    elu_resnet; milestones for all others."""
     milestones: tuple[int, ...] | None = None
     """Epochs after which the learning rate drops to a tenth. Without it: 150/350 and 250/350 of the epochs."""
     warmup_epochs: int = 0
@@ -117,7 +131,7 @@ class Config:
     """What adam, adamw and rmsprop add to the root of the mean square."""
     weight_decay: float | None = None
     """Weight decay, as a factor of the weight. sgd, adam and rmsprop add it to the gradient; adamw and lion multiply
-    it by the learning rate alone, sgdw by nothing. Without it: 0.0005, or 0.0003 for sgdw with elu_resnet20."""
+    it by the learning rate alone, sgdw by nothing. Without it: 0.0005, or 0.0003 for sgdw with elu_resnet."""
     decay: Literal["all", "kernels"] = "all"
     """Parameters that decay: all, as in the paper, or kernels, which spares biases and normalisation."""
     clip_norm: float | None = None
@@ -208,9 +222,14 @@ def with_method(config: Config, method: str, **own: Any) -> Config:
     return dataclasses.replace(config, method=chosen, own=options)
 
 
+def is_elu_resnet(config: Config) -> bool:
+    """Whether the network is a residual one of Signed Supermask, which has a recipe of its own."""
+    return config.model is not None and config.model.startswith("elu_resnet")
+
+
 def resolved(config: Config) -> Config:
     """The options with the recipe that goes with the method and the network, where none is given."""
-    masks, residual = config.method in SUPERMASKS, config.model == "elu_resnet20"
+    masks, residual = config.method in SUPERMASKS, is_elu_resnet(config)
     optimizer = config.optimizer or ("sgdw" if masks else "sgd")
     of_masks: Schedule = "plateau" if residual else "exponential"
     decay = 3e-4 if residual and optimizer == "sgdw" else 5e-4
@@ -234,16 +253,18 @@ def milestones(config: Config) -> tuple[int, ...]:
     return tuple(sorted({config.epochs * at // of for at in (150, 250)} - {0}))
 
 
-def last_pruning_epoch(config: Config) -> int:
-    """The epoch that ends with the last pruning of the gradual methods."""
-    return max(1, config.epochs * 320 // 350)
-
-
 def as_json(config: Config) -> dict[str, Any]:
     """The options as JSON can hold them, those of the method beside the others."""
     stored = dataclasses.asdict(config)
     stored |= stored.pop("own") or {}
     return {k: str(v) if isinstance(v, Path) else v for k, v in stored.items()}
+
+
+def digest(config: Config) -> str:
+    """Ten hexadecimal digits that stand for what a run computes, its seed left out; one for all runs of a cell."""
+    computed = {name: value for name, value in as_json(resolved(config)).items() if name not in INCIDENTAL}
+    told = json.dumps({**computed, "seed": None, "seeds": None}, sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:10]
 
 
 def from_json(stored: dict[str, Any]) -> Config:

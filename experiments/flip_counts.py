@@ -15,7 +15,7 @@ class Pruning(NamedTuple):
 
     Attributes:
       epoch: the epoch.
-      kept: how many of the weights that stay have flipped 0, 1, 2, ... times; int64.
+      kept: how many of the weights that stay have flipped 0, 1, 2, ... times, decayed counts rounded down; int64.
       removed: the same of the weights that just went; empty where nothing was pruned.
     """
 
@@ -45,8 +45,8 @@ def count(epoch: int, masks_before: Any, opt_state: Any) -> Pruning:
     for leaf in trees:
         f, before, after = (np.asarray(x) for x in jax.device_get(leaf))
         if f.ndim:
-            kept.append(np.bincount(f[after]))
-            removed.append(np.bincount(f[before & ~after]))
+            kept.append(np.bincount(f[after].astype(np.int64)))
+            removed.append(np.bincount(f[before & ~after].astype(np.int64)))
     return Pruning(epoch, _sum(kept), _sum(removed))
 
 

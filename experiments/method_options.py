@@ -35,14 +35,24 @@ Method = Literal[
 ]
 
 
+NoiseCourse = Literal["constant", "linear", "pruning"]
+
+
 @dataclasses.dataclass(frozen=True)
 class Flipout:
     """FlipOut: while training, the weights go that keep changing their sign; arXiv 2009.02594."""
 
     noise_scale: float = 1.0
     """Gradient noise, in root mean squares of each tensor's gradient."""
+    noise_course: NoiseCourse = "constant"
+    """How the noise goes on: constant, as in the paper; linear, down to none at the last pruning; or pruning, constant
+    until the last pruning, and none after it."""
     power: float = 2.0
-    """Exponent of the magnitude in the saliency |w|^power / (flips + 1)."""
+    """Exponent of the magnitude in the saliency |w|^power / (flips + 1); 0 looks at the flips alone."""
+    flip_decay: float = 1.0
+    """What a count of flips keeps of itself at each step, in (0, 1]; 1 counts all flips since the start."""
+    hoyer_strength: float = 0.0
+    """Factor of a Hoyer-Square penalty on all parameters; see hoyer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +66,10 @@ class MagnitudeNoise:
 
     noise_scale: float = 1.0
     """Gradient noise, in root mean squares of each tensor's gradient."""
+    noise_course: NoiseCourse = "constant"
+    """How the noise goes on; see flipout."""
+    hoyer_strength: float = 0.0
+    """Factor of a Hoyer-Square penalty on all parameters; see hoyer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,7 +259,7 @@ class SignedSupermask:
     """
 
     mask_threshold: float | None = None
-    """Threshold of each layer, as a fraction of its largest mask at the start. Without it: 0.75 for elu_resnet20, and
+    """Threshold of each layer, as a fraction of its largest mask at the start. Without it: 0.75 for elu_resnet, and
     0.14 for all others, which leaves the published number of weights."""
     weights: Literal["elus", "he", "xavier"] = "elus"
     """Magnitude of the weights: elus is sqrt(3 / fan in), he sqrt(2 / fan in), xavier sqrt(2 / (fan in + fan out))."""

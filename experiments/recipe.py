@@ -1,5 +1,6 @@
 """The recipe of a run: the optimiser's rule, its learning rate, and when the gradual methods prune."""
 
+import itertools
 import math
 from typing import Any
 
@@ -8,13 +9,13 @@ import optax
 
 import flipout_jax as fj
 
-from .config import Config, last_pruning_epoch, milestones, resolved
+from .config import Config, milestones, resolved
 
 # SGD at 0.1 does not start these, as they have no normalisation.
 _WITHOUT_NORM = {"fcn", "lenet5", "conv2", "conv4", "conv6", "conv8"}
 _LEARNING_RATES = {"sgd": 0.1, "sgdw": 0.05, "adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3, "lion": 1e-4}
 # Of sgdw, where the paper of signed supermasks has another one.
-_SGDW_RATES = {"conv2": 0.04, "elu_resnet20": 0.3}
+_SGDW_RATES = {"conv2": 0.04, "elu_resnet20": 0.3, "elu_resnet56": 0.3, "elu_resnet110": 0.3}
 _BETA2 = {"adam": 0.999, "adamw": 0.999, "rmsprop": 0.9, "lion": 0.99}
 
 
@@ -37,6 +38,10 @@ def learning_rate(config: Config, steps_per_epoch: int) -> optax.Schedule:
     schedule, warmup = resolved(config).schedule, config.warmup_epochs * steps_per_epoch
     if schedule == "cosine":
         after = optax.cosine_decay_schedule(peak, config.epochs * steps_per_epoch - warmup)
+    elif schedule == "rewarmed":
+        after = _rewarmed(
+            peak, [steps_per_epoch * epoch - warmup for epoch in (*prunings(config).steps, config.epochs)]
+        )
     else:
         epochs, factor = (_tenths(config), 0.9) if schedule == "exponential" else (milestones(config), 0.1)
         drops = {steps_per_epoch * epoch - warmup: factor for epoch in epochs}
@@ -44,6 +49,12 @@ def learning_rate(config: Config, steps_per_epoch: int) -> optax.Schedule:
     if not warmup:
         return after
     return optax.join_schedules([optax.linear_schedule(0, peak, warmup), after], [warmup])
+
+
+def _rewarmed(peak: float, ends: list[int]) -> optax.Schedule:
+    """A cosine from the peak to 0 up to each of these steps."""
+    lengths = [end - begin for begin, end in itertools.pairwise([0, *ends])]
+    return optax.join_schedules([optax.cosine_decay_schedule(peak, length) for length in lengths], ends[:-1])
 
 
 def _tenths(config: Config) -> list[int]:
@@ -57,13 +68,25 @@ def halvings(sparsity: float) -> int:
     return max(1, round(-math.log2(1 - sparsity)))
 
 
+def last_pruning_epoch(config: Config, count: int = 1) -> int:
+    """The epoch that ends with the last of so many prunings of the gradual methods."""
+    if config.last_pruning is not None:
+        return max(1, round(config.last_pruning * config.epochs))
+    if (last := -(-config.epochs // (count + 1)) * count) < config.epochs:
+        return last
+    # Too few epochs for parts of whole ones that are equally long.
+    return max(1, config.epochs * count // (count + 1))
+
+
 def prunings(config: Config) -> fj.schedules.Milestones:
-    """The target sparsity by epoch: the same fraction of what is left, evenly spaced, at the ends of epochs."""
+    """The target sparsity by epoch, evenly spaced, at the ends of epochs."""
     if config.sparsity == 0:
         return fj.schedules.Milestones((), ())
-    last = last_pruning_epoch(config)
-    count = config.prunings or min(last, halvings(config.sparsity))
-    return fj.schedules.geometric(config.sparsity, begin=last // count, end=last, prunings=count)
+    count = config.prunings or halvings(config.sparsity)
+    last = last_pruning_epoch(config, count)
+    count = min(count, last)
+    course = fj.schedules.cubic if config.course == "cubic" else fj.schedules.geometric
+    return course(config.sparsity, begin=last // count, end=last, prunings=count)
 
 
 def rule(config: Config, rate: optax.Schedule, steps_per_epoch: int) -> optax.GradientTransformation:

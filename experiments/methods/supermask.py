@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 import flipout_jax as fj
 
-from ..config import Config
+from ..config import Config, is_elu_resnet
 from ..data import Dataset
 from ..steps import Reparameterisation, TrainState, keys
 from .method import Method, Scene, by_magnitude, never
@@ -22,7 +22,7 @@ _WEIGHTS = {"elus": (3.0, "fan_in"), "he": (2.0, "fan_in"), "xavier": (1.0, "fan
 
 def _by_threshold(make: Callable[[float], fj.reparam.Supermask], config: Config) -> fj.reparam.Supermask:
     own: Any = config.own
-    usual = 0.75 if config.model == "elu_resnet20" else 0.14
+    usual = 0.75 if is_elu_resnet(config) else 0.14
     return make(usual if own.mask_threshold is None else own.mask_threshold)
 
 

@@ -32,7 +32,7 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
         f"resnet{depth}": functools.partial(ResNet, channels=_NARROW, blocks=((depth - 2) // 6,) * 3)
         for depth in (20, 32, 56)
     },
-    "elu_resnet20": EluResNet,
+    **{f"elu_resnet{depth}": functools.partial(EluResNet, depth=depth) for depth in (20, 56, 110)},
     "densenet121": DenseNet121,
     "vit": ViT,
 }

@@ -5,20 +5,21 @@ from flax import nnx
 
 
 class EluResNet(nnx.Module):
-    """A 3x3 stem with batch normalisation and 3x3 pooling, three stages of three blocks, the mean, and a dense layer.
+    """A 3x3 stem with batch normalisation and 3x3 pooling, three stages of blocks, the mean, and a dense layer.
 
     The stages have 16, 32 and 64 channels, of which the last two halve the sides. As in the authors' code, a stage
     begins with a block whose first convolution is 1x1 and whose shortcut is a 1x1 convolution, and the blocks, whose
-    normalisation is not trained and never leaves its start there, have none here.
+    normalisation is not trained and never leaves its start there, have none here. A network of 6 n + 2 layers has n
+    blocks a stage.
     """
 
-    def __init__(self, shape, classes, layers):
+    def __init__(self, shape, classes, layers, *, depth):
         inputs = layers.channels(16)
         self.conv = layers.conv(shape[2], inputs, 3)
         self.norm = layers.norm(inputs)
         made = []
         for stage, count in enumerate((16, 32, 64)):
-            for i in range(3):
+            for i in range((depth - 2) // 6):
                 made.append(_Block(inputs, layers.channels(count), 1 if stage == 0 or i else 2, i == 0, layers))
                 inputs = layers.channels(count)
         self.blocks = nnx.List(made)

@@ -13,20 +13,55 @@ from experiments.config import Config, Optimizer, milestones
 
 
 @pytest.mark.parametrize(
-    ("sparsity", "epochs"),
-    [(0.75, (160, 320)), (1 - 2**-5, (64, 128, 192, 256, 320)), (1 - 2**-10, tuple(range(32, 321, 32)))],
+    ("count", "every"),
+    [(2, 117), (4, 70), (6, 50), (8, 39), (10, 32)],
 )
-def test_prunings_of_the_paper(sparsity, epochs):
-    schedule = recipe.prunings(Config(epochs=350, sparsity=sparsity))
-    assert schedule.steps == epochs
-    assert schedule.kept(2**20) == [2 ** (20 - i) for i in range(1, len(epochs) + 1)]
+def test_prunings_of_the_paper(count, every):
+    schedule = recipe.prunings(Config(epochs=350, sparsity=1 - 0.5**count))
+    assert schedule.steps == tuple(every * i for i in range(1, count + 1))
+    assert schedule.kept(2**20) == [2 ** (20 - i) for i in range(1, count + 1)]
 
 
-def test_prunings_are_evenly_spaced_and_end_at_the_scaled_epoch():
-    assert recipe.prunings(Config(epochs=70, sparsity=0.9375)).steps == (16, 32, 48, 64)
-    assert recipe.prunings(Config(epochs=70, sparsity=0.9, prunings=2)).steps == (32, 64)
+def test_prunings_are_evenly_spaced_at_the_scaled_epochs():
+    assert recipe.prunings(Config(epochs=70, sparsity=0.9375)).steps == (14, 28, 42, 56)
+    assert recipe.prunings(Config(epochs=70, sparsity=0.9, prunings=2)).steps == (24, 48)
+    # Too few epochs for equal parts.
+    assert recipe.prunings(Config(epochs=20, sparsity=1 - 2**-10)).steps == (1, 2, 4, 6, 8, 10, 12, 14, 16, 18)
     assert recipe.prunings(Config(epochs=3, sparsity=0.9375)).steps == (1, 2)
     assert recipe.prunings(Config(epochs=1, sparsity=0.9375)).steps == (1,)
+
+
+@pytest.mark.parametrize("epochs", range(2, 40))
+@pytest.mark.parametrize("count", [1, 2, 4, 10])
+def test_the_last_pruning_is_before_the_last_epoch(epochs, count):
+    steps = recipe.prunings(Config(epochs=epochs, sparsity=0.9, prunings=min(count, epochs // 2))).steps
+    assert steps[-1] < epochs
+
+
+def test_the_last_pruning_may_be_anywhere():
+    assert recipe.prunings(Config(epochs=100, sparsity=0.9375, last_pruning=0.4)).steps == (10, 20, 30, 40)
+    assert recipe.prunings(Config(epochs=100, sparsity=0.9, prunings=1, last_pruning=0.999)).steps == (100,)
+
+
+def test_a_cubic_course_removes_much_early():
+    options = {"epochs": 100, "sparsity": 0.9, "prunings": 4, "last_pruning": 0.5}
+    geometric, cubic = (recipe.prunings(Config(**options, course=course)) for course in ("geometric", "cubic"))
+    assert cubic == fj.schedules.cubic(0.9, begin=12, end=50, prunings=4)
+    assert cubic.steps == geometric.steps
+    kept = cubic.kept(1000), geometric.kept(1000)
+    assert all(a < b for a, b in zip(kept[0][:-1], kept[1][:-1], strict=True))
+    assert kept[0][-1] == kept[1][-1] == 100
+
+
+def test_a_rewarmed_learning_rate_falls_to_0_between_prunings():
+    config = Config(epochs=10, learning_rate=0.4, schedule="rewarmed", sparsity=0.75, last_pruning=0.4, warmup_epochs=1)
+    assert recipe.prunings(config).steps == (2, 4)
+    rate = recipe.learning_rate(config, steps_per_epoch=10)
+    parts = [(0, 10, None), (10, 20, 10), (20, 40, 20), (40, 100, 60)]
+    for begin, end, length in parts:
+        steps = np.arange(begin, end)
+        expected = 0.4 * steps / 10 if length is None else 0.2 * (1 + np.cos(np.pi * (steps - begin) / length))
+        np.testing.assert_allclose([rate(s) for s in steps], expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("config", [Config(method="dense"), Config(sparsity=0.0)])
