@@ -106,8 +106,9 @@ def parse(words: Sequence[str]) -> Arguments:
 def run_grid(options: Grid, base: Config) -> grid_run.Ending:
     """Runs the cells that have not finished, and says where the results are."""
     rows = grid_options.read_rows(options.methods or ())
-    sparsities = grid_options.read_sparsities(options.sparsities or ())
-    ending = grid_run.run(base, grid.plan(base, rows, sparsities), options.jobs)
+    none_needed = options.sparsities is None and all(row.method in {*WITHOUT_TARGET, grid.DENSE} for row in rows)
+    sparsities = [] if none_needed else grid_options.read_sparsities(options.sparsities or ())
+    ending = grid_run.run(base, grid.plan(base, rows, sparsities), options.jobs, options.gpus)
     names = (grid_table.MARKDOWN, grid_table.CSV, grid_table.PICTURE)
     if there := [str(file) for name in names if (file := run_directory.of(base) / name).exists()]:
         print(f"See {', '.join(there)}.")

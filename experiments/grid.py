@@ -37,12 +37,12 @@ class Cell(NamedTuple):
 
     Attributes:
       row: the method and its options.
-      sparsity: the sparsity asked for; 0 if dense.
+      sparsity: the sparsity asked for; 0 if dense, None if the options of the method decide on it.
       config: the options of the runs, with a folder.
     """
 
     row: Row
-    sparsity: float
+    sparsity: float | None
     config: Config
 
     @property
@@ -53,7 +53,7 @@ class Cell(NamedTuple):
     @property
     def name(self) -> str:
         """What the cell is called in a line of text."""
-        return label(self.row) + (f" at {percent(self.sparsity)}" if self.row.method != DENSE else "")
+        return label(self.row) + (f" at {percent(self.sparsity)}" if self.sparsity else "")
 
 
 def cell_config(base: Config, method: str, own: Mapping[str, Any], sparsity: float, folder: Path) -> Config:
@@ -71,7 +71,8 @@ def cell_config(base: Config, method: str, own: Mapping[str, Any], sparsity: flo
     changed |= {name: value for name, value in own.items() if name not in of_method}
     # What all cells share is not for methods that have no use for it.
     if method not in GRADUAL:
-        changed.setdefault("prunings", None)
+        for name, unset in (("prunings", None), ("last_pruning", None), ("course", "geometric")):
+            changed.setdefault(name, unset)
     if method == "sculpt":
         changed |= {"schedule": "milestones", "milestones": None, "warmup_epochs": 0}
     if method == DENSE:
@@ -116,7 +117,7 @@ def plan(base: Config, rows: Sequence[Row], sparsities: Sequence[float]) -> list
     Args:
       base: what all cells share; its `output_dir` is the folder of the grid.
       rows: the methods.
-      sparsities: at which each of them runs, in (0, 1).
+      sparsities: at which each of them runs, in (0, 1); one whose own options decide on that runs once.
 
     Raises:
       UserError: for options that cannot be, or two rows that would be the same runs.
@@ -132,14 +133,11 @@ def plan(base: Config, rows: Sequence[Row], sparsities: Sequence[float]) -> list
         same = seen.setdefault(cell_config(base, row.method, dict(row.options), base.sparsity, top), row)
         if same != row:
             raise UserError(f"--methods must name each method once, but {label(same)} and {label(row)} are the same.")
-        if row.method in WITHOUT_TARGET:
-            raise UserError(
-                f"--methods must name methods that reach the sparsity they are asked for, got {row.method}, whose own "
-                "options decide: run it with experiments.train, and give the folders of the runs here."
-            )
-        for sparsity in sparsities:
-            folder = top / f"{label(row).replace(' ', '-').replace('/', '_')}-{sparsity}"
-            cell = Cell(row, sparsity, cell_config(base, row.method, dict(row.options), sparsity, folder))
+        asked = [None] if row.method in WITHOUT_TARGET else sparsities
+        for sparsity in asked:
+            folder = top / (label(row).replace(" ", "-").replace("/", "_") + (f"-{sparsity}" if sparsity else ""))
+            of_config = base.sparsity if sparsity is None else sparsity
+            cell = Cell(row, sparsity, cell_config(base, row.method, dict(row.options), of_config, folder))
             try:
                 check(cell.config)
             except UserError as error:

@@ -34,9 +34,13 @@ class Grid:
     methods: tuple[str, ...] | None = None
     """Methods of experiments.train, as a,b or a b; with options of its own, flipout:noise_scale=0.5, one is a row."""
     sparsities: tuple[str, ...] | None = None
-    """Fractions of the prunable weights that are zero at the end, as 0.75,0.9375."""
-    jobs: int = 1
-    """Processes at once, each of which runs a cell; on one GPU they share its memory."""
+    """Fractions of the prunable weights that are zero at the end, as 0.75,0.9375. A method whose own options decide on
+    the sparsity, such as hoyer_threshold, runs once."""
+    jobs: int | None = None
+    """Processes at once, each of which runs a cell; those of one GPU share its memory. Without it: 1, or one for each
+    of --gpus."""
+    gpus: tuple[int, ...] = ()
+    """GPUs by their numbers, of which each process gets one. Without it: each process sees all."""
 
 
 @dataclasses.dataclass(frozen=True)

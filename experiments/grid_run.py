@@ -1,8 +1,9 @@
 """The runs of a grid: which cells are still to do, in so many processes, and what is written of them as they end."""
 
+import os
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ FAILURE = "failure.txt"
 _EVERY, _SHOWN_EVERY = 0.1, 0.5
 # What JAX takes of the memory of a GPU when it is alone.
 _SHARE = 0.75
+_FRACTION = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 
 
 class Ending(NamedTuple):
@@ -31,20 +33,20 @@ class Ending(NamedTuple):
     failed: list[Cell]
 
 
-def run(base: Config, cells: Sequence[Cell], jobs: int) -> Ending:
+def run(base: Config, cells: Sequence[Cell], jobs: int | None = None, gpus: Sequence[int] = ()) -> Ending:
     """Runs each cell that has not finished, and writes what all come to after each.
 
     Args:
       base: what all cells share; its `output_dir` is the folder of the grid, and with its `overwrite` cells that are
         there with other options run again.
       cells: as `grid.plan` gives them.
-      jobs: processes at once.
+      jobs: processes at once; without it 1, or one for each GPU.
+      gpus: the numbers of GPUs, of which each process gets one; without them each sees all.
 
     Raises:
-      UserError: for jobs below 1, cells of other options, or a folder that cannot be written.
+      UserError: for jobs below 1, GPUs that cannot be, cells of other options, or a folder that cannot be written.
     """
-    if jobs < 1:
-        raise UserError(f"--jobs must be at least 1, got {jobs}.")
+    environments = _environments(jobs, gpus)
     top = run_directory.of(base)
     with files.writing(top):
         top.mkdir(parents=True, exist_ok=True)
@@ -55,9 +57,9 @@ def run(base: Config, cells: Sequence[Cell], jobs: int) -> Ending:
         if results:
             grid_table.write(top, cells, results, notes)
         # A column is complete before the next one begins, so that there is something to compare early.
-        waiting = sorted((cell for cell in cells if cell.folder not in results), key=lambda cell: cell.sparsity)
+        waiting = sorted((cell for cell in cells if cell.folder not in results), key=_column)
         with Interrupt() as interrupt:
-            failed = _run(top, cells, deque(waiting), again, results, notes, jobs, interrupt)
+            failed = _run(top, cells, deque(waiting), again, results, notes, environments, interrupt)
     grid_display.show(cells, results, notes)
     return Ending(interrupt.signal, failed)
 
@@ -69,17 +71,15 @@ def _run(
     again: Sequence[Cell],
     results: dict[Path, list[dict[str, Any]]],
     notes: dict[Path, str],
-    jobs: int,
+    environments: Sequence[Mapping[str, str]],
     interrupt: Interrupt,
 ) -> list[Cell]:
     """Runs the cells that wait; those that failed. What all come to is added to `results` and `notes`."""
     failed = []
     stopping, shown = False, 0.0
-    # So that none of several takes the memory of all.
-    environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{_SHARE / jobs:.3f}"} if jobs > 1 else {}
     with (
         grid_display.Display(cells, results, notes) as display,
-        workers.Pool(grid_cell.run, jobs, environment) as pool,
+        workers.Pool(grid_cell.run, environments) as pool,
     ):
         while waiting or pool.going:
             if interrupt.signal is not None and not stopping:
@@ -109,6 +109,25 @@ def _run(
                 display.tell(cell, said)
                 grid_table.write(top, cells, results, notes)
     return failed
+
+
+def _environments(jobs: int | None, gpus: Sequence[int]) -> list[dict[str, str]]:
+    """The variables of each process."""
+    if jobs is not None and jobs < 1:
+        raise UserError(f"--jobs must be at least 1, got {jobs}.")
+    if any(gpu < 0 for gpu in gpus) or len(set(gpus)) < len(gpus):
+        raise UserError(f"--gpus must name each GPU once, by its number from 0 on, got {' '.join(map(str, gpus))}.")
+    jobs = jobs or len(gpus) or 1
+    of_one = -(-jobs // (len(gpus) or 1))
+    # So that none of several takes the memory of all.
+    shared = {_FRACTION: f"{_SHARE / of_one:.3f}"} if of_one > 1 and _FRACTION not in os.environ else {}
+    own = [{"CUDA_VISIBLE_DEVICES": str(gpus[i % len(gpus)])} if gpus else {} for i in range(jobs)]
+    return [{**shared, **environment} for environment in own]
+
+
+def _column(cell: Cell) -> float:
+    """The sparsity of a cell; last, where it is not known before."""
+    return 1.0 if cell.sparsity is None else cell.sparsity
 
 
 def _is_other(cell: Cell) -> bool:

@@ -8,18 +8,27 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import accuracy_plot, files, plots, run_directory, seeds
-from .grid import DENSE, Cell, Row, label, percents, standing
+from .config import digest
+from .grid import DENSE, Cell, Row, label, percent, percents, standing
 
 CSV, MARKDOWN, PICTURE = "results.csv", "results.md", "accuracy.png"
-_COPIED = ("kept", "prunable", "seed", "test_accuracy", "test_loss", "train_accuracy", "epochs", "seconds")
+_COPIED = (
+    *("kept", "prunable", "seed", "test_accuracy", "best_test_accuracy", "test_loss", "train_accuracy"),
+    *("epochs", "seconds", "int8_test_accuracy"),
+)
+_INT8 = "int8_test_accuracy"
+# What the options of a cell say of all of its runs.
+_OPTIONS = ("data", "width", "image_size", "steps_per_epoch", "test_images", "dtype")
 COLUMNS = (
     "method",
     "options",
     "sparsity_target",
     "sparsity",
     *_COPIED,
-    "data",
+    *_OPTIONS,
+    "files",
     "model",
+    "config",
     "flipout_jax",
     "jax",
     "device",
@@ -54,9 +63,15 @@ def read(cells: Sequence[Cell]) -> dict[Path, list[dict[str, Any]]]:
 
 
 def read_one(cell: Cell) -> list[dict[str, Any]]:
-    """The results of all runs of a cell that has finished."""
+    """The results of all runs of a cell that has finished, with their accuracy in 8 bits where that was tested."""
     members = [cell.config] if cell.config.seeds == 1 else seeds.members(cell.config)
-    return [run_directory.read_summary(run_directory.of(one)) for one in members]
+    runs = []
+    for folder in map(run_directory.of, members):
+        in_8_bits = (
+            run_directory.read_quantized(folder)["test_accuracy"] if run_directory.is_quantized(folder) else None
+        )
+        runs.append({**run_directory.read_summary(folder), _INT8: in_8_bits})
+    return runs
 
 
 def accuracies(runs: Sequence[Mapping[str, Any]]) -> list[float]:
@@ -68,6 +83,11 @@ def mean_and_std(values: Sequence[float]) -> str:
     """In percent: `93.75 ± 0.31`, without the second where there is one value."""
     mean = f"{100 * statistics.mean(values):.2f}"
     return mean if len(values) == 1 else f"{mean} ± {100 * statistics.stdev(values):.2f}"
+
+
+def options_of(row: Row) -> str:
+    """The options of a row as `--methods` and the lines of `results.csv` have them: `noise_scale=0.5:power=1.0`."""
+    return ":".join(f"{name}={value}" for name, value in row.options)
 
 
 def missed(runs: Sequence[Mapping[str, Any]]) -> bool:
@@ -86,13 +106,20 @@ def table(
       results: of the cells that have finished.
       notes: what to say of a cell that has not.
     """
-    sparsities = sorted({cell.sparsity for cell in cells if cell.row.method != DENSE})
+    sparsities = sorted({cell.sparsity for cell in cells if cell.sparsity})
+    columns: list[float | None] = [*sparsities, *[None for cell in cells if cell.sparsity is None][:1]]
 
     def text(cell: Cell) -> str:
         runs = results.get(cell.folder)
         if runs is None:
             return notes.get(cell.folder, "-")
-        return mean_and_std(accuracies(runs)) + (f" {_MISSED}" if missed(runs) else "")
+        said = mean_and_std(accuracies(runs))
+        if cell.sparsity is None:
+            said += f" at {percent(statistics.mean(run['sparsity'] for run in runs))}"
+        elif missed(runs):
+            said += f" {_MISSED}"
+        in_8_bits = [run[_INT8] for run in runs]
+        return said if None in in_8_bits else f"{said}, in 8 bits {mean_and_std(in_8_bits)}"
 
     def mean(cell: Cell) -> float:
         runs = results.get(cell.folder)
@@ -101,11 +128,15 @@ def table(
     rows: dict[Row, list[Entry]] = {}
     for cell in cells:
         if cell.row.method == DENSE:
-            rows[cell.row] = [Entry(text(cell))] * len(sparsities)
+            rows[cell.row] = [Entry(text(cell))] * len(columns)
             continue
         rivals = [mean(other) for other in cells if other.sparsity == cell.sparsity]
-        rows.setdefault(cell.row, []).append(Entry(text(cell), 0 <= mean(cell) == max(rivals)))
-    return percents(sparsities), [(label(row), entries) for row, entries in rows.items()]
+        # Of those whose sparsity is their own, none is the best of the others.
+        best = cell.sparsity is not None and 0 <= mean(cell) == max(rivals)
+        row = rows.setdefault(cell.row, [Entry("")] * len(columns))
+        row[columns.index(cell.sparsity)] = Entry(text(cell), best)
+    names = [*percents(sparsities), *(["its own sparsity"] if None in columns else [])]
+    return names, [(label(row), entries) for row, entries in rows.items()]
 
 
 def title(cells: Sequence[Cell], results: Results) -> str:
@@ -127,10 +158,14 @@ def write(folder: Path, cells: Sequence[Cell], results: Results, notes: Mapping[
     for cell in cells:
         if runs := results.get(cell.folder):
             reached = statistics.mean(run["sparsity"] for run in runs)
-            shown = reached if missed(runs) and 0 < reached < 1 else cell.sparsity
-            lines.setdefault(cell.row, []).append(accuracy_plot.Point(shown, accuracies(runs)))
+            asked = None if missed(runs) and 0 < reached < 1 else cell.sparsity
+            lines.setdefault(cell.row, []).append(
+                accuracy_plot.Point(reached if asked is None else asked, accuracies(runs))
+            )
     dense = lines.pop(Row(DENSE), None)
-    sparsities = sorted({cell.sparsity for cell in cells if cell.row.method != DENSE})
+    # One that lost all of its weights, or none, has no place on the axis.
+    lines = {row: shown for row, points in lines.items() if (shown := [p for p in points if 0 < p.sparsity < 1])}
+    sparsities = sorted({cell.sparsity for cell in cells if cell.sparsity})
     figure = accuracy_plot.draw(
         {label(row): points for row, points in lines.items()},
         # A method keeps its colour while others have no results yet.
@@ -154,15 +189,14 @@ def as_csv(cells: Sequence[Cell], results: Results) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for cell in cells:
-        own = ":".join(f"{name}={value}" for name, value in cell.row.options)
+        own = options_of(cell.row)
         for run in results.get(cell.folder, ()):
-            writer.writerow(
-                [cell.row.method, own, cell.sparsity, run["sparsity"]]
-                # Nothing where training diverged, so that there is no such number.
-                + ["" if run[name] is None else run[name] for name in _COPIED]
-                + [run["data"], run["model"], *(run["versions"][name] for name in ("flipout_jax", "jax"))]
-                + [run["device"]]
-            )
+            line = [cell.row.method, own, cell.sparsity, run["sparsity"], *(run[name] for name in _COPIED)]
+            line += [getattr(cell.config, name) for name in _OPTIONS]
+            line += [run["files"], run["model"], digest(cell.config)]
+            line += [*(run["versions"][name] for name in ("flipout_jax", "jax")), run["device"]]
+            # Nothing where training diverged, so that there is no such number, and where an option was not given.
+            writer.writerow(["" if value is None else value for value in line])
     return text.getvalue()
 
 
@@ -176,6 +210,6 @@ def as_markdown(cells: Sequence[Cell], results: Results, notes: Mapping[Path, st
     if cells[0].config.seeds > 1:
         what += ", mean ± sample standard deviation over seeds"
     parts = [what + ", by sparsity.", "\n".join("| " + " | ".join(line) + " |" for line in lines)]
-    if any(map(missed, results.values())):
+    if any(missed(results[cell.folder]) for cell in cells if cell.sparsity and cell.folder in results):
         parts.append(f"{_MISSED} The sparsity reached is another one; {CSV} has it.")
     return "\n\n".join(parts) + "\n"

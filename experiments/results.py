@@ -13,8 +13,16 @@ from . import flops
 from .config import Config
 from .method_options import WITHOUT_TARGET
 
-_AVERAGED = ("test_accuracy", "test_loss", "train_accuracy", "images_per_second", "seconds", "sparsity")
-_SHARED = ("method", "data", "model", "classes", "epochs", "prunable", "versions", "device")
+_AVERAGED = (
+    "test_accuracy",
+    "best_test_accuracy",
+    "test_loss",
+    "train_accuracy",
+    "images_per_second",
+    "seconds",
+    "sparsity",
+)
+_SHARED = ("method", "data", "files", "model", "classes", "epochs", "prunable", "versions", "device")
 
 
 def of_run(
@@ -24,6 +32,7 @@ def of_run(
     classes: int,
     flops_per_image: float,
     devices: int = 1,
+    files: str | None = None,
     **measured: float,
 ) -> dict[str, Any]:
     """The results of a run; accuracies are the last epoch's."""
@@ -33,6 +42,8 @@ def of_run(
     return {
         "method": config.method,
         "data": config.data,
+        # Where what is compressed with loss is not what others trained on.
+        "files": files,
         "model": config.model,
         "classes": classes,
         "seed": config.seed,
@@ -42,6 +53,10 @@ def of_run(
         "kept": summary.total.kept,
         "prunable": summary.total.prunable,
         "test_accuracy": last["test_accuracy"],
+        # Of a run that prunes, that is as a rule the accuracy of a denser network.
+        "best_test_accuracy": max(
+            (m["test_accuracy"] for m in metrics if m["test_accuracy"] is not None), default=None
+        ),
         "test_loss": last["test_loss"],
         # Measured while it trains, on each batch before its step.
         "train_accuracy": last["train_accuracy"],

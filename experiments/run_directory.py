@@ -29,9 +29,18 @@ _RESULTS = {
     **dict.fromkeys(("method", "data", "model", "device"), str),
     **dict.fromkeys(("classes", "epochs", "kept", "prunable", "skipped_steps"), int),
     **dict.fromkeys(("sparsity_target", "sparsity", "test_accuracy", "seconds"), float),
-    **dict.fromkeys(("test_loss", "train_accuracy", "images_per_second"), _NUMBER),
+    **dict.fromkeys(("best_test_accuracy", "test_loss", "train_accuracy", "images_per_second"), _NUMBER),
+    "files": str | None,
 }
-_AVERAGED = "test_accuracy", "train_accuracy", "test_loss", "seconds", "sparsity", "images_per_second"
+_AVERAGED = (
+    "test_accuracy",
+    "best_test_accuracy",
+    "train_accuracy",
+    "test_loss",
+    "seconds",
+    "sparsity",
+    "images_per_second",
+)
 _MORE_RESULTS = {
     **dict.fromkeys(("seconds_to_first_step", "flops_per_image", "flop_utilisation"), _NUMBER),
     **{f"{name}_std": _NUMBER for name in _AVERAGED},
@@ -182,6 +191,16 @@ def read_config(folder: Path) -> Config:
 def read_summary(folder: Path) -> dict[str, Any]:
     """The results of a run that has finished, or of several."""
     return files.read_json(folder / SUMMARY, "the results of a run", _RESULTS, _MORE_RESULTS)
+
+
+def is_quantized(folder: Path) -> bool:
+    """Whether a run was also tested in 8 bits."""
+    return (folder / QUANTIZED).is_file()
+
+
+def read_quantized(folder: Path) -> dict[str, Any]:
+    """What a run came to in 8 bits."""
+    return files.read_json(folder / QUANTIZED, "the results of a run in 8 bits", {"test_accuracy": float})
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -194,6 +194,7 @@ def _train(setup: Setup, configs: Sequence[Config], functions: loop.Loop, interr
             seconds_to_first_step=outcome.first_step - started,
             runs_at_once=len(configs),
             devices=mesh.size(setup.grid),
+            files=datasets.file_format(config.data),
             compile_count=functions.compile_count(),
         )
         files.write_json(folder / run_directory.SUMMARY, result)

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -38,6 +38,7 @@ class Ended(NamedTuple):
 class _Worker(NamedTuple):
     process: SpawnProcess
     connection: Connection
+    environment: Mapping[str, str]
 
 
 class Pool:
@@ -48,12 +49,13 @@ class Pool:
 
     Args:
       do: a function of a module, called with a task in the main thread of a process; what it returns is the answer.
-      jobs: the number of processes.
-      environment: variables that they have where this process does not have them.
+      environments: variables that each process has beside those of this one, or in their place; as many as there are
+        processes.
     """
 
-    def __init__(self, do: Callable[[Any], Any], jobs: int, environment: Mapping[str, str]):
-        self._do, self._jobs, self._environment = do, jobs, environment
+    def __init__(self, do: Callable[[Any], Any], environments: Sequence[Mapping[str, str]]):
+        self._do, self._jobs = do, len(environments)
+        self._free = list(environments)
         self._idle: list[_Worker] = []
         self._busy: dict[Any, _Worker] = {}
 
@@ -82,7 +84,7 @@ class Pool:
 
     def give(self, name: Any, task: Any) -> None:
         """Has a task done, in a process that is free."""
-        self._busy[name] = self._idle.pop() if self._idle else _start(self._do, dict(self._environment))
+        self._busy[name] = self._idle.pop() if self._idle else _start(self._do, self._free.pop(0))
         # One that has died meanwhile says so when it is asked for its answer.
         with contextlib.suppress(OSError):
             self._busy[name].connection.send(task)
@@ -105,6 +107,7 @@ class Pool:
         except (EOFError, OSError):
             worker.process.join()
             worker.connection.close()
+            self._free.append(worker.environment)
             return Ended(worker.process.exitcode)
         self._idle.append(worker)
         return answer
@@ -134,10 +137,10 @@ def _flush() -> None:
             stream.flush()
 
 
-def _start(do: Callable[[Any], Any], environment: dict[str, str]) -> _Worker:
+def _start(do: Callable[[Any], Any], environment: Mapping[str, str]) -> _Worker:
     context = multiprocessing.get_context("spawn")
     connection, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, do, environment))
+    process = context.Process(target=_serve, args=(theirs, do, dict(environment)))
     # When this starts, it unblocks both signals.
     resource_tracker.ensure_running()
     # The process inherits what is blocked, as does each of its threads; what comes meanwhile comes here afterwards.
@@ -147,12 +150,11 @@ def _start(do: Callable[[Any], Any], environment: dict[str, str]) -> _Worker:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
-    return _Worker(process, connection)
+    return _Worker(process, connection, environment)
 
 
 def _serve(connection: Connection, do: Callable[[Any], Any], environment: dict[str, str]) -> None:
-    for name, value in environment.items():
-        os.environ.setdefault(name, value)
+    os.environ.update(environment)
     tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt, OSError):

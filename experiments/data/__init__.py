@@ -6,7 +6,7 @@ from ..errors import UserError
 from .dataset import Dataset, Images, Stored, limit_test
 from .options import Options
 
-__all__ = ["Dataset", "Images", "Options", "Stored", "limit_test", "load"]
+__all__ = ["Dataset", "Images", "Options", "Stored", "file_format", "limit_test", "load"]
 
 
 def load(name: str, options: Options | None = None) -> Dataset:
@@ -31,3 +31,10 @@ def load(name: str, options: Options | None = None) -> Dataset:
         "--data must be `digits`, `folder:PATH`, `tiny_imagenet` or the name of a set of TensorFlow Datasets, such as "
         f"`mnist` or `imagenette/160px-v2`, got {name!r}."
     )
+
+
+def file_format(name: str) -> str | None:
+    """The format of the files of a folder, such as JPEG; None for a data set that comes as its authors made it."""
+    from . import folder
+
+    return folder.file_format(name.removeprefix("folder:")) if name.startswith("folder:") else None

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from PIL import Image
+
 from ..errors import UserError
 from . import cache
 from .assemble import assemble
@@ -29,6 +31,13 @@ def load(path: str, options: Options) -> Dataset:
         raise UserError(f"--data folder:{path} must be a folder: {error}") from error
     train, test, classes = _find(root)
     return load_files(f"folder:{path}", root, train, test, classes, options)
+
+
+def file_format(path: str) -> str:
+    """The format of the images of a folder that can be loaded, by the first of them, such as JPEG."""
+    root = Path(path).expanduser() / "train"
+    with Image.open(list_images(root / list_folders(root)[0])[0]) as image:
+        return image.format or ""
 
 
 def load_files(

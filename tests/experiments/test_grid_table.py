@@ -13,29 +13,8 @@ from PIL import Image
 from experiments import accuracy_plot, files, grid, grid_display, grid_table, plots
 
 
-def as_if_run(cells, accuracy):
-    """Results of all seeds of each cell, of which `accuracy(cell, seed)` is one."""
-    versions = {"flipout_jax": "1", "jax": "2"}
-    same = {"prunable": 1000, "test_loss": None, "train_accuracy": 1.0, "epochs": 3, "seconds": 2.0, "data": "digits"}
-    same |= {"model": "lenet_300_100", "classes": 10, "versions": versions, "device": "cpu"}
-    return {
-        cell.folder: [
-            {
-                **same,
-                "seed": seed,
-                "test_accuracy": accuracy(cell, seed),
-                "sparsity_target": cell.sparsity,
-                "sparsity": cell.sparsity,
-                "kept": round(1000 * (1 - cell.sparsity)),
-            }
-            for seed in range(cell.config.seeds)
-        ]
-        for cell in cells
-    }
-
-
 @given(counts=st.lists(st.lists(st.integers(0, 450), min_size=2, max_size=2), min_size=7, max_size=7))
-def test_the_table_has_mean_and_std_of_each_cell_and_the_best_of_each_column(planned, counts):
+def test_the_table_has_mean_and_std_of_each_cell_and_the_best_of_each_column(planned, as_if_run, counts):
     cells = planned("--methods", "flipout,random", "flipout:power=1", "--sparsities", "0.5,0.9", "--seeds", "2")
     accuracies = dict(zip((cell.folder for cell in cells), np.array(counts) / 450, strict=True))
     results = as_if_run(cells, lambda cell, seed: float(accuracies[cell.folder][seed]))
@@ -61,7 +40,7 @@ def test_the_table_has_mean_and_std_of_each_cell_and_the_best_of_each_column(pla
     assert {line["test_loss"] for line in table} == {""}
 
 
-def test_a_table_tells_what_is_missing_and_what_missed_its_sparsity(planned):
+def test_a_table_tells_what_is_missing_and_what_missed_its_sparsity(planned, as_if_run):
     cells = planned("--methods", "flipout,random", "--sparsities", "0.5,0.9", "--seeds", "1")
     results = as_if_run(cells[1:3], lambda cell, seed: 0.5)
     results[cells[2].folder][0].update(kept=120, sparsity=0.88)
@@ -73,6 +52,24 @@ def test_a_table_tells_what_is_missing_and_what_missed_its_sparsity(planned):
     # What rounding up makes of 99.1 weights.
     results[cells[2].folder][0].update(kept=100, prunable=991, sparsity=891 / 991)
     assert "†" not in grid_table.as_markdown(cells, results, {})
+
+
+def test_a_method_whose_sparsity_is_its_own_runs_once_and_says_where(planned, as_if_run, tmp_path):
+    words = ("--methods", "hoyer_threshold:strength=0.5,flipout", "--sparsities", "0.5,0.9", "--seeds", "2")
+    cells = planned(*words, "--output-dir", str(tmp_path))
+    names = ["dense", "hoyer_threshold strength=0.5", "flipout at 50 %", "flipout at 90 %"]
+    assert [cell.name for cell in cells] == names
+    assert cells[1].folder.name == "hoyer_threshold-strength=0.5"
+    results = as_if_run(cells, lambda cell, seed: 0.25 * (1 + seed))
+    text = grid_table.as_markdown(cells, results, {})
+    assert "| method | 50 % | 90 % | its own sparsity |" in text
+    assert "| hoyer_threshold strength=0.5 |  |  | 37.50 ± 17.68 at 87.5 % |" in text
+    assert "| flipout | **37.50 ± 17.68** | **37.50 ± 17.68** |  |" in text
+    assert "†" not in text
+    grid_table.write(tmp_path, cells, results, {})
+    with (tmp_path / grid_table.CSV).open() as file:
+        assert {line["sparsity_target"] for line in csv.DictReader(file)} == {"0.0", "", "0.5", "0.9"}
+    assert (tmp_path / grid_table.PICTURE).stat().st_size > 10_000
 
 
 def test_the_picture_has_a_line_a_method_with_ticks_at_the_sparsities(tmp_path):
@@ -124,7 +121,7 @@ def test_a_picture_of_little_is_drawn(lines, tmp_path):
         plots.save(figure, tmp_path / "a.png")
 
 
-def test_a_terminal_sees_the_table_fill(planned, monkeypatch, capsys, tmp_path):
+def test_a_terminal_sees_the_table_fill(planned, as_if_run, monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "100")
     words = ("--methods", "flipout", "--sparsities", "0.5,0.9", "--epochs", "10", "--seeds", "2")

@@ -21,7 +21,7 @@ def answer(pool, seconds=30):
 
 def test_processes_answer_one_task_after_another(monkeypatch):
     monkeypatch.setenv("GRID_TEST_SET", "mine")
-    with Pool(eval, 2, {"GRID_TEST_SET": "theirs", "GRID_TEST_UNSET": "theirs"}) as pool:
+    with Pool(eval, [{"GRID_TEST_SET": "theirs", "GRID_TEST_EACH": name} for name in "ab"]) as pool:
         assert pool.is_free
         pool.give("a", "__import__('os').getpid()")
         pool.give("b", FOREVER)
@@ -30,26 +30,26 @@ def test_processes_answer_one_task_after_another(monkeypatch):
         name, first = answer(pool)
         assert name == "a"
         pool.give("c", "__import__('os').getpid(), __import__('os').getenv('GRID_TEST_SET')")
-        assert answer(pool) == ("c", (first, "mine"))
-        pool.give("d", "__import__('os').getenv('GRID_TEST_UNSET')")
-        assert answer(pool) == ("d", "theirs")
+        assert answer(pool) == ("c", (first, "theirs"))
+        pool.give("d", "__import__('os').getenv('GRID_TEST_EACH')")
+        assert answer(pool) == ("d", "a")
         # One that goes on is killed with the pool.
     with pytest.raises(ProcessLookupError):
         os.kill(first, 0)
 
 
-def test_a_process_that_dies_says_so_and_another_does_the_next_task():
-    with Pool(eval, 1, {}) as pool:
+def test_a_process_that_dies_says_so_and_another_takes_its_place():
+    with Pool(eval, [{"GRID_TEST_EACH": "its own"}]) as pool:
         pool.give("a", "__import__('os')._exit(3)")
         assert answer(pool) == ("a", Ended(3))
         pool.give("b", "__import__('os').kill(__import__('os').getpid(), 9)")
         assert answer(pool) == ("b", Ended(-9))
-        pool.give("c", "1 + 1")
-        assert answer(pool) == ("c", 2)
+        pool.give("c", "__import__('os').getenv('GRID_TEST_EACH')")
+        assert answer(pool) == ("c", "its own")
 
 
 def test_signals_of_a_terminal_do_not_reach_a_process_but_stop_does():
-    with Pool(eval, 1, {}) as pool:
+    with Pool(eval, [{}]) as pool:
         pool.give("a", "__import__('os').getpid()")
         _, pid = answer(pool)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -66,7 +66,7 @@ def test_processes_end_when_their_parent_is_killed():
     script = (
         "import os, time\n"
         "from experiments.workers import Pool\n"
-        "with Pool(eval, 2, {}) as pool:\n"
+        "with Pool(eval, [{}, {}]) as pool:\n"
         "    for name in 'ab':\n"
         "        pool.give(name, '__import__(\"os\").getpid()')\n"
         "    pids = []\n"

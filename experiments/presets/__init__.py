@@ -1,0 +1,12 @@
+"""The experiments of the papers, by name: one paper a file."""
+
+from ..preset import Preset
+from . import flipout, grasp, journal, ours, supermask
+
+PRESETS: dict[str, Preset] = {
+    **flipout.PRESETS,
+    **journal.PRESETS,
+    **grasp.PRESETS,
+    **supermask.PRESETS,
+    **ours.PRESETS,
+}

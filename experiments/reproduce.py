@@ -1,0 +1,191 @@
+"""An experiment of a paper: `python -m experiments.reproduce NAME`, and `--list` for all of them."""
+
+import dataclasses
+import difflib
+import math
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from . import grid, grid_options, grid_run, grid_table, preset, quantize, run_directory, seeds
+from .config import Config, DType
+from .errors import UserError, out_of_memory
+from .grid import Cell
+from .method_options import WITHOUT_TARGET
+from .preset import Preset
+from .presets import PRESETS
+
+# What takes the place of the preset's where it is given.
+_OVERRIDES = (
+    *("data", "width", "image_size", "dtype", "seed", "seeds", "seeds_at_once", "batch_size", "steps_per_epoch"),
+    *("test_images", "eval_every", "cache_dir", "tfds_data_dir", "save_minutes"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Runs an experiment of a paper, and goes on with it: what has finished is not run again.
+
+    Writes results.csv, results.md and accuracy.png, and the runs below. What is not given is as the experiment has it.
+    """
+
+    name: Annotated[str | None, tyro.conf.Positional] = None
+    """Which experiment."""
+    list: bool = False
+    """Show all experiments instead."""
+    scale: float = 1.0
+    """Part of the epochs, in (0, 1]; milestones and prunings come in proportion."""
+    methods: tuple[str, ...] | None = None
+    """Only these of its methods, or others, as experiments.compare takes them."""
+    sparsities: tuple[str, ...] | None = None
+    """Only these of its sparsities, or others."""
+    data: str | None = None
+    """Where the images are, such as folder:PATH; see experiments.train."""
+    width: float | None = None
+    """Factor of the network's number of channels."""
+    image_size: int | None = None
+    """Height and width to which all images are brought."""
+    dtype: DType | None = None
+    """What the network computes in."""
+    seed: int | None = None
+    """The first seed."""
+    seeds: int | None = None
+    """Number of seeds."""
+    seeds_at_once: int | None = None
+    """Seeds in one program. Without it: as many as fit in memory on an accelerator, one on CPU."""
+    batch_size: int | None = None
+    """Images a step."""
+    steps_per_epoch: int | None = None
+    """At most so many steps an epoch."""
+    test_images: int | None = None
+    """Test on the first so many test images of a fixed shuffle."""
+    eval_every: int | None = None
+    """Epochs from one test to the next."""
+    jobs: int | None = None
+    """Processes at once; see experiments.compare."""
+    gpus: tuple[int, ...] = ()
+    """GPUs by their numbers, of which each process gets one."""
+    output_dir: Path | None = None
+    """Where to write. Without it: runs/NAME."""
+    overwrite: bool = False
+    """Run again what the folder holds with other options."""
+    cache_dir: Path | None = None
+    """Where decoded images are kept."""
+    tfds_data_dir: Path | None = None
+    """Where TensorFlow Datasets keeps its data."""
+    save_minutes: float | None = None
+    """Minutes from one checkpoint to the next."""
+
+
+def main() -> None:
+    """Reads the options, runs, and turns what a user can put right into one line."""
+    options = tyro.cli(Options, prog="python -m experiments.reproduce", config=(tyro.conf.FlagCreatePairsOff,))
+    try:
+        if options.list:
+            _show_all()
+            return
+        ending = reproduce(options)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    command = shlex.join(["python", "-m", "experiments.reproduce", *sys.argv[1:]])
+    if ending.signal is not None:
+        print(f"Stopped. To go on, give the same command again:\n{command}")
+        sys.exit(128 + ending.signal)
+    if ending.failed:
+        names = ", ".join(cell.name for cell in ending.failed)
+        sys.exit(f"error: {names} failed; the same command tries again. {grid_run.FAILURE} in their folders says why.")
+
+
+def reproduce(options: Options) -> grid_run.Ending:
+    """Runs what has not finished of an experiment, and writes what all come to.
+
+    Raises:
+      UserError: for a name that is not known, or options that cannot be.
+    """
+    chosen = find(options.name)
+    base = config(options, chosen)
+    cells = plan(options, chosen, base)
+    ending = grid_run.run(base, cells, options.jobs, options.gpus)
+    if chosen.quantized and ending.signal is None:
+        _quantize(cells)
+    folder = run_directory.of(base)
+    if (folder / grid_table.CSV).exists():
+        results = grid_table.read(cells)
+        grid_table.write(folder, cells, results, {})
+        names = (grid_table.MARKDOWN, grid_table.CSV, grid_table.PICTURE)
+        print(f"See {', '.join(str(folder / name) for name in names)}.")
+    return ending
+
+
+def find(name: str | None) -> Preset:
+    """The experiment of a name.
+
+    Raises:
+      UserError: if there is none.
+    """
+    if name is None:
+        raise UserError("Name an experiment; --list shows all of them.")
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise UserError(f"The experiment must be one of those that --list shows, got {name!r}.{hint}")
+    return PRESETS[name]
+
+
+def config(options: Options, chosen: Preset) -> Config:
+    """What all runs of an experiment share."""
+    if not (0 < options.scale <= 1 and math.isfinite(options.scale)):
+        raise UserError(f"--scale must be in (0, 1], got {options.scale!r}.")
+    given: dict[str, Any] = {name: value for name in _OVERRIDES if (value := getattr(options, name)) is not None}
+    folder = options.output_dir or Path("runs") / str(options.name)
+    base = dataclasses.replace(chosen.config, **given, output_dir=folder, overwrite=options.overwrite)
+    return preset.scaled(base, options.scale)
+
+
+def plan(options: Options, chosen: Preset, base: Config) -> list[Cell]:
+    """The runs of an experiment."""
+    rows = grid_options.read_rows(options.methods or chosen.rows)
+    sparsities: Sequence[float] = chosen.sparsities
+    if options.sparsities is not None:
+        sparsities = grid_options.read_sparsities(options.sparsities)
+    if not sparsities and any(row.method not in {*WITHOUT_TARGET, grid.DENSE} for row in rows):
+        raise UserError("--sparsities must be numbers in (0, 1) with these methods, as this experiment has none.")
+    return grid.plan(base, rows, sparsities)
+
+
+def _quantize(cells: Sequence[Cell]) -> None:
+    """Tests each finished run in 8 bits that was not yet."""
+    for cell in cells:
+        if grid.standing(cell) != "finished":
+            continue
+        for member in [cell.config] if cell.config.seeds == 1 else seeds.members(cell.config):
+            folder = run_directory.of(member)
+            if not run_directory.is_quantized(folder):
+                with out_of_memory():
+                    quantize.quantize(quantize.Options(folder))
+
+
+def _show_all() -> None:
+    table = Table("name", "what", "runs", "epochs", "published")
+    for name, one in PRESETS.items():
+        rows = grid_options.read_rows(one.rows)
+        own = sum(row.method in WITHOUT_TARGET for row in rows)
+        cells = 1 + own + (len(rows) - own) * len(one.sparsities)
+        runs = f"{cells} x {one.config.seeds} seeds"
+        table.add_row(name, escape(one.title), runs, str(one.config.epochs), "yes" if one.source else "-")
+    console = Console()
+    console.width = max(console.width, 140)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
