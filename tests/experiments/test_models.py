@@ -41,6 +41,7 @@ def parameters(name, shape, **options):
         ("conv8", CIFAR, 5_275_840, 5_275_840),
         ("fcn", MNIST, 266_200, 266_200),
         ("elu_resnet20", CIFAR, 248_624, 248_656),
+        ("elu_resnet56", CIFAR, 829_232, 829_264),
         ("lenet_300_100", MNIST, 266_200, 266_610),
         ("lenet5", MNIST, 430_500, 431_080),
         ("digits_cnn", DIGITS, 151_072, 151_402),
@@ -102,6 +103,8 @@ LOSSES = {
     "resnet32": (2.14607, 1.74111),
     "resnet56": (2.92991, 2.64519),
     "elu_resnet20": (1.95062, 1.95008),
+    "elu_resnet56": (1.96684, 1.95773),
+    "elu_resnet110": (1.98997, 1.94527),
     "densenet121": (2.24308, 1.69479),
     "vit": (1.97193, 1.88676),
 }
