@@ -46,7 +46,7 @@ def run(base: Config, cells: Sequence[Cell], jobs: int | None = None, gpus: Sequ
     Raises:
       UserError: for jobs below 1, GPUs that cannot be, cells of other options, or a folder that cannot be written.
     """
-    environments = _environments(jobs, gpus)
+    of_each = environments(jobs, gpus)
     top = run_directory.of(base)
     with files.writing(top):
         top.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def run(base: Config, cells: Sequence[Cell], jobs: int | None = None, gpus: Sequ
         # A column is complete before the next one begins, so that there is something to compare early.
         waiting = sorted((cell for cell in cells if cell.folder not in results), key=_column)
         with Interrupt() as interrupt:
-            failed = _run(top, cells, deque(waiting), again, results, notes, environments, interrupt)
+            failed = _run(top, cells, deque(waiting), again, results, notes, of_each, interrupt)
     grid_display.show(cells, results, notes)
     return Ending(interrupt.signal, failed)
 
@@ -71,7 +71,7 @@ def _run(
     again: Sequence[Cell],
     results: dict[Path, list[dict[str, Any]]],
     notes: dict[Path, str],
-    environments: Sequence[Mapping[str, str]],
+    of_each: Sequence[Mapping[str, str]],
     interrupt: Interrupt,
 ) -> list[Cell]:
     """Runs the cells that wait; those that failed. What all come to is added to `results` and `notes`."""
@@ -79,7 +79,7 @@ def _run(
     stopping, shown = False, 0.0
     with (
         grid_display.Display(cells, results, notes) as display,
-        workers.Pool(grid_cell.run, environments) as pool,
+        workers.Pool(grid_cell.run, of_each) as pool,
     ):
         while waiting or pool.going:
             if interrupt.signal is not None and not stopping:
@@ -111,7 +111,7 @@ def _run(
     return failed
 
 
-def _environments(jobs: int | None, gpus: Sequence[int]) -> list[dict[str, str]]:
+def environments(jobs: int | None, gpus: Sequence[int]) -> list[dict[str, str]]:
     """The variables of each process."""
     if jobs is not None and jobs < 1:
         raise UserError(f"--jobs must be at least 1, got {jobs}.")

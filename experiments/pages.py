@@ -96,9 +96,11 @@ def command(name: str, cells: Cells) -> str:
     if (scale := _scale(preset, line)) != 1:
         words.append(f"--scale {scale:.6g}")
     for option in ("data", "width", "image_size", "steps_per_epoch", "test_images", "dtype"):
-        usual = getattr(preset.config, option)
-        if line[option] != ("" if usual is None else str(usual)):
-            words.append(f"--{option.replace('_', '-')} {line[option]}")
+        usual, value = getattr(preset.config, option), line[option]
+        if value != ("" if usual is None else str(usual)):
+            # Wherever the folder was.
+            shown = f"folder:{Path(value).name}" if value.startswith("folder:") else value
+            words.append(f"--{option.replace('_', '-')} {shown}")
     numbers = sorted({int(number) for cell in cells.values() for number in cell.numbers("seed")})
     if len(numbers) != preset.config.seeds:
         words.append(f"--seeds {len(numbers)}")

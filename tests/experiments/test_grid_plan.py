@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import compare, grid, grid_options
+from experiments import compare, grid, grid_options, grid_run
 from experiments.errors import UserError
 from experiments.grid import Row
 from experiments.method_options import Flipout
@@ -136,3 +136,29 @@ def test_percents_differ_where_sparsities_do_and_are_near_them(sparsities):
     assert len(set(names)) == len(sparsities)
     for name, sparsity in zip(names, sparsities, strict=True):
         assert abs(float(name.removesuffix(" %")) / 100 - sparsity) <= 0.0501 * min(sparsity, 1 - sparsity)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "gpus", "expected"),
+    [
+        (None, (), [{}]),
+        (2, (), 2 * [{"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.375"}]),
+        (None, (1, 3), [{"CUDA_VISIBLE_DEVICES": "1"}, {"CUDA_VISIBLE_DEVICES": "3"}]),
+        (
+            3,
+            (0, 1),
+            [{"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.375", "CUDA_VISIBLE_DEVICES": gpu} for gpu in ("0", "1", "0")],
+        ),
+    ],
+)
+def test_each_process_gets_a_gpu_of_its_own_or_a_share(jobs, gpus, expected, monkeypatch):
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    assert grid_run.environments(jobs, gpus) == expected
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.1")
+    assert all("XLA_PYTHON_CLIENT_MEM_FRACTION" not in each for each in grid_run.environments(jobs, gpus))
+
+
+@pytest.mark.parametrize("gpus", [(0, 0), (-1,)])
+def test_gpus_that_cannot_be_are_told(gpus):
+    with pytest.raises(UserError, match=r"--gpus must name each GPU once, by its number from 0 on"):
+        grid_run.environments(None, gpus)
