@@ -116,7 +116,12 @@ def _times(value: int, whole: int) -> str:
 
 def _time(latency: Any) -> str:
     median, low, high = (1e3 * seconds for seconds in latency)
-    return f"{median:.3g} ms\n{low:.2g}-{high:.2g}"
+    return f"{_digits(median, 3)} ms\n{_digits(low, 2)}-{_digits(high, 2)}"
+
+
+def _digits(number: float, count: int) -> str:
+    """A number to so many digits, without an exponent where it is larger than they tell."""
+    return f"{number:,.0f}" if number >= 10**count - 0.5 else f"{number:.{count}g}"
 
 
 def _factor(stage: stages.Stage, first: stages.Stage, batch: int) -> str:
