@@ -99,7 +99,7 @@ def command(name: str, cells: Cells) -> str:
         usual, value = getattr(preset.config, option), line[option]
         if value != ("" if usual is None else str(usual)):
             # Wherever the folder was.
-            shown = f"folder:{Path(value).name}" if value.startswith("folder:") else value
+            shown = f"folder:{Path(value.removeprefix('folder:')).name}" if value.startswith("folder:") else value
             words.append(f"--{option.replace('_', '-')} {shown}")
     numbers = sorted({int(number) for cell in cells.values() for number in cell.numbers("seed")})
     if len(numbers) != preset.config.seeds:
