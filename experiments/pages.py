@@ -14,12 +14,13 @@ from typing import Annotated
 import tyro
 
 from . import files, grid, grid_options, grid_table, plots, published_table
+from .benchmarks import exercise
 from .errors import UserError
 from .preset import Preset
 from .presets import PRESETS
 from .published_table import Cells
 
-PAGE, REMARKS = "results.md", "remarks.md"
+PAGE, REMARKS, EXERCISED = "results.md", "remarks.md", "exercised.csv"
 _INTRODUCTION = """# Results
 
 Made by `python -m experiments.pages` of the `results.csv` that the runs have left; none of the numbers in its tables
@@ -79,7 +80,8 @@ def page(docs: Path, *, draw: bool) -> str:
     own = [_remarks(folder / name) for name in found if name not in PRESETS]
     here = [name for name in PRESETS if (folder / name / grid_table.CSV).exists()]
     sections = [_section(name, folder / name, draw) for name in here]
-    missing = [_not_run(name, PRESETS[name]) for name in PRESETS if name not in here]
+    tried = exercise.read(folder / EXERCISED) if (folder / EXERCISED).exists() else {}
+    missing = [_not_run(name, PRESETS[name], tried.get(name)) for name in PRESETS if name not in here]
     parts = [_INTRODUCTION, _overview(folder, here), *sections, *own]
     if missing:
         parts += [
@@ -178,11 +180,20 @@ def _overview(folder: Path, here: Sequence[str]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def _not_run(name: str, preset: Preset) -> str:
-    if not preset.published:
-        return ""
+def _not_run(name: str, preset: Preset, tried: Sequence[str] | None) -> str:
     differs = [" ".join(preset.differs)] if preset.differs else []
-    head = f"### {preset.title}\n\n`python -m experiments.reproduce {name}`. Published: {preset.source}."
+    head = f"### {preset.title}\n\n`python -m experiments.reproduce {name}`"
+    if preset.source:
+        head += f". Published: {preset.source}"
+    if tried is not None:
+        _, runs, finished, scale, width, steps = tried
+        head += (
+            f". Tried at `--scale {scale}`, with {width} of the channels and {steps} steps an epoch: "
+            f"{finished} of {runs} runs went through"
+        )
+    head += "."
+    if not preset.published:
+        return "\n\n".join([head, *differs]) + "\n"
     return "\n\n".join([head, *differs, published_table.table(preset, {})]) + "\n"
 
 

@@ -1,7 +1,7 @@
 """The experiments of the papers, by name: one paper a file."""
 
 from ..preset import Preset
-from . import flipout, grasp, journal, ours, supermask
+from . import flipout, grasp, journal, ours, search, supermask
 
 PRESETS: dict[str, Preset] = {
     **flipout.PRESETS,
@@ -9,4 +9,5 @@ PRESETS: dict[str, Preset] = {
     **grasp.PRESETS,
     **supermask.PRESETS,
     **ours.PRESETS,
+    **search.PRESETS,
 }

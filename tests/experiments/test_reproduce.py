@@ -6,9 +6,12 @@ import re
 import sys
 
 import pytest
+import tyro
 
 from experiments import grid, grid_options, grid_table, methods, preset, reproduce
+from experiments.benchmarks import exercise
 from experiments.config import Config
+from experiments.errors import UserError
 from experiments.method_options import WITHOUT_TARGET
 from experiments.preset import Figure, Preset
 from experiments.presets import PRESETS
@@ -95,6 +98,18 @@ def test_an_experiment_runs_once_and_is_tested_in_8_bits(tiny, capsys):
     assert reproduce.reproduce(tiny).failed == []
     assert sorted(file.stat().st_mtime_ns for file in tiny.output_dir.rglob("*.safetensors")) == written
     assert "in 8 bits" in capsys.readouterr().out
+
+
+def test_what_is_tried_in_little_is_written_down(tiny, monkeypatch, tmp_path):
+    file = tmp_path / "exercised.csv"
+    options = exercise.Options(("tiny",), grey="digits", colour="digits", output_dir=tmp_path / "tried", csv=file)
+    monkeypatch.setattr(tyro, "cli", lambda *_, **__: options)
+    exercise.main()
+    # Two rows and a dense one, one of them at the highest sparsity that there is.
+    assert exercise.read(file) == {"tiny": ["tiny", "3", "3", "0.6", "0.01", "2"]}
+    file.write_text("a,b\n")
+    with pytest.raises(UserError, match=r"exercised\.csv .*other columns"):
+        exercise.read(file)
 
 
 @pytest.mark.parametrize(
