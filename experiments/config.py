@@ -9,7 +9,7 @@ from typing import Any, Literal, get_type_hints
 import tyro
 
 from . import files
-from .method_options import OPTIONS, SUPERMASKS, Method, names
+from .method_options import GRADUAL, OPTIONS, SUPERMASKS, Method, names
 
 Model = Literal[
     "digits_cnn",
@@ -44,6 +44,7 @@ DType = Literal["float32", "bfloat16"]
 Init = Literal["pytorch", "kaiming", "xavier"]
 Allocation = Literal["global", "uniform"]
 Course = Literal["geometric", "cubic"]
+Recipe = Literal["paper", "best"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +84,10 @@ class Config:
     """The options of the method; None for their defaults."""
     sparsity: float = 0.9375
     """Fraction of the prunable weights that are zero at the end, in [0, 1)."""
+    recipe: Recipe = "paper"
+    """What decides where an option is not given: paper, the recipe of the paper; or best, the one that came out best of
+    a search at high sparsity, see docs/results.md: the learning rate along a cosine, the last pruning after half of the
+    epochs, and no noise after it."""
     prunings: int | None = None
     """Number of prunings, each removing the same fraction of what is left. Without it: one for each halving, 4 for a
     sparsity of 0.9375."""
@@ -92,7 +97,7 @@ class Config:
     last_pruning: float | None = None
     """Part of the epochs after which the last pruning comes, in (0, 1); the others are evenly spaced before it. Without
     it: the parts between prunings, the one before the first and the one after the last are equally long, as in the
-    paper: of 350 epochs and 10 prunings, every 32 epochs, the last after 320."""
+    paper: of 350 epochs and 10 prunings, every 32 epochs, the last after 320. With --recipe best: 0.5."""
     allocation: Allocation = "global"
     """From which layers: global, all ranked together, or uniform, the same sparsity in each."""
     min_kept_per_layer: int = 0
@@ -113,7 +118,7 @@ class Config:
     (x0.9 after each tenth of the epochs, for the decay of sgdw too), plateau (x0.2, at most 5 times, when the training
     loss has not fallen in 15/110 of the epochs), or rewarmed (to its highest after each pruning, and from there to 0
     along a cosine until the next). Without it: for signed_supermask and supermask exponential, or plateau with
-    elu_resnet; milestones for all others."""
+    elu_resnet; for all others milestones, or cosine with --recipe best."""
     milestones: tuple[int, ...] | None = None
     """Epochs after which the learning rate drops to a tenth. Without it: 150/350 and 250/350 of the epochs."""
     warmup_epochs: int = 0
@@ -233,10 +238,18 @@ def resolved(config: Config) -> Config:
     optimizer = config.optimizer or ("sgdw" if masks else "sgd")
     of_masks: Schedule = "plateau" if residual else "exponential"
     decay = 3e-4 if residual and optimizer == "sgdw" else 5e-4
+    best = config.recipe == "best" and not masks and config.method != "sculpt"
+    own, last_pruning = config.own, config.last_pruning
+    if own is not None and "noise_course" in names(config.method) and own.noise_course is None:
+        own = dataclasses.replace(own, noise_course="pruning" if best else "constant")
+    if best and config.method in GRADUAL and last_pruning is None:
+        last_pruning = 0.5
     return dataclasses.replace(
         config,
+        own=own,
+        last_pruning=last_pruning,
         optimizer=optimizer,
-        schedule=config.schedule or (of_masks if masks else "milestones"),
+        schedule=config.schedule or (of_masks if masks else "cosine" if best else "milestones"),
         nesterov=optimizer == "sgdw" if config.nesterov is None else config.nesterov,
         weight_decay=decay if config.weight_decay is None else config.weight_decay,
         normalization=config.normalization or ("image" if masks else "dataset"),

@@ -18,7 +18,7 @@ _COPIED = (
 )
 _INT8 = "int8_test_accuracy"
 # What the options of a cell say of all of its runs.
-_OPTIONS = ("data", "width", "image_size", "steps_per_epoch", "test_images", "dtype")
+_OPTIONS = ("data", "recipe", "width", "image_size", "steps_per_epoch", "test_images", "dtype")
 COLUMNS = (
     "method",
     "options",

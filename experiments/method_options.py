@@ -44,9 +44,9 @@ class Flipout:
 
     noise_scale: float = 1.0
     """Gradient noise, in root mean squares of each tensor's gradient."""
-    noise_course: NoiseCourse = "constant"
+    noise_course: NoiseCourse | None = None
     """How the noise goes on: constant, as in the paper; linear, down to none at the last pruning; or pruning, constant
-    until the last pruning, and none after it."""
+    until the last pruning, and none after it. Without it: constant, or pruning with --recipe best."""
     power: float = 2.0
     """Exponent of the magnitude in the saliency |w|^power / (flips + 1); 0 looks at the flips alone."""
     flip_decay: float = 1.0
@@ -66,7 +66,7 @@ class MagnitudeNoise:
 
     noise_scale: float = 1.0
     """Gradient noise, in root mean squares of each tensor's gradient."""
-    noise_course: NoiseCourse = "constant"
+    noise_course: NoiseCourse | None = None
     """How the noise goes on; see flipout."""
     hoyer_strength: float = 0.0
     """Factor of a Hoyer-Square penalty on all parameters; see hoyer."""

@@ -97,7 +97,7 @@ def command(name: str, cells: Cells) -> str:
     words = ["python -m experiments.reproduce", name]
     if (scale := _scale(preset, line)) != 1:
         words.append(f"--scale {scale:.6g}")
-    for option in ("data", "width", "image_size", "steps_per_epoch", "test_images", "dtype"):
+    for option in ("data", "recipe", "width", "image_size", "steps_per_epoch", "test_images", "dtype"):
         usual, value = getattr(preset.config, option), line[option]
         if value != ("" if usual is None else str(usual)):
             # Wherever the folder was.

@@ -70,8 +70,9 @@ def halvings(sparsity: float) -> int:
 
 def last_pruning_epoch(config: Config, count: int = 1) -> int:
     """The epoch that ends with the last of so many prunings of the gradual methods."""
-    if config.last_pruning is not None:
-        return max(1, round(config.last_pruning * config.epochs))
+    part = resolved(config).last_pruning
+    if part is not None:
+        return max(1, round(part * config.epochs))
     if (last := -(-config.epochs // (count + 1)) * count) < config.epochs:
         return last
     # Too few epochs for parts of whole ones that are equally long.

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from . import grid, grid_options, grid_run, grid_table, preset, quantize, run_directory, seeds
-from .config import Config, DType
+from .config import Config, DType, Recipe
 from .errors import UserError, out_of_memory
 from .grid import Cell
 from .method_options import WITHOUT_TARGET
@@ -24,7 +24,18 @@ from .presets import PRESETS
 
 # What takes the place of the preset's where it is given.
 _OVERRIDES = (
-    *("data", "width", "image_size", "dtype", "seed", "seeds", "seeds_at_once", "batch_size", "steps_per_epoch"),
+    *(
+        "data",
+        "recipe",
+        "width",
+        "image_size",
+        "dtype",
+        "seed",
+        "seeds",
+        "seeds_at_once",
+        "batch_size",
+        "steps_per_epoch",
+    ),
     *("test_images", "eval_every", "cache_dir", "tfds_data_dir", "save_minutes"),
 )
 
@@ -48,6 +59,8 @@ class Options:
     """Only these of its sparsities, or others."""
     data: str | None = None
     """Where the images are, such as folder:PATH; see experiments.train."""
+    recipe: Recipe | None = None
+    """What decides where the experiment does not; see experiments.train."""
     width: float | None = None
     """Factor of the network's number of channels."""
     image_size: int | None = None

@@ -44,7 +44,7 @@ def _magnitude_noise(config, schedule, inner, key):
 def _noise(own: Any, schedule: fj.schedules.Milestones) -> float | optax.Schedule:
     """The scale of the noise, by step where it does not stay."""
     scale, steps = own.noise_scale, schedule.steps
-    if not scale or not steps or own.noise_course == "constant":
+    if not scale or not steps or own.noise_course in (None, "constant"):
         return scale
     if own.noise_course == "linear":
         return optax.linear_schedule(scale, 0.0, steps[-1])

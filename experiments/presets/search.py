@@ -37,6 +37,8 @@ PRESETS = {
             f"flipout:{_BEFORE}:flip_decay=0.99",
             f"flipout:{_BEFORE}:hoyer_strength=1e-4",
             f"flipout:{_EARLY}:noise_scale=0",
+            f"flipout:{_BEFORE}:weight_decay=1e-4",
+            f"magnitude:{_EARLY}:weight_decay=1e-4",
         ),
         (0.984375,),
         differs=("One seed: what is less than a point apart is not told apart.",),

@@ -9,7 +9,7 @@ import pytest
 
 import flipout_jax as fj
 from experiments import methods, recipe
-from experiments.config import Config, Optimizer, milestones
+from experiments.config import Config, Optimizer, milestones, resolved, with_method
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,41 @@ def test_a_rewarmed_learning_rate_falls_to_0_between_prunings():
         steps = np.arange(begin, end)
         expected = 0.4 * steps / 10 if length is None else 0.2 * (1 + np.cos(np.pi * (steps - begin) / length))
         np.testing.assert_allclose([rate(s) for s in steps], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_best_recipe_fills_in_what_is_not_given():
+    best = resolved(Config(recipe="best", epochs=100, sparsity=0.9375))
+    assert (best.schedule, best.last_pruning, best.own.noise_course) == ("cosine", 0.5, "pruning")
+    assert recipe.prunings(Config(recipe="best", epochs=100, sparsity=0.9375)).steps == (12, 25, 37, 50)
+    assert resolved(best) == best
+    own = with_method(Config(recipe="best", schedule="constant", last_pruning=0.9), "flipout", noise_course="linear")
+    given = resolved(own)
+    assert (given.schedule, given.last_pruning, given.own.noise_course) == ("constant", 0.9, "linear")
+    assert resolved(Config(recipe="best", method="dense")).schedule == "cosine"
+    assert resolved(Config(recipe="best", method="snip")).last_pruning is None
+    assert resolved(Config(recipe="best", method="signed_supermask")).schedule == "exponential"
+    paper = resolved(Config())
+    assert (paper.schedule, paper.last_pruning, paper.own.noise_course) == ("milestones", None, "constant")
+
+
+@pytest.mark.parametrize("course", ["constant", "linear", "pruning"])
+def test_the_noise_has_a_course(course):
+    config = with_method(
+        Config(epochs=10, sparsity=0.75, weight_decay=0.0, momentum=0.0), "flipout", noise_course=course
+    )
+    params = {"kernel": np.zeros((40, 50), np.float32)}
+    optimizer = methods.optimizer(config, 1, jax.random.key(0))
+    state, noise = optimizer.init(params), []
+    update = jax.jit(optimizer.update)
+    for step in range(10):
+        updates, state = update({"kernel": np.ones((40, 50), np.float32)}, state, params)
+        rate = float(recipe.learning_rate(config, 1)(step))
+        live = np.asarray(fj.get_masks(state)["kernel"])
+        noise.append(float(np.std(np.asarray(updates["kernel"])[live] / rate)))
+    # Prunings after epochs 4 and 8, which leave a half and a quarter.
+    density = np.sqrt([1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25])
+    scale = {"constant": np.ones(10), "linear": np.maximum(0, 1 - np.arange(10) / 8), "pruning": np.arange(10) < 8}
+    np.testing.assert_allclose(noise, scale[course] * density, atol=0.06)
 
 
 @pytest.mark.parametrize("config", [Config(method="dense"), Config(sparsity=0.0)])
