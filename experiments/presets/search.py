@@ -32,7 +32,7 @@ PRESETS = {
             f"magnitude:{_EARLY}",
             f"magnitude_noise:{_BEFORE}",
             "flipout:schedule=cosine:last_pruning=0.25:noise_course=pruning",
-            f"flipout:{_BEFORE}:course=cubic:prunings=15",
+            f"flipout:{_BEFORE}:course=cubic",
             "flipout:schedule=rewarmed:last_pruning=0.5:noise_course=pruning",
             f"flipout:{_BEFORE}:flip_decay=0.99",
             f"flipout:{_BEFORE}:hoyer_strength=1e-4",
