@@ -117,7 +117,8 @@ def _check_epochs(config: Config, require: Callable[[bool, str, str], None]) -> 
     first = next(iter(recipe.prunings(config).steps), config.epochs) if schedule == "rewarmed" else config.epochs
     require(config.warmup_epochs < first, "warmup_epochs", f"below the epoch of the first pruning, {first}")
     end = 0 if config.last_pruning is None else recipe.last_pruning_epoch(config)
-    require(end < config.epochs, "last_pruning", f"below the last of {config.epochs} epochs")
+    # Of a single epoch there is no part.
+    require(end < config.epochs or config.epochs == 1, "last_pruning", f"below the last of {config.epochs} epochs")
 
 
 def _check_method(config: Config, require: Callable[[bool, str, str], None]) -> None:

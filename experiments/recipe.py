@@ -53,6 +53,7 @@ def learning_rate(config: Config, steps_per_epoch: int) -> optax.Schedule:
 
 def _rewarmed(peak: float, ends: list[int]) -> optax.Schedule:
     """A cosine from the peak to 0 up to each of these steps."""
+    ends = sorted(set(ends))
     lengths = [end - begin for begin, end in itertools.pairwise([0, *ends])]
     return optax.join_schedules([optax.cosine_decay_schedule(peak, length) for length in lengths], ends[:-1])
 
