@@ -23,9 +23,10 @@ from .published_table import Cells
 PAGE, REMARKS, EXERCISED = "results.md", "remarks.md", "exercised.csv"
 _INTRODUCTION = """# Results
 
-Made by `python -m experiments.pages` of the `results.csv` that the runs have left; none of the numbers in its tables
-was typed. Accuracies are test accuracies of the last epoch in percent, as means and sample standard deviations over
-seeds. What is in *italics* was published; under it is what was measured less that.
+Made by `python -m experiments.pages`. The section of an experiment is made of the `results.csv` that its runs have
+left, and none of the numbers in its table was typed; other sections, and remarks, are the text files beside it in
+`docs/results`. Accuracies are test accuracies of the last epoch in percent, as means and sample standard deviations
+over seeds. What is in *italics* was published; under it is what was measured less that.
 """
 
 

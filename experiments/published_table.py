@@ -105,7 +105,7 @@ def _entry(cell: Cell | None, figure: Figure | None, preset: Preset, *, own: boo
     if cell is None and figure is None:
         return ""
     column = "best_test_accuracy" if preset.of_best_epoch else "test_accuracy"
-    said = ["-"]
+    said = []
     if cell is not None:
         values = cell.numbers(column)
         said = [grid_table.mean_and_std(values) + (f" at {grid.percent(cell.sparsity)}" if own else "")]

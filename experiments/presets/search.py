@@ -10,7 +10,7 @@ _CONFIG = Config(
     model="resnet18",
     width=0.125,
     image_size=16,
-    epochs=40,
+    epochs=24,
     steps_per_epoch=100,
     seeds=1,
 )
