@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import jax
+import optax
 
 import flipout_jax as fj
 
@@ -35,3 +36,15 @@ def test_the_example(capsys, tmp_path, monkeypatch):
     exec(reparam, names)
     assert 0.5 < float(jax.numpy.mean(names["weights"]["dense_0"]["kernel"] != 0)) < 0.7
     fj.reparam.load("network", names["params"])
+
+
+def test_the_code_of_the_method_prunes():
+    blocks = re.findall(r"```python\n(.*?)```", (README.parent / "docs" / "method.md").read_text("utf-8"), re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        names = {"fj": fj, "jax": jax, "optax": optax}
+        exec(block, names)
+        params = {"dense": {"kernel": jax.numpy.ones((20, 30))}}
+        state = names["optimizer"].init(params)
+        updates, _ = jax.jit(names["optimizer"].update)(params, state, params)
+        assert updates["dense"]["kernel"].shape == (20, 30)
