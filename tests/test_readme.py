@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import optax
+import pytest
 
 import flipout_jax as fj
 
@@ -38,6 +39,7 @@ def test_the_example(capsys, tmp_path, monkeypatch):
     fj.reparam.load("network", names["params"])
 
 
+@pytest.mark.promotes
 def test_the_code_of_the_method_prunes():
     blocks = re.findall(r"```python\n(.*?)```", (README.parent / "docs" / "method.md").read_text("utf-8"), re.DOTALL)
     assert len(blocks) == 2
