@@ -123,10 +123,11 @@ def _scale(preset: Preset, line: dict[str, str]) -> float:
 
 def _section(name: str, folder: Path, draw: bool) -> str:
     preset, cells = PRESETS[name], published_table.read(folder / grid_table.CSV)
-    if draw:
+    drawn = len(preset.sparsities) > 1
+    if draw and drawn:
         plots.save(published_table.picture(preset, cells), folder / grid_table.PICTURE)
     source = [f"Published: {preset.source}."] if preset.source else []
-    differs = [f"Not as published: {' '.join(preset.differs)}"] if preset.differs else []
+    differs = [" ".join(["Not as published:"] * bool(preset.source) + list(preset.differs))] if preset.differs else []
     parts = [
         f"## {preset.title}",
         f"```bash\n{command(name, cells)}\n```",
@@ -135,7 +136,7 @@ def _section(name: str, folder: Path, draw: bool) -> str:
         *differs,
         published_table.table(preset, cells),
     ]
-    if preset.sparsities:
+    if drawn:
         parts.append(f"![{preset.title}: test accuracy by sparsity](results/{name}/{grid_table.PICTURE})")
     return "\n\n".join([*parts, _remarks(folder)]).rstrip() + "\n"
 
@@ -176,7 +177,7 @@ def _overview(folder: Path, here: Sequence[str]) -> str:
             cells = published_table.read(folder / name / grid_table.CSV)
             full = command(name, cells).split(" --")
             changed = [word for word in full[1:] if not word.startswith(("data", "dtype"))]
-            ran = "as published" if not changed else ", ".join(f"`--{word}`" for word in changed)
+            ran = "in full" if not changed else ", ".join(f"`--{word}`" for word in changed)
         lines.append([f"`{name}`", preset.title, ran])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 

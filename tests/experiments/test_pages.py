@@ -121,5 +121,5 @@ def test_results_that_are_of_no_experiment_are_told(written, tmp_path):
 def test_the_page_in_the_documents_is_the_one_of_their_results():
     assert (DOCS / pages.PAGE).read_text("utf-8") == pages.page(DOCS, draw=False)
     for name in PRESETS:
-        if (DOCS / "results" / name / grid_table.CSV).exists() and PRESETS[name].sparsities:
+        if (DOCS / "results" / name / grid_table.CSV).exists() and len(PRESETS[name].sparsities) > 1:
             assert (DOCS / "results" / name / grid_table.PICTURE).exists()
