@@ -1,7 +1,6 @@
 """Runs side by side: `python -m experiments.compare runs/*`, or with `--methods` a grid of runs that it makes."""
 
 import dataclasses
-import shlex
 import statistics
 import sys
 from collections.abc import Sequence
@@ -71,13 +70,7 @@ def main() -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
-    if ending.signal is not None:
-        command = shlex.join(["python", "-m", "experiments.compare", *sys.argv[1:]])
-        print(f"Stopped. To go on, give the same command again:\n{command}")
-        sys.exit(128 + ending.signal)
-    if ending.failed:
-        names = ", ".join(cell.name for cell in ending.failed)
-        sys.exit(f"error: {names} failed; the same command tries again. {grid_run.FAILURE} in their folders says why.")
+    grid_run.leave(ending, "experiments.compare")
 
 
 def parse(words: Sequence[str]) -> Arguments:
@@ -106,8 +99,7 @@ def parse(words: Sequence[str]) -> Arguments:
 def run_grid(options: Grid, base: Config) -> grid_run.Ending:
     """Runs the cells that have not finished, and says where the results are."""
     rows = grid_options.read_rows(options.methods or ())
-    none_needed = options.sparsities is None and all(row.method in {*WITHOUT_TARGET, grid.DENSE} for row in rows)
-    sparsities = [] if none_needed else grid_options.read_sparsities(options.sparsities or ())
+    sparsities = [] if options.sparsities is None else grid_options.read_sparsities(options.sparsities)
     ending = grid_run.run(base, grid.plan(base, rows, sparsities), options.jobs, options.gpus)
     names = (grid_table.MARKDOWN, grid_table.CSV, grid_table.PICTURE)
     if there := [str(file) for name in names if (file := run_directory.of(base) / name).exists()]:

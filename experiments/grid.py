@@ -120,7 +120,7 @@ def plan(base: Config, rows: Sequence[Row], sparsities: Sequence[float]) -> list
       sparsities: at which each of them runs, in (0, 1); one whose own options decide on that runs once.
 
     Raises:
-      UserError: for options that cannot be, or two rows that would be the same runs.
+      UserError: for options that cannot be, two rows that would be the same runs, or sparsities that are missing.
     """
     top = run_directory.of(base)
     check(base)
@@ -134,6 +134,10 @@ def plan(base: Config, rows: Sequence[Row], sparsities: Sequence[float]) -> list
         if same != row:
             raise UserError(f"--methods must name each method once, but {label(same)} and {label(row)} are the same.")
         asked = [None] if row.method in WITHOUT_TARGET else sparsities
+        if not asked:
+            raise UserError(
+                "--sparsities must be numbers in (0, 1), such as 0.75,0.9375, with these methods; got none."
+            )
         for sparsity in asked:
             folder = top / (label(row).replace(" ", "-").replace("/", "_") + (f"-{sparsity}" if sparsity else ""))
             of_config = base.sparsity if sparsity is None else sparsity

@@ -1,6 +1,8 @@
 """The runs of a grid: which cells are still to do, in so many processes, and what is written of them as they end."""
 
 import os
+import shlex
+import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -62,6 +64,17 @@ def run(base: Config, cells: Sequence[Cell], jobs: int | None = None, gpus: Sequ
             failed = _run(top, cells, deque(waiting), again, results, notes, of_each, interrupt)
     grid_display.show(cells, results, notes)
     return Ending(interrupt.signal, failed)
+
+
+def leave(ending: Ending, module: str) -> None:
+    """Ends a program that ran a grid where that was stopped, or cells failed, with a word on how to go on."""
+    if ending.signal is not None:
+        command = shlex.join(["python", "-m", module, *sys.argv[1:]])
+        print(f"Stopped. To go on, give the same command again:\n{command}")
+        sys.exit(128 + ending.signal)
+    if ending.failed:
+        names = ", ".join(cell.name for cell in ending.failed)
+        sys.exit(f"error: {names} failed; the same command tries again. {FAILURE} in their folders says why.")
 
 
 def _run(

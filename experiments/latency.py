@@ -50,3 +50,8 @@ def _compiled(model: nnx.Module, x: jax.Array):
     graph, state = nnx.split(model)
     compiled = jax.jit(lambda state, x: nnx.merge(graph, state, copy=True)(x)).lower(state, x).compile()
     return lambda: compiled(state, x)
+
+
+def digits(number: float, count: int) -> str:
+    """A number to so many digits, without an exponent where it is larger than they tell."""
+    return f"{number:,.0f}" if number >= 10**count - 0.5 else f"{number:.{count}g}"

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import tyro
 
-from . import files, grid, grid_options, grid_table, plots, published_table
+from . import files, grid_options, grid_table, plots, published_table
 from .benchmarks import exercise
 from .errors import UserError
 from .preset import Preset
@@ -107,10 +107,10 @@ def command(name: str, cells: Cells) -> str:
     numbers = sorted({int(number) for cell in cells.values() for number in cell.numbers("seed")})
     if len(numbers) != preset.config.seeds:
         words.append(f"--seeds {len(numbers)}")
-    methods = list(dict.fromkeys((m, o) for m, o, _ in cells if m != grid.DENSE))
-    if methods != [published_table.key(row) for row in grid_options.read_rows(preset.rows)]:
-        words.append(f"--methods {' '.join(':'.join(filter(None, key)) for key in methods)}")
-    asked = sorted({float(s) for m, _, s in cells if m != grid.DENSE and s})
+    methods = published_table.methods(cells)
+    if grid_options.read_rows(methods) != grid_options.read_rows(preset.rows):
+        words.append(f"--methods {' '.join(methods)}")
+    asked = published_table.sparsities(cells)
     if asked != list(preset.sparsities):
         words.append(f"--sparsities {','.join(map(str, asked))}")
     return " ".join(words)

@@ -65,29 +65,36 @@ def table(preset: Preset, cells: Cells) -> str:
         figures = _figures(preset, row, columns)
         entries = []
         for column, figure in zip(columns, figures, strict=True):
-            cell = cells.get((*key(row), "" if column is None else str(column)))
+            cell = cells.get((*_key(row), "" if column is None else str(column)))
             entries.append(_entry(cell, figure, preset, own=column is None))
         lines.append([grid.label(row), *entries])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _columns(preset: Preset, cells: Cells) -> list[float | None]:
-    asked = {float(s) for m, _, s in cells if m != grid.DENSE and s}
     known = {s for s in preset.sparsities if any(_figures(preset, row, [s])[0] for row in _rows(preset, {}))}
     own = any(not s for _, _, s in cells) or any(
         f and f.sparsity for figures in preset.published.values() for f in figures
     )
-    return [*sorted(asked | (known if not cells else set())), *([None] if own else [])]
+    return [*(sparsities(cells) if cells else sorted(known)), *([None] if own else [])]
+
+
+def methods(cells: Cells) -> list[str]:
+    """The methods that ran, dense apart, as `--methods` names them."""
+    ran = dict.fromkeys((method, options) for method, options, _ in cells if method != grid.DENSE)
+    return [":".join(filter(None, one)) for one in ran]
+
+
+def sparsities(cells: Cells) -> list[float]:
+    """The sparsities that were asked for."""
+    return sorted({float(asked) for method, _, asked in cells if method != grid.DENSE and asked})
 
 
 def _rows(preset: Preset, cells: Cells) -> list[Row]:
-    ran = list(dict.fromkeys((m, o) for m, o, _ in cells if m != grid.DENSE))
-    words = [":".join(filter(None, key)) for key in ran] if ran else preset.rows
-    return grid_options.read_rows(words)
+    return grid_options.read_rows(methods(cells) or preset.rows)
 
 
-def key(row: Row) -> tuple[str, str]:
-    """The method and its options, as a `results.csv` has them."""
+def _key(row: Row) -> tuple[str, str]:
     return row.method, grid_table.options_of(row)
 
 
@@ -127,12 +134,12 @@ def _published(figure: Figure) -> str:
 
 def picture(preset: Preset, cells: Cells) -> Drawing:
     """Accuracy over sparsity, as it was measured."""
-    asked = sorted({float(s) for m, _, s in cells if m != grid.DENSE and s})
+    asked = sparsities(cells)
     rows = _rows(preset, cells)
     lines: dict[str, list[accuracy_plot.Point]] = {}
     for row in rows:
         for (method, own, _), cell in cells.items():
-            if (method, own) == key(row) and 0 < cell.sparsity < 1:
+            if (method, own) == _key(row) and 0 < cell.sparsity < 1:
                 lines.setdefault(grid.label(row), []).append(
                     accuracy_plot.Point(cell.sparsity, cell.numbers("test_accuracy"))
                 )

@@ -13,6 +13,7 @@ from rich.table import Table
 from . import files, finished, report_page, report_plots, run_directory, shown, stages
 from .benchmarks.machine import machine
 from .errors import UserError, out_of_memory
+from .latency import digits
 
 _WIDTH = 100
 
@@ -116,12 +117,7 @@ def _times(value: int, whole: int) -> str:
 
 def _time(latency: Any) -> str:
     median, low, high = (1e3 * seconds for seconds in latency)
-    return f"{_digits(median, 3)} ms\n{_digits(low, 2)}-{_digits(high, 2)}"
-
-
-def _digits(number: float, count: int) -> str:
-    """A number to so many digits, without an exponent where it is larger than they tell."""
-    return f"{number:,.0f}" if number >= 10**count - 0.5 else f"{number:.{count}g}"
+    return f"{digits(median, 3)} ms\n{digits(low, 2)}-{digits(high, 2)}"
 
 
 def _factor(stage: stages.Stage, first: stages.Stage, batch: int) -> str:

@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import math
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,23 +20,6 @@ from .grid import Cell
 from .method_options import WITHOUT_TARGET
 from .preset import Preset
 from .presets import PRESETS
-
-# What takes the place of the preset's where it is given.
-_OVERRIDES = (
-    *(
-        "data",
-        "recipe",
-        "width",
-        "image_size",
-        "dtype",
-        "seed",
-        "seeds",
-        "seeds_at_once",
-        "batch_size",
-        "steps_per_epoch",
-    ),
-    *("test_images", "eval_every", "cache_dir", "tfds_data_dir", "save_minutes"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +79,13 @@ class Options:
     """Minutes from one checkpoint to the next."""
 
 
+# What takes the place of the preset's where it is given.
+_OVERRIDES = {field.name for field in dataclasses.fields(Options)} & {
+    field.name for field in dataclasses.fields(Config)
+}
+_OVERRIDES -= {"output_dir", "overwrite"}
+
+
 def main() -> None:
     """Reads the options, runs, and turns what a user can put right into one line."""
     options = tyro.cli(Options, prog="python -m experiments.reproduce", config=(tyro.conf.FlagCreatePairsOff,))
@@ -109,13 +98,7 @@ def main() -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
-    command = shlex.join(["python", "-m", "experiments.reproduce", *sys.argv[1:]])
-    if ending.signal is not None:
-        print(f"Stopped. To go on, give the same command again:\n{command}")
-        sys.exit(128 + ending.signal)
-    if ending.failed:
-        names = ", ".join(cell.name for cell in ending.failed)
-        sys.exit(f"error: {names} failed; the same command tries again. {grid_run.FAILURE} in their folders says why.")
+    grid_run.leave(ending, "experiments.reproduce")
 
 
 def reproduce(options: Options) -> grid_run.Ending:
@@ -128,12 +111,12 @@ def reproduce(options: Options) -> grid_run.Ending:
     base = config(options, chosen)
     cells = plan(options, chosen, base)
     ending = grid_run.run(base, cells, options.jobs, options.gpus)
+    folder = run_directory.of(base)
     if chosen.quantized and ending.signal is None:
         _quantize(cells)
-    folder = run_directory.of(base)
+        notes = {cell.folder: "failed" for cell in ending.failed}
+        grid_table.write(folder, cells, grid_table.read(cells), notes)
     if (folder / grid_table.CSV).exists():
-        results = grid_table.read(cells)
-        grid_table.write(folder, cells, results, {})
         names = (grid_table.MARKDOWN, grid_table.CSV, grid_table.PICTURE)
         print(f"See {', '.join(str(folder / name) for name in names)}.")
     return ending
@@ -170,8 +153,6 @@ def plan(options: Options, chosen: Preset, base: Config) -> list[Cell]:
     sparsities: Sequence[float] = chosen.sparsities
     if options.sparsities is not None:
         sparsities = grid_options.read_sparsities(options.sparsities)
-    if not sparsities and any(row.method not in {*WITHOUT_TARGET, grid.DENSE} for row in rows):
-        raise UserError("--sparsities must be numbers in (0, 1) with these methods, as this experiment has none.")
     return grid.plan(base, rows, sparsities)
 
 

@@ -73,17 +73,12 @@ def measure(name: Model, sparsity: float, options: Options) -> list[str]:
     for i, (stage, (model, source)) in enumerate(zip(stages.NAMES, made, strict=True)):
         cost = stages.cost(stage, model, source, one, {batch: seconds[batch][i] for batch in stages.BATCHES}, None)
         error = abs(np.asarray(model(jnp.asarray(x[:16]))) - expected).max() / max(abs(expected).max(), 1e-30)
-        times = [_milliseconds(cost.latency[batch].median) for batch in stages.BATCHES]
+        times = [latency.digits(1e3 * cost.latency[batch].median, 3) for batch in stages.BATCHES]
         numbers = cost.weights, cost.kept, cost.multiply_adds, cost.kept_multiply_adds, cost.disk, cost.memory
         constant = ", constant" if removed.is_constant and i > 0 else ""
         cells = [f"{sparsity:.6g}", stage + constant, *(f"{n:,}" for n in numbers), *times]
         lines.append(f"| {' | '.join([*cells, f'{error:.1e}' if i else '-'])} |")
     return lines
-
-
-def _milliseconds(seconds: float) -> str:
-    """To three digits."""
-    return f"{1e3 * seconds:,.0f}" if seconds >= 0.1 else f"{1e3 * seconds:.3g}"
 
 
 def _prune(model: nnx.Module, sparsity: float, score: str) -> None:
