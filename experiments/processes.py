@@ -23,6 +23,8 @@ AUTO = "auto"
 _HEARTBEAT = 30
 # In the errors of a collective operation whose partner is gone.
 _GONE = re.compile("gloo|nccl|connection|coordination|heartbeat|socket", re.IGNORECASE)
+# Of XLA, such as UNKNOWN or INTERNAL.
+_STATUS = re.compile("[A-Z_]+: ")
 # The last line that it was told, unless that is empty.
 _WATCHER = "import sys; last = sys.stdin.read().splitlines()[-1]; last and print(last, file=sys.stderr)"
 _ENDED = (
@@ -117,6 +119,15 @@ def check(coordinator: str | None, num_processes: int | None, process_id: int | 
         raise UserError(f"--process-id must be from 0 to {num_processes - 1}, got {process_id}.")
 
 
+def partner_is_gone(error: BaseException) -> bool:
+    """Whether an error of JAX says that another process could not be reached.
+
+    It is a `ValueError` where an array that could not be computed is given to the next program, and else JAX's own.
+    """
+    of_xla = isinstance(error, ValueError) and _STATUS.match(str(error))
+    return bool((isinstance(error, jax.errors.JaxRuntimeError) or of_xla) and _GONE.search(str(error)))
+
+
 class Company:
     """The other processes of a run, or none.
 
@@ -140,7 +151,7 @@ class Company:
 
     def leave(self, error: BaseException) -> None:
         """Ends this process at once, since the others may wait for it, or it for them, and at exit for long."""
-        if isinstance(error, jax.errors.JaxRuntimeError) and _GONE.search(str(error)):
+        if partner_is_gone(error):
             print(self._last, file=sys.stderr)
         elif isinstance(error, UserError):
             print(f"error: {error}", file=sys.stderr)

@@ -20,7 +20,7 @@ from experiments.checks import check
 from experiments.config import Config, with_method
 from experiments.errors import UserError
 from experiments.methods import supermask
-from experiments.processes import Agreement, Wish
+from experiments.processes import Agreement, Wish, partner_is_gone
 
 SMALL = ["--model", "lenet_300_100", "--batch-size", "16", "--sparsity", "0.75"]
 # What the compiled program of a run and its state look like, beside the run itself.
@@ -141,6 +141,21 @@ def test_a_process_alone_does_what_it_wishes():
     assert agreement.soon(Wish(15, True)) == agreement.now(Wish(15, True)) == Wish(15, True)
 
 
+@pytest.mark.parametrize(
+    ("error", "gone"),
+    [
+        (jax.errors.JaxRuntimeError("UNKNOWN: Gloo all-reduce failed: Connection closed by peer"), True),
+        (ValueError("UNKNOWN: Gloo all-reduce failed: [pair.cc:538] Read error: Connection reset by peer"), True),
+        (jax.errors.JaxRuntimeError("UNAVAILABLE: The task\nhas no more heartbeat."), True),
+        (jax.errors.JaxRuntimeError("INTERNAL: Out of memory allocating 8 bytes."), False),
+        (ValueError("The connection between two layers must have as many channels."), False),
+        (OSError("UNKNOWN: Connection reset by peer"), False),
+    ],
+)
+def test_the_error_of_a_partner_that_is_gone_is_known(error, gone):
+    assert partner_is_gone(error) is gone
+
+
 def test_8_devices_learn_as_one(quick, tmp_path):
     options = ["--epochs", "6", "--steps-per-epoch", "40", "--test-images", "200"]
     with running(
@@ -228,7 +243,7 @@ def test_a_process_that_dies_ends_the_other_and_one_goes_on(tmp_path, dead, grid
         processes[dead].kill()
         out, err = processes[1 - dead].communicate(timeout=90)
         assert processes[1 - dead].returncode not in (0, None)
-    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    line = next((line for line in err.splitlines() if line.startswith("error: ")), f"no error, but {err}")
     assert line.startswith("error: A process of the run ended too early")
     assert line.endswith(f"go on from the last checkpoint: --resume {run}")
     assert dead == 1 or said(out) == ""
