@@ -132,7 +132,7 @@ def _check_method(config: Config, require: Callable[[bool, str, str], None]) -> 
     require(config.allocation == "global" or counted, "allocation", left_out)
     require(config.min_kept_per_layer == 0 or counted, "min_kept_per_layer", left_out)
     require(
-        config.min_kept_per_layer == 0 or config.allocation == "global",
+        config.min_kept_per_layer == 0 or config.allocation != "uniform",
         "min_kept_per_layer",
         "left out with --allocation uniform, which empties no layer",
     )

@@ -42,7 +42,7 @@ Schedule = Literal["milestones", "cosine", "constant", "exponential", "plateau",
 Normalization = Literal["dataset", "image"]
 DType = Literal["float32", "bfloat16"]
 Init = Literal["pytorch", "kaiming", "xavier"]
-Allocation = Literal["global", "uniform"]
+Allocation = Literal["global", "normalized", "uniform"]
 Course = Literal["geometric", "cubic"]
 Recipe = Literal["paper", "best"]
 
@@ -99,9 +99,10 @@ class Config:
     it: the parts between prunings, the one before the first and the one after the last are equally long, as in the
     paper: of 350 epochs and 10 prunings, every 32 epochs, the last after 320. With --recipe best: 0.5."""
     allocation: Allocation = "global"
-    """From which layers: global, all ranked together, or uniform, the same sparsity in each."""
+    """From which layers: global, all ranked together; normalized, likewise, by scores in means of each layer; or
+    uniform, the same sparsity in each."""
     min_kept_per_layer: int = 0
-    """Weights that each layer keeps at least, with a global allocation."""
+    """Weights that each layer keeps at least, with an allocation other than uniform."""
     epochs: int = 140
     """Passes over the training images. The paper's number is 350."""
     batch_size: int | None = None

@@ -87,8 +87,7 @@ def acdc(
     _errors.optimizer("inner", inner)
     (density,) = schedules.one_shot(sparsity, step=1).densities
     sparse, dense = _check_phases(phases)
-    if not isinstance(reset_momentum, bool):
-        raise ValueError(f"`reset_momentum` must be True or False, got {reset_momentum!r}.")
+    _errors.boolean("reset_momentum", reset_momentum)
     inner = optax.with_extra_args_support(inner)
     pruner = prune(
         inner, Milestones(sparse, (density,) * len(sparse)), saliency=saliency, allocation=allocation, prunable=prunable

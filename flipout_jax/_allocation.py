@@ -13,13 +13,15 @@ class Allocation(NamedTuple):
       scopes: `sizes -> groups`, from the number of weights of each prunable leaf, in tree order, to lists of
         indices of these leaves. Each group is ranked on its own and reaches the target sparsity on its own.
       min_kept_per_layer: how many weights of each prunable leaf stay in any case, or all of a smaller leaf.
+      normalized: whether the scores of each prunable leaf are divided by the mean of their magnitudes first.
     """
 
     scopes: Callable[[Sequence[int]], Sequence[Sequence[int]]]
     min_kept_per_layer: int = 0
+    normalized: bool = False
 
 
-def global_(*, min_kept_per_layer: int = 0) -> Allocation:
+def global_(*, min_kept_per_layer: int = 0, normalized: bool = False) -> Allocation:
     """One threshold over all prunable weights: a layer keeps what it earns.
 
     At high sparsity a layer may earn nothing, and an emptied layer lets no signal through. With a guard of k =
@@ -33,12 +35,13 @@ def global_(*, min_kept_per_layer: int = 0) -> Allocation:
     Args:
       min_kept_per_layer: how many weights each prunable parameter keeps in any case, at least 0. 0 guards nothing and
         costs nothing.
+      normalized: whether each score is divided by the mean magnitude of the scores of its layer.
 
     Returns:
       An allocation with a single group.
 
     Raises:
-      ValueError: if `min_kept_per_layer` is not an integer of at least 0.
+      ValueError: if `min_kept_per_layer` is not an integer of at least 0, or `normalized` not a boolean.
 
     Example:
       >>> import jax.numpy as jnp, flipout_jax as fj
@@ -48,8 +51,12 @@ def global_(*, min_kept_per_layer: int = 0) -> Allocation:
       >>> masks = fj.at_init.magnitude(params, 0.6, allocation=fj.global_(min_kept_per_layer=1))
       >>> masks["large"]["kernel"].tolist(), masks["small"]["kernel"].tolist()
       ([[False, False, True]], [[False, True]])
+      >>> masks = fj.at_init.magnitude(params, 0.6, allocation=fj.global_(normalized=True))
+      >>> masks["large"]["kernel"].tolist(), masks["small"]["kernel"].tolist()
+      ([[False, False, True]], [[False, True]])
     """
-    return Allocation(_together, _errors.integer("min_kept_per_layer", min_kept_per_layer, at_least=0))
+    guard = _errors.integer("min_kept_per_layer", min_kept_per_layer, at_least=0)
+    return Allocation(_together, guard, _errors.boolean("normalized", normalized))
 
 
 def uniform() -> Allocation:
@@ -71,6 +78,7 @@ def check_allocation(allocation: Any) -> None:
     if not (isinstance(allocation, Allocation) and callable(allocation.scopes)):
         raise ValueError(f"`allocation` must be an Allocation, such as flipout_jax.global_(), got {allocation!r}.")
     _errors.integer("min_kept_per_layer", allocation.min_kept_per_layer, at_least=0)
+    _errors.boolean("normalized", allocation.normalized)
 
 
 def _together(sizes: Sequence[int]) -> list[list[int]]:

@@ -24,6 +24,13 @@ def integer(name: str, value: Any, at_least: int) -> int:
     return number
 
 
+def boolean(name: str, value: Any) -> bool:
+    """The value as a bool, or a `ValueError` unless it is one."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"`{name}` must be True or False, got {value!r}.")
+    return bool(value)
+
+
 def step(name: str, value: Any) -> int:
     """The value as an int, or a `ValueError` unless it is a step that an int32 can count, from 1 on."""
     number = integer(name, value, at_least=1)

@@ -105,7 +105,7 @@ def prune(
     check_allocation(allocation)
     if isinstance(schedule, Threshold) and allocation != global_():
         raise ValueError(
-            "`allocation` must be global_(), without `min_kept_per_layer`, for a threshold, which all layers share, "
+            "`allocation` must be global_(), without options, for a threshold, which all layers share, "
             f"got {allocation!r}."
         )
     check_prunable(prunable)

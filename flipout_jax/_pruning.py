@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
-from . import _target
+from . import _dtypes, _target
 from ._allocation import Allocation
 from ._selection import keep_highest
 from ._wide import Wide
@@ -25,22 +26,36 @@ def prune_masks(scores: PyTree, masks: PyTree, schedule, allocation: Allocation,
     groups = group(allocation, sizes)
     keep = [_target.kept(schedule, step, sum(sizes[i] for i in members)) for members in groups]
     live = [leaves[i] for i in prunable]
-    kept = keep_in_groups([score_leaves[i] for i in prunable], live, keep, groups, allocation.min_kept_per_layer)
+    kept = keep_in_groups([score_leaves[i] for i in prunable], live, keep, groups, allocation)
     for i, mask in zip(prunable, kept, strict=True):
         leaves[i] = mask
     return treedef.unflatten(leaves)
 
 
 def keep_in_groups(
-    scores: Sequence[Array], live: Sequence[Array], keep: Sequence[Wide], groups: Groups, per_leaf: int
+    scores: Sequence[Array], live: Sequence[Array], keep: Sequence[Wide], groups: Groups, allocation: Allocation
 ) -> list[Array]:
-    """Masks of the highest live scores: `keep[i]` of the leaves that the i-th group has, `per_leaf` of each leaf."""
-    masks = list(live)
+    """Masks of the highest live scores: `keep[i]` of the leaves of the i-th group, and what else is asked for."""
+    if allocation.normalized:
+        scores = [_normalized(score, alive) for score, alive in zip(scores, live, strict=True)]
+    masks, guard = list(live), allocation.min_kept_per_layer
     for members, count in zip(groups, keep, strict=True):
-        kept = keep_highest([scores[i] for i in members], [live[i] for i in members], count, per_leaf)
+        kept = keep_highest([scores[i] for i in members], [live[i] for i in members], count, guard)
         for i, mask in zip(members, kept, strict=True):
             masks[i] = mask
     return masks
+
+
+def _normalized(score: Array, live: Array) -> Array:
+    """Scores divided by the mean magnitude of the finite ones of live weights."""
+    score = score.astype(_dtypes.wider(score.dtype, jnp.float32))
+    counted = live & jnp.isfinite(score)
+    magnitude = jnp.where(counted, jnp.abs(score), 0)
+    # In parts of the largest, so that the sum stays finite.
+    largest = jnp.max(magnitude, initial=0)
+    largest = jnp.where(largest > 0, largest, 1)
+    mean = jnp.sum(magnitude / largest) / jnp.maximum(jnp.sum(counted, dtype=score.dtype), 1)
+    return score / largest / jnp.where(mean > 0, mean, 1)
 
 
 def group(allocation: Allocation, sizes: Sequence[int]) -> Groups:

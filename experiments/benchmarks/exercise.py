@@ -9,6 +9,8 @@ accuracies. `docs/results.md` says of experiments that were not run whether this
 import csv
 import dataclasses
 import io
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +18,7 @@ from typing import Annotated
 import tyro
 
 from .. import files, grid, grid_run, reproduce
+from ..errors import UserError
 from ..presets import PRESETS
 
 COLUMNS = "experiment", "runs", "finished", "scale", "width", "steps_per_epoch"
@@ -52,8 +55,13 @@ class Options:
 def main() -> None:
     """Runs all, and writes a line for each experiment."""
     options = tyro.cli(Options, prog="python -m experiments.benchmarks.exercise")
+    # Nearly all of the time goes into compilation, in the processes of the runs.
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     for name in options.names or PRESETS:
-        line = exercise(name, options)
+        try:
+            line = exercise(name, options)
+        except UserError as error:
+            sys.exit(f"error: {error}")
         lines = {**(read(options.csv) if options.csv.exists() else {}), name: line}
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")

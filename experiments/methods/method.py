@@ -109,7 +109,7 @@ def allocation(config: Config) -> fj.Allocation:
     """From which layers."""
     if config.allocation == "uniform":
         return fj.uniform()
-    return fj.global_(min_kept_per_layer=config.min_kept_per_layer)
+    return fj.global_(min_kept_per_layer=config.min_kept_per_layer, normalized=config.allocation == "normalized")
 
 
 def masked(state: TrainState, masks: Any) -> TrainState:

@@ -26,14 +26,14 @@ class Problem(NamedTuple):
       chosen: for each leaf of them, in tree order, whether it is prunable.
       groups: groups of prunable leaves that are ranked together, by their indices among the prunable ones.
       kept: for each iteration, how many weights stay of each group.
-      per_leaf: how many of each prunable leaf stay in any case.
+      allocation: what else it asks for.
     """
 
     params: PyTree
     chosen: tuple[bool, ...]
     groups: Groups
     kept: list[list[int]]
-    per_leaf: int
+    allocation: Allocation
 
     @property
     def leaves(self) -> list[Array]:
@@ -82,7 +82,7 @@ def pose(params: PyTree, sparsity: Any, iterations: int, prunable: Any, allocati
     kept = zip(*(schedule.kept(sum(sizes[i] for i in members)) for members in groups), strict=True)
     arrays = [jnp.asarray(leaf) if is_chosen else leaf for is_chosen, (_, leaf) in zip(chosen, leaves, strict=True)]
     params = jax.tree.unflatten(jax.tree.structure(params), arrays)
-    return Problem(params, chosen, groups, [list(counts) for counts in kept], allocation.min_kept_per_layer)
+    return Problem(params, chosen, groups, [list(counts) for counts in kept], allocation)
 
 
 def prune(problem: Problem, score: Callable[[list[Array]], list[Array]], may_return: bool = False) -> PyTree:
@@ -108,7 +108,7 @@ def prune(problem: Problem, score: Callable[[list[Array]], list[Array]], may_ret
             )
         keep = [_wide.wide(count) for count in counts]
         live = everything if may_return else masks
-        masks = _keep(scores, live, keep, groups=problem.groups, per_leaf=problem.per_leaf)
+        masks = _keep(scores, live, keep, groups=problem.groups, allocation=problem.allocation)
     left = jax.device_get(_any(masks))
     emptied = [
         path for path, is_left, mask in zip(problem.paths, left, masks, strict=True) if mask.size and not is_left
@@ -124,7 +124,7 @@ def prune(problem: Problem, score: Callable[[list[Array]], list[Array]], may_ret
     return problem.merge([jnp.ones((), bool) for _ in problem.chosen], masks)
 
 
-_keep = jax.jit(keep_in_groups, static_argnames=("groups", "per_leaf"))
+_keep = jax.jit(keep_in_groups, static_argnames=("groups", "allocation"))
 
 
 @jax.jit

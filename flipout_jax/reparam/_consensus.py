@@ -109,8 +109,7 @@ def consensus(*, prunable: Any = kernels, axis: int = -1, keep_one: bool = True)
         axis = operator.index(axis)
     except TypeError as error:
         raise ValueError(f"`axis` must be an integer, such as -1, got {axis!r}.") from error
-    if not isinstance(keep_one, bool):
-        raise ValueError(f"`keep_one` must be True or False, got {keep_one!r}.")
+    _errors.boolean("keep_one", keep_one)
 
     def init(key, params):
         del key
