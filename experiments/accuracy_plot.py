@@ -89,6 +89,8 @@ def draw(
     axes.xaxis.set_major_formatter(FixedFormatter(list(ticks.values())))
     axes.xaxis.set_minor_locator(NullLocator())
     shown = [_logit(x) for x in (*ticks, *(point.sparsity for points in lines.values() for point in points))]
+    # Where methods have a sparsity of their own, which none has told yet.
+    shown = shown or [_logit(0.5)]
     axes.set_xlim(_expit(min(shown) - 0.3 * apart), _expit(max(shown) + 0.3 * apart))
     _limit(axes, heights, chance)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=" %"))

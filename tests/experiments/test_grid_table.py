@@ -114,10 +114,11 @@ def logit(x):
     return np.log(x / (1 - x))
 
 
+@pytest.mark.parametrize("ticks", [{}, {0.5: "50 %"}])
 @pytest.mark.parametrize("lines", [{}, {"a": [accuracy_plot.Point(0.5, [0.25])]}])
-def test_a_picture_of_little_is_drawn(lines, tmp_path):
+def test_a_picture_of_little_is_drawn(lines, ticks, tmp_path):
     for dense in (None, [0.5]):
-        figure = accuracy_plot.draw(lines, order=["a"], ticks={0.5: "50 %"}, dense=dense, chance=None, title="")
+        figure = accuracy_plot.draw(lines, order=["a"], ticks=ticks, dense=dense, chance=None, title="")
         plots.save(figure, tmp_path / "a.png")
 
 
