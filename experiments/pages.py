@@ -1,7 +1,7 @@
 """Makes docs/results.md of the results of experiments: `python -m experiments.pages [FOLDERS]`.
 
 Each section is of a folder in docs/results: its `results.csv`, beside which the published figures of the preset of that
-name are set, and its `remarks.md`, which is taken as it is.
+name are set, and its `remarks.md`, which is taken as it is, as is the `summary.md` of all.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from .preset import Preset
 from .presets import PRESETS
 from .published_table import Cells
 
-PAGE, REMARKS, EXERCISED = "results.md", "remarks.md", "exercised.csv"
+PAGE, SUMMARY, REMARKS, EXERCISED = "results.md", "summary.md", "remarks.md", "exercised.csv"
 _INTRODUCTION = """# Results
 
 Made by `python -m experiments.pages`. The section of an experiment is made of the `results.csv` that its runs have
@@ -78,18 +78,18 @@ def page(docs: Path, *, draw: bool) -> str:
             raise UserError(
                 f"{folder / name} must have the name of an experiment, as experiments.reproduce --list has it."
             )
-    own = [_remarks(folder / name) for name in found if name not in PRESETS]
+    own = [_text(folder / name / REMARKS) for name in found if name not in PRESETS]
     here = [name for name in PRESETS if (folder / name / grid_table.CSV).exists()]
     sections = [_section(name, folder / name, draw) for name in here]
     tried = exercise.read(folder / EXERCISED) if (folder / EXERCISED).exists() else {}
     missing = [_not_run(name, PRESETS[name], tried.get(name)) for name in PRESETS if name not in here]
-    parts = [_INTRODUCTION, _overview(folder, here), *sections, *own]
+    parts = [_INTRODUCTION, _text(folder / SUMMARY), _overview(folder, here), *sections, *own]
     if missing:
         parts += [
             "## Not run here\n\nThe published figures of experiments that take more than was at hand.\n",
             *missing,
         ]
-    return "\n".join(parts)
+    return "\n".join(part for part in parts if part)
 
 
 def command(name: str, cells: Cells) -> str:
@@ -138,11 +138,10 @@ def _section(name: str, folder: Path, draw: bool) -> str:
     ]
     if drawn:
         parts.append(f"![{preset.title}: test accuracy by sparsity](results/{name}/{grid_table.PICTURE})")
-    return "\n\n".join([*parts, _remarks(folder)]).rstrip() + "\n"
+    return "\n\n".join([*parts, _text(folder / REMARKS)]).rstrip() + "\n"
 
 
-def _remarks(folder: Path) -> str:
-    file = folder / REMARKS
+def _text(file: Path) -> str:
     return file.read_text("utf-8") if file.exists() else ""
 
 

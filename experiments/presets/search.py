@@ -39,6 +39,8 @@ PRESETS = {
             f"flipout:{_EARLY}:noise_scale=0",
             f"flipout:{_BEFORE}:weight_decay=1e-4",
             f"magnitude:{_EARLY}:weight_decay=1e-4",
+            f"flipout:{_BEFORE}:allocation=normalized",
+            f"magnitude:{_EARLY}:allocation=normalized",
         ),
         (0.984375,),
         differs=("One seed: what is less than a point apart is not told apart.",),
