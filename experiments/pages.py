@@ -16,7 +16,7 @@ import tyro
 from . import files, grid_options, grid_table, plots, published_table
 from .benchmarks import exercise
 from .errors import UserError
-from .preset import Preset
+from .preset import Preset, data_by_name
 from .presets import PRESETS
 from .published_table import Cells
 
@@ -101,9 +101,7 @@ def command(name: str, cells: Cells) -> str:
     for option in ("data", "recipe", "width", "image_size", "steps_per_epoch", "test_images", "dtype"):
         usual, value = getattr(preset.config, option), line[option]
         if value != ("" if usual is None else str(usual)):
-            # Wherever the folder was.
-            shown = f"folder:{Path(value.removeprefix('folder:')).name}" if value.startswith("folder:") else value
-            words.append(f"--{option.replace('_', '-')} {shown}")
+            words.append(f"--{option.replace('_', '-')} {data_by_name(value)}")
     numbers = sorted({int(number) for cell in cells.values() for number in cell.numbers("seed")})
     if len(numbers) != preset.config.seeds:
         words.append(f"--seeds {len(numbers)}")
@@ -187,10 +185,10 @@ def _not_run(name: str, preset: Preset, tried: Sequence[str] | None) -> str:
     if preset.source:
         head += f". Published: {preset.source}"
     if tried is not None:
-        _, runs, finished, scale, width, steps = tried
+        _, runs, finished, data, scale, width, steps = tried
         head += (
-            f". Tried at `--scale {scale}`, with {width} of the channels and {steps} steps an epoch: "
-            f"{finished} of {runs} runs went through"
+            f". Tried in little, by `--data {data} --scale {scale} --width {width} --steps-per-epoch {steps}` at the "
+            f"highest sparsity: {finished} of {runs} runs went through"
         )
     head += "."
     if not preset.published:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from .config import Config
@@ -59,6 +60,11 @@ def _read_one(word: str) -> Figure:
     figure, _, sparsity = word.partition(" at ")
     mean, _, std = figure.partition("±")
     return Figure(float(mean), float(std) if std else None, float(sparsity) if sparsity else None)
+
+
+def data_by_name(data: str) -> str:
+    """Data as a command names them, with a folder wherever it is: `folder:/there/cifar10` is `folder:cifar10`."""
+    return f"folder:{Path(data.removeprefix('folder:')).name}" if data.startswith("folder:") else data
 
 
 def scaled(config: Config, scale: float) -> Config:

@@ -19,9 +19,10 @@ import tyro
 
 from .. import files, grid, grid_run, reproduce
 from ..errors import UserError
+from ..preset import data_by_name
 from ..presets import PRESETS
 
-COLUMNS = "experiment", "runs", "finished", "scale", "width", "steps_per_epoch"
+COLUMNS = "experiment", "runs", "finished", "data", "scale", "width", "steps_per_epoch"
 # Enough epochs for ten prunings.
 _EPOCHS = 12
 
@@ -95,7 +96,7 @@ def exercise(name: str, options: Options) -> Sequence[str]:
     cells = reproduce.plan(given, preset, reproduce.config(given, preset))
     finished = sum(grid.standing(cell) == "finished" for cell in cells)
     width = f"{options.width * preset.config.width:.3g}"
-    told = name, len(cells), finished, f"{scale:.3g}", width, options.steps_per_epoch
+    told = name, len(cells), finished, data_by_name(data), f"{scale:.3g}", width, options.steps_per_epoch
     for cell in cells:
         if (failure := cell.folder / grid_run.FAILURE).exists():
             print(f"{name}, {cell.name}: see {failure}")

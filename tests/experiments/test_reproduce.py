@@ -106,7 +106,7 @@ def test_what_is_tried_in_little_is_written_down(tiny, monkeypatch, tmp_path):
     monkeypatch.setattr(tyro, "cli", lambda *_, **__: options)
     exercise.main()
     # Two rows and a dense one, one of them at the highest sparsity that there is.
-    assert exercise.read(file) == {"tiny": ["tiny", "3", "3", "0.6", "0.01", "2"]}
+    assert exercise.read(file) == {"tiny": ["tiny", "3", "3", "digits", "0.6", "0.01", "2"]}
     file.write_text("a,b\n")
     with pytest.raises(UserError, match=r"exercised\.csv .*other columns"):
         exercise.read(file)
