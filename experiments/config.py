@@ -87,7 +87,7 @@ class Config:
     recipe: Recipe = "paper"
     """What decides where an option is not given: paper, the recipe of the paper; or best, the one that came out best of
     a search at high sparsity, see docs/results.md: the learning rate along a cosine, the last pruning after half of the
-    epochs, and no noise after it."""
+    epochs, and noise that fades until then."""
     prunings: int | None = None
     """Number of prunings, each removing the same fraction of what is left. Without it: one for each halving, 4 for a
     sparsity of 0.9375."""
@@ -242,7 +242,7 @@ def resolved(config: Config) -> Config:
     best = config.recipe == "best" and not masks and config.method != "sculpt"
     own, last_pruning = config.own, config.last_pruning
     if own is not None and "noise_course" in names(config.method) and own.noise_course is None:
-        own = dataclasses.replace(own, noise_course="pruning" if best else "constant")
+        own = dataclasses.replace(own, noise_course="linear" if best else "constant")
     if best and config.method in GRADUAL and last_pruning is None:
         last_pruning = 0.5
     return dataclasses.replace(

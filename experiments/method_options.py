@@ -46,7 +46,7 @@ class Flipout:
     """Gradient noise, in root mean squares of each tensor's gradient."""
     noise_course: NoiseCourse | None = None
     """How the noise goes on: constant, as in the paper; linear, down to none at the last pruning; or pruning, constant
-    until the last pruning, and none after it. Without it: constant, or pruning with --recipe best."""
+    until the last pruning, and none after it. Without it: constant, or linear with --recipe best."""
     power: float = 2.0
     """Exponent of the magnitude in the saliency |w|^power / (flips + 1); 0 looks at the flips alone."""
     flip_decay: float = 1.0

@@ -13,8 +13,10 @@ import flipout_jax as fj
 README = Path(__file__).parent.parent / "README.md"
 
 
+@pytest.mark.promotes
 def test_the_example(capsys, tmp_path, monkeypatch):
-    example, choice, before, reparam, after = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    example, choice, recipe, before, reparam, after = blocks
     names = {}
     exec(example, names)
     n = 32 * 64 + 64
@@ -26,8 +28,11 @@ def test_the_example(capsys, tmp_path, monkeypatch):
     assert capsys.readouterr().out.splitlines()[-1].split()[-1] == "6.25%"
     assert (tmp_path / "network.safetensors").stat().st_size < 4 * n / 4
     fj.check(names["params"], names["opt_state"])
-    exec(choice, names)
-    names["optimizer"].init(names["params"])
+    for block in (choice, recipe):
+        exec(block, names)
+        state = names["optimizer"].init(names["params"])
+        updates, _ = jax.jit(names["optimizer"].update)(names["params"], state, names["params"])
+        assert jax.tree.structure(updates) == jax.tree.structure(names["params"])
     start = names["params"] = {name: {"kernel": abs(layer["kernel"]) + 0.01} for name, layer in names["params"].items()}
     exec(before, names)
     assert fj.sparsity(start) == 0

@@ -66,12 +66,12 @@ def test_a_rewarmed_learning_rate_falls_to_0_between_prunings():
 
 def test_the_best_recipe_fills_in_what_is_not_given():
     best = resolved(Config(recipe="best", epochs=100, sparsity=0.9375))
-    assert (best.schedule, best.last_pruning, best.own.noise_course) == ("cosine", 0.5, "pruning")
+    assert (best.schedule, best.last_pruning, best.own.noise_course) == ("cosine", 0.5, "linear")
     assert recipe.prunings(Config(recipe="best", epochs=100, sparsity=0.9375)).steps == (12, 24, 37, 50)
     assert resolved(best) == best
-    own = with_method(Config(recipe="best", schedule="constant", last_pruning=0.9), "flipout", noise_course="linear")
+    own = with_method(Config(recipe="best", schedule="constant", last_pruning=0.9), "flipout", noise_course="pruning")
     given = resolved(own)
-    assert (given.schedule, given.last_pruning, given.own.noise_course) == ("constant", 0.9, "linear")
+    assert (given.schedule, given.last_pruning, given.own.noise_course) == ("constant", 0.9, "pruning")
     assert resolved(Config(recipe="best", method="dense")).schedule == "cosine"
     assert resolved(Config(recipe="best", method="snip")).last_pruning is None
     assert resolved(Config(recipe="best", method="signed_supermask")).schedule == "exponential"
