@@ -82,11 +82,15 @@ def page(docs: Path, *, draw: bool) -> str:
     here = [name for name in PRESETS if (folder / name / grid_table.CSV).exists()]
     sections = [_section(name, folder / name, draw) for name in here]
     tried = exercise.read(folder / EXERCISED) if (folder / EXERCISED).exists() else {}
-    missing = [_not_run(name, PRESETS[name], tried.get(name)) for name in PRESETS if name not in here]
+    missing = [
+        _not_run(name, PRESETS[name], tried.get(name))
+        for name in PRESETS
+        if name not in here or (PRESETS[name].published and _changes(name, folder))
+    ]
     parts = [_INTRODUCTION, _text(folder / SUMMARY), _overview(folder, here), *sections, *own]
     if missing:
         parts += [
-            "## Not run here\n\nThe published figures of experiments that take more than was at hand.\n",
+            "## Not run here in full\n\nThe published figures of experiments that take more than was at hand.\n",
             *missing,
         ]
     return "\n".join(part for part in parts if part)
@@ -171,12 +175,16 @@ def _overview(folder: Path, here: Sequence[str]) -> str:
     for name, preset in PRESETS.items():
         ran = "-"
         if name in here:
-            cells = published_table.read(folder / name / grid_table.CSV)
-            full = command(name, cells).split(" --")
-            changed = [word for word in full[1:] if not word.startswith(("data", "dtype"))]
+            changed = _changes(name, folder)
             ran = "in full" if not changed else ", ".join(f"`--{word}`" for word in changed)
         lines.append([f"`{name}`", preset.title, ran])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _changes(name: str, folder: Path) -> list[str]:
+    """The options by which what ran here differs from the experiment, but for where the data are from."""
+    words = command(name, published_table.read(folder / name / grid_table.CSV)).split(" --")
+    return [word for word in words[1:] if not word.startswith(("data", "dtype"))]
 
 
 def _not_run(name: str, preset: Preset, tried: Sequence[str] | None) -> str:
