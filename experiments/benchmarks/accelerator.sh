@@ -28,8 +28,8 @@ table models python -m experiments.benchmarks.models --dtype bfloat16
 table update python -m experiments.benchmarks.update
 table update_rbg python -m experiments.benchmarks.update --impl rbg
 table pruning python -m experiments.benchmarks.pruning --picture "$out/pruning.png"
-# What decides on the paper's claim first: a grid goes on where another sparsity or method is added.
-rivals=(--methods flipout magnitude magnitude_noise)
+# What decides on the paper's claim and on the recipe first: a grid goes on where another sparsity or method is added.
+rivals=(--methods flipout magnitude magnitude_noise flipout:recipe=best magnitude:recipe=best magnitude_noise:recipe=best)
 for name in flipout-resnet18-cifar10 flipout-vgg19-cifar10; do
   experiment "$name" "${rivals[@]}" --sparsities 0.9990234375
 done
