@@ -254,7 +254,8 @@ def draw(groups: list[Group]) -> Figure:
     over_epochs.set(xlabel="epoch", ylabel="test accuracy", title=_common(groups))
     over_epochs.xaxis.set_major_locator(MaxNLocator(integer=True))
     over_epochs.legend(loc="best", fontsize=9)
-    last.set(title=f"last epoch, {len(groups[0].summaries)} seeds", xlim=(-0.5, len(groups) - 0.2))
+    seeds = len(groups[0].summaries)
+    last.set(title=f"last epoch, {seeds} {'seed' if seeds == 1 else 'seeds'}", xlim=(-0.5, len(groups) - 0.2))
     labels = [group.label.replace(" ", "\n").replace("_", "_\n") for group in groups]
     last.set_xticks(range(len(groups)), labels, fontsize=9)
     for axes in (over_epochs, last):
