@@ -22,7 +22,7 @@ class Allocation(NamedTuple):
 
 
 def global_(*, min_kept_per_layer: int = 0, normalized: bool = False) -> Allocation:
-    """One threshold over all prunable weights: a layer keeps what it earns.
+    r"""One threshold over all prunable weights: a layer keeps what it earns.
 
     At high sparsity a layer may earn nothing, and an emptied layer lets no signal through. With a guard of k =
     `min_kept_per_layer`, each prunable parameter keeps the k highest of its live weights, or all of them where it has
@@ -31,6 +31,14 @@ def global_(*, min_kept_per_layer: int = 0, normalized: bool = False) -> Allocat
 
     A target that keeps fewer weights than the guard asks for is an error at `init` where it is known there, as it is
     for all of `schedules`. A pruning by another function of the step keeps what is guarded, and nothing else.
+
+    One threshold takes most from a layer whose scores are small. Where scores are `normalized`, each is compared by
+    what it is to its own layer,
+
+    $$ \frac{s_j}{\frac{1}{n} \sum_i |s_i|} $$
+
+    with the mean over the $n$ live weights of the layer whose scores are finite, in float32 at least. A layer whose
+    scores are all 0 stays as it is.
 
     Args:
       min_kept_per_layer: how many weights each prunable parameter keeps in any case, at least 0. 0 guards nothing and
