@@ -1,5 +1,7 @@
 """The search for a better recipe than the paper's, on a network that two CPU cores can train often."""
 
+import dataclasses
+
 from ..config import Config
 from ..preset import Preset
 
@@ -41,8 +43,25 @@ PRESETS = {
             f"magnitude:{_EARLY}:weight_decay=1e-4",
             f"flipout:{_BEFORE}:allocation=normalized",
             f"magnitude:{_EARLY}:allocation=normalized",
+            # Of these, weights that are pruned may return: with the network at the starts of phases, or at any step.
+            "acdc:schedule=cosine",
+            f"ste:{_EARLY}",
         ),
         (0.984375,),
         differs=("One seed: what is less than a point apart is not told apart.",),
+    ),
+    "confirm-recipes": Preset(
+        "What the search found, by seeds that it has not seen",
+        "",
+        dataclasses.replace(_CONFIG, seed=100, seeds=3),
+        (
+            "flipout",
+            "magnitude",
+            "flipout:recipe=best",
+            "magnitude:recipe=best",
+            "magnitude_noise:recipe=best",
+            "flipout:recipe=best:noise_scale=0",
+        ),
+        (0.75, 0.9375, 0.984375),
     ),
 }
