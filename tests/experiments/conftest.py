@@ -39,10 +39,11 @@ def quick(tmp_path):
     return quick
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Runs without pictures, which may take longer than they do."""
-    monkeypatch.setattr(train.shown, "draw", lambda folder: [])
+@pytest.fixture(autouse=True)
+def undrawn(request, monkeypatch):
+    """Runs without pictures, which may take longer than they do, but for tests marked `draws`."""
+    if request.node.get_closest_marker("draws") is None:
+        monkeypatch.setattr(train.shown, "draw", lambda folder: [])
 
 
 @pytest.fixture(scope="session")

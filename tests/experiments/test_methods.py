@@ -22,7 +22,6 @@ from experiments.methods import sculpt, wanda
 from experiments.models import create
 from experiments.steps import TrainState
 
-pytestmark = pytest.mark.usefixtures("undrawn")
 # LeNet-300-100 at a tenth of its width, on 8x8 images.
 N = 64 * 30 + 30 * 10 + 10 * 10
 OWN = {

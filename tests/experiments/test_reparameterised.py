@@ -19,7 +19,6 @@ from experiments.data import load
 from experiments.errors import UserError
 from experiments.methods import acdc, supermask
 
-pytestmark = pytest.mark.usefixtures("undrawn")
 # FCN at a tenth of its width, on 8x8 images.
 SIZES = [64 * 30, 30 * 10, 10 * 10]
 N = sum(SIZES)

@@ -67,7 +67,7 @@ def test_what_is_compacted_is_small_arrays_of_the_same_function(reported):
         assert layer.total == 2 * np.prod(rows[path].after) <= before[path].total == 2 * np.prod(rows[path].before)
 
 
-def test_a_dense_run_stands_for_the_network_before_pruning(trained, quick, undrawn, tmp_path):
+def test_a_dense_run_stands_for_the_network_before_pruning(trained, quick, tmp_path):
     copy = shutil.copytree(trained, tmp_path / "copy")
     for name, width in (("dense", 0.5), ("other", 0.1)):
         options = {"model": "lenet_300_100", "width": width, "epochs": 1, "test_images": None}

@@ -1,7 +1,7 @@
 """What `prune` and `flipout` promise, under many optimisers, kinds of parameter tree, and wrappings.
 
 Every optimiser meets every kind of tree in every wrapping. All kinds of tree hold the same leaves in the same order
-and lower to the same program, so each is traced, but only the first is compiled.
+and trace to the same program, so each is traced, but only the first is lowered and compiled.
 """
 
 import itertools
@@ -133,10 +133,10 @@ def run_compiled(f, args, programs):
         structure.append(out_treedef)
         return out
 
-    lowered = jax.jit(flat).lower(leaves)
-    text = lowered.as_text()
+    traced = jax.jit(flat).trace(leaves)
+    text = str(traced.jaxpr)
     if text not in programs:
-        programs[text] = lowered.compile()
+        programs[text] = traced.lower().compile()
     return structure[0].unflatten(programs[text](leaves))
 
 
