@@ -43,8 +43,7 @@ PRESETS = {
             f"magnitude:{_EARLY}:weight_decay=1e-4",
             f"flipout:{_BEFORE}:allocation=normalized",
             f"magnitude:{_EARLY}:allocation=normalized",
-            # Of these, weights that are pruned may return: with the network at the starts of phases, or at any step.
-            "acdc:schedule=cosine",
+            # Weights that are pruned go on learning, and may return at any step.
             f"ste:{_EARLY}",
         ),
         (0.984375,),

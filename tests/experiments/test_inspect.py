@@ -15,6 +15,7 @@ def read(file):
     return json.loads(file.read_text())
 
 
+@pytest.mark.draws
 def test_names_with_brackets_are_names(quick, tmp_path, capsys, dark_and_light):
     odd = tmp_path / "a[" / "b]c"
     odd.parent.mkdir()
@@ -25,6 +26,7 @@ def test_names_with_brackets_are_names(quick, tmp_path, capsys, dark_and_light):
     assert capsys.readouterr().out.count("a[/b]c") >= 2
 
 
+@pytest.mark.draws
 def test_inspect_prints_and_draws_what_the_run_did(quick, tmp_path, capsys):
     train.run(quick(model="lenet_300_100"))
     folder = tmp_path / "run"

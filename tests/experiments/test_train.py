@@ -32,6 +32,7 @@ def read_lines(file):
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+@pytest.mark.draws
 def test_a_run_leaves_what_it_promises(quick, tmp_path, capsys):
     assert train.run(quick(sparsity=0.75, seed=5)) is None
     folder = tmp_path / "run"
@@ -154,6 +155,7 @@ def spoilt(monkeypatch, share):
     monkeypatch.setitem(train._AUGMENT, "crop_flip", spoil)
 
 
+@pytest.mark.draws
 @pytest.mark.parametrize("method", ["flipout", "magnitude", "dense"])
 def test_steps_whose_gradients_are_not_finite_are_skipped_and_shown(quick, tmp_path, monkeypatch, capsys, method):
     spoilt(monkeypatch, 0.3)
@@ -199,6 +201,7 @@ def test_the_loss_of_an_epoch_is_the_recorded_one(quick, tmp_path, method, train
     np.testing.assert_allclose((metrics["train_loss"], metrics["test_loss"]), (train_loss, test_loss), rtol=5e-3)
 
 
+@pytest.mark.draws
 @pytest.mark.parametrize("at_once", [None, 3, 2])
 def test_several_seeds(quick, tmp_path, at_once, capsys):
     options = {"model": "lenet_300_100", "sparsity": 0.75}
@@ -225,6 +228,7 @@ def test_several_seeds(quick, tmp_path, at_once, capsys):
     assert f"{summary['test_accuracy_std']:.2%}" in capsys.readouterr().out
 
 
+@pytest.mark.draws
 def test_tests_are_as_often_as_asked(quick, tmp_path):
     train.run(quick(model="lenet_300_100", epochs=5, eval_every=2))
     metrics = read_lines(tmp_path / "run" / "metrics.jsonl")
