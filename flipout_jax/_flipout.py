@@ -37,7 +37,7 @@ def flipout(
     It is `prune` with the saliency `flips(power, decay=flip_decay)` around `gradient_noise(key, noise_scale)` and
     `inner`.
 
-    The recipe that came out best of a search is not the paper's: the last pruning half-way through training,
+    The recipe that we recommend is not the paper's: the last pruning half-way through training,
     `noise_scale=optax.linear_schedule(1.0, 0.0, steps // 2)`, and a learning rate that falls along a cosine.
 
     Args:
