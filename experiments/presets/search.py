@@ -45,6 +45,7 @@ PRESETS = {
             f"magnitude:{_EARLY}:allocation=normalized",
             # Weights that are pruned go on learning, and may return at any step.
             f"ste:{_EARLY}",
+            f"ste:{_EARLY}:allocation=uniform",
         ),
         (0.984375,),
         differs=("One seed: what is less than a point apart is not told apart.",),
