@@ -14,11 +14,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from . import files, grid, grid_options, grid_run, grid_table, plots, run_directory, seeds
-from .config import INCIDENTAL, Config, as_json
+from . import files
 from .errors import UserError
-from .grid_options import Grid, Training
-from .method_options import WITHOUT_TARGET
+from .folder import plots, run_directory
+from .grid import cells as grid
+from .grid import options as grid_options
+from .grid import run as grid_run
+from .grid import table as grid_table
+from .grid.options import Grid, Training
+from .options.config import INCIDENTAL, Config, as_json
+from .options.method_options import WITHOUT_TARGET
+from .run import seeds
 
 _COLOURS = ("#4d4d4d", "#1f6fb4", "#e0761a", "#3a9a4b", "#b03a8c", "#8c6d31", "#17a2a8", "#c0392b")
 

@@ -21,8 +21,10 @@ from rich.table import Table
 
 import flipout_jax as fj
 
-from . import arrays, files, finished, run_directory, shown, smaller
+from . import files
+from .after import finished, smaller
 from .errors import UserError, out_of_memory
+from .folder import arrays, run_directory, shown
 
 Format = Literal["onnx", "jax", "safetensors"]
 _PLATFORMS = "cpu", "cuda", "tpu"

@@ -13,7 +13,7 @@ from typing import Any
 
 import typeguard
 
-from flipout_jax._manifest import sync
+from flipout_jax._files._manifest import sync
 
 from .errors import UserError
 

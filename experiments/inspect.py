@@ -10,9 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from . import methods, run_directory, seeds, shown
-from .config import Config
+from . import methods
 from .errors import UserError
+from .folder import run_directory, shown
+from .options.config import Config
+from .run import seeds
 
 _RESULTS = {
     "test_accuracy": ("test accuracy", "{:.2%}"),

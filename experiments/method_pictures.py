@@ -18,8 +18,9 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator, Percent
 import flipout_jax as fj
 
 from . import data as datasets
-from . import methods, models, plots
-from .config import Config, with_method
+from . import methods, models
+from .folder import plots
+from .options.config import Config, with_method
 
 _CONFIG = Config(model="digits_cnn", epochs=60, batch_size=32, sparsity=0.9375)
 # Of this kernel single weights are followed.

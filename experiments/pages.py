@@ -13,12 +13,15 @@ from typing import Annotated
 
 import tyro
 
-from . import files, grid_options, grid_table, plots, published_table
+from . import files
 from .benchmarks import exercise
 from .errors import UserError
-from .preset import Preset, data_by_name
-from .presets import PRESETS
-from .published_table import Cells
+from .folder import plots
+from .grid import options as grid_options
+from .grid import table as grid_table
+from .papers import PRESETS, published_table
+from .papers.preset import Preset, data_by_name
+from .papers.published_table import Cells
 
 PAGE, SUMMARY, REMARKS, EXERCISED = "results.md", "summary.md", "remarks.md", "exercised.csv"
 _INTRODUCTION = """# Results

@@ -18,8 +18,10 @@ from rich.table import Table
 
 import flipout_jax as fj
 
-from . import arrays, files, finished, run_directory, shown
+from . import files
+from .after import finished
 from .errors import UserError, out_of_memory
+from .folder import arrays, run_directory, shown
 
 _OBSERVERS = {
     "min_max": fj.quantize.min_max,

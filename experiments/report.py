@@ -10,10 +10,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from . import files, finished, report_page, report_plots, run_directory, shown, stages
+from . import files
+from .after import finished, report_page, report_plots, stages
+from .after.latency import digits
 from .benchmarks.machine import machine
 from .errors import UserError, out_of_memory
-from .latency import digits
+from .folder import run_directory, shown
 
 _WIDTH = 100
 

@@ -13,13 +13,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from . import grid, grid_options, grid_run, grid_table, preset, quantize, run_directory, seeds
-from .config import Config, DType, Recipe
+from . import quantize
 from .errors import UserError, out_of_memory
-from .grid import Cell
-from .method_options import WITHOUT_TARGET
-from .preset import Preset
-from .presets import PRESETS
+from .folder import run_directory
+from .grid import cells as grid
+from .grid import options as grid_options
+from .grid import run as grid_run
+from .grid import table as grid_table
+from .grid.cells import Cell
+from .options.config import Config, DType, Recipe
+from .options.method_options import WITHOUT_TARGET
+from .papers import PRESETS, preset
+from .papers.preset import Preset
+from .run import seeds
 
 
 @dataclasses.dataclass(frozen=True)

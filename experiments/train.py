@@ -16,32 +16,21 @@ from jax.sharding import Mesh
 
 import flipout_jax as fj
 
-from . import (
-    augment,
-    checkpoint,
-    command_line,
-    files,
-    fit,
-    flops,
-    loop,
-    mesh,
-    methods,
-    models,
-    processes,
-    recipe,
-    results,
-    run_directory,
-    seeds,
-    shown,
-)
 from . import data as datasets
-from .checks import check
-from .config import MACHINES, Config, Model, as_json, from_json, milestones, resolved
+from . import files, methods, models
+from .data import augment
+from .devices import mesh, processes
 from .errors import UserError, out_of_memory
-from .interrupt import Interrupt
-from .method_options import SUPERMASKS
-from .steps import Steps, TrainState, keys
-from .steps import make as make_steps
+from .folder import run_directory, shown
+from .options import command_line, recipe
+from .options.checks import check
+from .options.config import MACHINES, Config, Model, as_json, from_json, milestones, resolved
+from .options.method_options import SUPERMASKS
+from .run import checkpoint, fit, results, seeds
+from .run.interrupt import Interrupt
+from .step import flops, loop
+from .step.steps import Steps, TrainState, keys
+from .step.steps import make as make_steps
 
 _AUGMENT = {"none": None, "crop_flip": augment.crop_and_flip, "resized_crop": augment.resized_crop_and_flip}
 

@@ -10,10 +10,6 @@ from . import reparam as reparam
 from . import schedules as schedules
 from . import sparse as sparse
 from ._acdc import acdc as acdc
-from ._allocation import Allocation as Allocation
-from ._allocation import global_ as global_
-from ._allocation import uniform as uniform
-from ._drive import drive as drive
 from ._flipout import flipout as flipout
 from ._flops import Flops as Flops
 from ._flops import LayerFlops as LayerFlops
@@ -46,10 +42,17 @@ from ._saliency import movement as movement
 from ._saliency import random as random
 from ._saliency import taylor as taylor
 from ._saliency import wanda as wanda
+from ._select._allocation import Allocation as Allocation
+from ._select._allocation import global_ as global_
+from ._select._allocation import uniform as uniform
+from ._sgdw import IndependentWeightDecayState as IndependentWeightDecayState
+from ._sgdw import independent_weight_decay as independent_weight_decay
+from ._sgdw import sgdw as sgdw
 from ._summary import Row as Row
 from ._summary import Summary as Summary
 from ._summary import summary as summary
 from .artifact import load_sparse as load_sparse
 from .artifact import save_sparse as save_sparse
+from .at_init._drive import drive as drive
 
 __version__ = "0.1.0"

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from . import _errors, _target, schedules
-from ._allocation import Allocation, global_
+from . import _errors, schedules
 from ._prunable import kernels
 from ._prune import check_given, if_due, prune
 from ._saliency import Saliency, magnitude
+from ._select import _target
+from ._select._allocation import Allocation, global_
 from .schedules import Milestones, Phases
 
 PyTree = Any

@@ -6,12 +6,12 @@ import jax
 import optax
 
 from . import _errors
-from ._allocation import Allocation, global_
 from ._noise import gradient_noise
 from ._prunable import kernels
 from ._prune import prune
 from ._saliency import flips
-from ._target import Schedule
+from ._select._allocation import Allocation, global_
+from ._select._target import Schedule
 
 
 def flipout(

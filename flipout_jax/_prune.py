@@ -8,12 +8,13 @@ import optax
 from jax import Array, lax
 from jax.core import Tracer
 
-from . import _dtypes, _errors, _target
-from ._allocation import Allocation, check_allocation, global_
+from . import _dtypes, _errors
 from ._prunable import check_paths, check_prunable, kernels, path_string, select
-from ._pruning import check_reachable, prune_masks
 from ._recompute import with_recompute
 from ._saliency import Saliency, magnitude
+from ._select import _target
+from ._select._allocation import Allocation, check_allocation, global_
+from ._select._groups import check_reachable, prune_masks
 from ._where import where
 from .schedules import Threshold
 

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _errors, _manifest, _tree_arrays
-from ._manifest import CheckpointError as CheckpointError
+from . import _errors
+from ._files import _manifest, _tree_arrays
+from ._files._manifest import CheckpointError as CheckpointError
 
 PyTree = Any
 

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from . import _errors, schedules
-from ._allocation import Allocation, global_
 from ._prunable import kernels, path_string
 from ._prune import PruneState, check_masks, is_prunable, prune
 from ._saliency import Saliency, magnitude
+from ._select._allocation import Allocation, global_
 
 PyTree = Any
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import experiments.models
 import flipout_jax as fj
-from flipout_jax import _gaps
+from flipout_jax._files import _gaps
 from flipout_jax.artifact import _pieces, _sparse, _zstd
 from flipout_jax.checkpoint import CheckpointError
 

@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import flipout_jax as fj
-from flipout_jax import _gaps
+from flipout_jax._files import _gaps
 from flipout_jax.artifact import _layout, _pieces, _zstd
 from flipout_jax.checkpoint import CheckpointError
 

@@ -161,7 +161,7 @@ def test_the_decay_is_not_multiplied_by_the_learning_rate(x64, nesterov):
     rng = np.random.default_rng(0)
     rates, decays = [0.5, 0.5, 0.1, 0.1, 0.0], [0.01, 0.02, 0.02, 0.5, 0.25]
     grads, weights = rng.standard_normal((5, 4)), rng.standard_normal(4)
-    optimizer = fj.reparam.sgdw(
+    optimizer = fj.sgdw(
         lambda step: jnp.array(rates)[step], lambda step: jnp.array(decays)[step], momentum=0.9, nesterov=nesterov
     )
     params = jnp.asarray(weights)
@@ -178,7 +178,7 @@ def test_the_decay_is_not_multiplied_by_the_learning_rate(x64, nesterov):
 @settings(max_examples=15)
 @given(st.floats(1e-6, 10), st.floats(0, 0.1), st.integers(1, 20))
 def test_without_a_gradient_only_the_decay_acts(rate, decay, steps):
-    optimizer = fj.reparam.sgdw(rate, decay, momentum=0.9, nesterov=True)
+    optimizer = fj.sgdw(rate, decay, momentum=0.9, nesterov=True)
     params = {"kernel": jnp.array([1.0, -2.0])}
     opt_state = optimizer.init(params)
     for _ in range(steps):
@@ -188,7 +188,7 @@ def test_without_a_gradient_only_the_decay_acts(rate, decay, steps):
 
 
 def test_only_what_the_mask_names_decays():
-    optimizer = fj.reparam.sgdw(0.1, 0.5, mask={"a": True, "b": False})
+    optimizer = fj.sgdw(0.1, 0.5, mask={"a": True, "b": False})
     params = {"a": jnp.ones(2), "b": jnp.ones(2)}
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
     assert jax.tree.map(lambda u: u.tolist(), updates) == {"a": [-0.5, -0.5], "b": [0, 0]}
@@ -277,10 +277,10 @@ def test_wrong_arguments_of_the_others_are_told(raises):
         popup.init(jax.random.key(0), drawn())
     for decay in (-0.1, math.nan, "x"):
         with raises("weight_decay", decay):
-            fj.reparam.independent_weight_decay(decay)
+            fj.independent_weight_decay(decay)
     with raises("momentum", 1.0):
-        fj.reparam.sgdw(0.1, momentum=1.0)
-    optimizer = fj.reparam.sgdw(0.1)
+        fj.sgdw(0.1, momentum=1.0)
+    optimizer = fj.sgdw(0.1)
     with raises("params", None):
         optimizer.update(jnp.ones(2), optimizer.init(jnp.ones(2)))
 

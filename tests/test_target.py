@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flipout_jax import _target, schedules
+from flipout_jax import schedules
+from flipout_jax._select import _target
 
 SIZES = [1, 7, 1000, 20_024_000, 2**32 - 1, 2**32 + 1, 2**40]
 

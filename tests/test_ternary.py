@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from flipout_jax import _gaps
+from flipout_jax._files import _gaps
 from flipout_jax.reparam import _ternary
 
 CODES = ("packed", "gaps", "lzma")

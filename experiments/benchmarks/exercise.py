@@ -17,10 +17,12 @@ from typing import Annotated
 
 import tyro
 
-from .. import files, grid, grid_run, reproduce
+from .. import files, reproduce
 from ..errors import UserError
-from ..preset import data_by_name
-from ..presets import PRESETS
+from ..grid import cells as grid
+from ..grid import run as grid_run
+from ..papers import PRESETS
+from ..papers.preset import data_by_name
 
 COLUMNS = "experiment", "runs", "finished", "data", "scale", "width", "steps_per_epoch"
 # Enough epochs for ten prunings.

@@ -23,9 +23,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from .. import run_directory, train
-from ..config import Config
+from .. import train
 from ..errors import UserError
+from ..folder import run_directory
+from ..options.config import Config
 
 _ELSEWHERE = {"os.mkdir", "os.rename", "os.remove", "os.rmdir"}
 _TIMED = {"flop_utilisation"}

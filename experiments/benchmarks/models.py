@@ -10,11 +10,13 @@ import numpy as np
 import optax
 import tyro
 
-from .. import augment, flops, loop, methods, models, recipe, steps
-from ..config import Config, DType, Model
-from ..data import Images
+from .. import methods, models
+from ..data import Images, augment
 from ..data.dataset import in_memory
-from ..method_options import Method
+from ..options import recipe
+from ..options.config import Config, DType, Model
+from ..options.method_options import Method
+from ..step import flops, loop, steps
 from .machine import machine
 
 # Images of the size that the papers gave each network; the others take those of CIFAR.

@@ -28,7 +28,7 @@ import tyro
 from jax.sharding import AxisType, Mesh
 
 import flipout_jax as fj
-from flipout_jax import _selection
+from flipout_jax._select import _selection
 
 from . import plan_faults, programs
 from .decoders import DECODERS, bytes_per_device, parameters, sharded_state

@@ -17,8 +17,9 @@ from flax import nnx
 
 import flipout_jax as fj
 
-from .. import latency, models, stages
-from ..config import Model
+from .. import models
+from ..after import latency, stages
+from ..options.config import Model
 from .machine import machine
 
 _SHAPE = (32, 32, 3)

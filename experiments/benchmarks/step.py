@@ -17,9 +17,9 @@ from typing import Any, Literal
 import jax
 import tyro
 
-from ..config import DType, Model
-from ..loop import Loop
-from ..method_options import Method
+from ..options.config import DType, Model
+from ..options.method_options import Method
+from ..step.loop import Loop
 from .machine import machine
 from .models import training
 

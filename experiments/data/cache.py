@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from .. import arrays, files
+from .. import files
 from ..errors import UserError
+from ..folder import arrays
 from .dataset import Images
 from .options import Options
 

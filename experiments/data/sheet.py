@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from .. import augment, plots
-from . import cache
+from ..folder import plots
+from . import augment, cache
 from .dataset import Dataset, Images, Stored
 
 _MOST_CLASSES, _ORIGINALS, _DRAWS = 10, 2, 4

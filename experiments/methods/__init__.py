@@ -7,15 +7,15 @@ import numpy as np
 import optax
 
 import flipout_jax as fj
-from flipout_jax._pruning import check_reachable
+from flipout_jax._select._groups import check_reachable
 
-from .. import recipe, samples
-from ..config import Config
 from ..data import Dataset
 from ..errors import UserError
-from ..method_options import OPTIONS, WITHOUT_TARGET
-from ..steps import Steps
-from . import acdc, at_init, consensus, gradual, hoyer, powerprop, rewinding, sculpt, ste, supermask, wanda
+from ..options import recipe
+from ..options.config import Config
+from ..options.method_options import OPTIONS, WITHOUT_TARGET
+from ..step.steps import Steps
+from . import acdc, at_init, consensus, gradual, hoyer, powerprop, rewinding, samples, sculpt, ste, supermask, wanda
 from .method import Method, Optimizer, allocation, by_magnitude, never
 from .method import Scene as Scene
 

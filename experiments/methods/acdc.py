@@ -4,7 +4,7 @@ from typing import Any
 
 import flipout_jax as fj
 
-from ..config import Config
+from ..options.config import Config
 from .method import Method, allocation, with_flips
 
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 
 import flipout_jax as fj
 
-from .. import samples
 from ..errors import UserError
-from ..steps import TrainState
+from ..step.steps import TrainState
+from . import samples
 from .method import Method, Scene, allocation, by_magnitude, masked, never
 
 

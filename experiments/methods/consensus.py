@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 import flipout_jax as fj
 
-from ..config import Config
 from ..data import Dataset
-from ..steps import Reparameterisation, TrainState
+from ..options.config import Config
+from ..step.steps import Reparameterisation, TrainState
 from .method import Method, Scene, by_magnitude, masked, never
 
 

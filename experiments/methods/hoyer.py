@@ -6,7 +6,7 @@ import optax
 
 import flipout_jax as fj
 
-from ..config import Config
+from ..options.config import Config
 from .method import Method, by_magnitude
 
 

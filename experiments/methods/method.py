@@ -9,10 +9,10 @@ from jax import Array
 
 import flipout_jax as fj
 
-from .. import recipe
-from ..config import Config
 from ..data import Dataset
-from ..steps import Reparameterisation, Steps, TrainState
+from ..options import recipe
+from ..options.config import Config
+from ..step.steps import Reparameterisation, Steps, TrainState
 
 Optimizer = optax.GradientTransformationExtraArgs
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import flipout_jax as fj
 
-from ..config import Config
 from ..data import Dataset
-from ..steps import Reparameterisation
+from ..options.config import Config
+from ..step.steps import Reparameterisation
 from .method import Method, by_magnitude
 
 

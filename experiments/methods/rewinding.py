@@ -4,9 +4,9 @@ from typing import Any
 
 import flipout_jax as fj
 
-from .. import recipe
-from ..config import Config
-from ..steps import TrainState
+from ..options import recipe
+from ..options.config import Config
+from ..step.steps import TrainState
 from .at_init import loss, score_batches, told
 from .method import Method, Scene, by_magnitude, kept_as_start, masked, never, rewound
 

@@ -13,8 +13,8 @@ import optax
 
 import flipout_jax as fj
 
-from .. import recipe
-from ..config import Config
+from ..options import recipe
+from ..options.config import Config
 from . import at_init
 from .method import Method, Scene, by_magnitude, masked, never
 

@@ -6,10 +6,10 @@ import jax
 
 import flipout_jax as fj
 
-from .. import recipe
-from ..config import Config
 from ..data import Dataset
-from ..steps import Reparameterisation
+from ..options import recipe
+from ..options.config import Config
+from ..step.steps import Reparameterisation
 from .method import Method, allocation, by_magnitude, never
 
 

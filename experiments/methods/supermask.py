@@ -10,9 +10,9 @@ import jax.numpy as jnp
 
 import flipout_jax as fj
 
-from ..config import Config, is_elu_resnet
 from ..data import Dataset
-from ..steps import Reparameterisation, TrainState, keys
+from ..options.config import Config, is_elu_resnet
+from ..step.steps import Reparameterisation, TrainState, keys
 from .method import Method, Scene, by_magnitude, never
 
 FILE = "network.supermask"

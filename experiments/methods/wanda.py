@@ -10,9 +10,9 @@ from jax import Array
 
 import flipout_jax as fj
 
-from .. import recipe
-from ..config import Config
-from ..steps import TrainState
+from ..options import recipe
+from ..options.config import Config
+from ..step.steps import TrainState
 from .at_init import score_batches
 from .method import Method, Scene, allocation, by_magnitude, masked, never
 

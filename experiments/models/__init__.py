@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 from flax import nnx
 
-from ..config import DType, Init
+from ..options.config import DType, Init
 from .convnet import ConvN, DigitsCNN
 from .densenet import DenseNet121
 from .elu_resnet import EluResNet

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ..config import DType, Init
+from ..options.config import DType, Init
 from .conv import Conv
 from .norm import BatchNorm
 

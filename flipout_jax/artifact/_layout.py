@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterable
 from typing import Any, BinaryIO, NamedTuple
 
-from .. import _one_file
+from .._files import _one_file
 from . import _pieces
 
 _VERSION, _DIGEST, _CHUNK = 1, 32, 2**20

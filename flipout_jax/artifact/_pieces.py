@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .. import _gaps
+from .._files import _gaps
 from . import _zstd
 
 # So many elements are coded at a time, which bounds the memory that this takes.

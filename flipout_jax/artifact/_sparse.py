@@ -12,8 +12,8 @@ import numpy as np
 from jax.core import Tracer
 from jax.experimental import multihost_utils
 
-from .. import _one_file, _tree_arrays
-from .._manifest import CheckpointError
+from .._files import _one_file, _tree_arrays
+from .._files._manifest import CheckpointError
 from .._prunable import check_arrays, check_paths, path_string
 from . import _layout, _pieces, _zstd
 from ._layout import Leaf

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from .._allocation import Allocation, global_
 from .._prunable import kernels
+from .._select._allocation import Allocation, global_
 from ._batches import Loss, check_batches
 from ._problem import pose, prune
 from ._snip import sensitivity

@@ -6,8 +6,8 @@ from typing import Any
 from jax import Array
 
 from .. import _errors
-from .._allocation import Allocation, global_
 from .._prunable import kernels
+from .._select._allocation import Allocation, global_
 from ._batches import Loss, check_batches, mean_gradient, mean_hessian_product, product
 from ._cross_entropy import CrossEntropy
 from ._problem import Problem, pose, prune

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from .. import _saliency
-from .._allocation import Allocation, global_
 from .._prunable import kernels
+from .._select._allocation import Allocation, global_
 from ._problem import Problem, pose, prune
 
 PyTree = Any

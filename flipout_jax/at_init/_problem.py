@@ -11,9 +11,10 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from .. import _errors, _prunable, _wide, schedules
-from .._allocation import Allocation, check_allocation
-from .._pruning import Groups, check_reachable, group, keep_in_groups
+from .. import _errors, _prunable, schedules
+from .._select import _uint64
+from .._select._allocation import Allocation, check_allocation
+from .._select._groups import Groups, check_reachable, group, keep_in_groups
 
 PyTree = Any
 
@@ -106,7 +107,7 @@ def prune(problem: Problem, score: Callable[[list[Array]], list[Array]], may_ret
                 "`params` must give scores that tell the weights apart, got 0 for all of them, as a last layer of "
                 "zeros would cause."
             )
-        keep = [_wide.wide(count) for count in counts]
+        keep = [_uint64.wide(count) for count in counts]
         live = everything if may_return else masks
         masks = _keep(scores, live, keep, groups=problem.groups, allocation=problem.allocation)
     left = jax.device_get(_any(masks))

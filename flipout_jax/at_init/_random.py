@@ -5,8 +5,8 @@ from typing import Any
 import jax
 
 from .. import _saliency
-from .._allocation import Allocation, global_
 from .._prunable import kernels
+from .._select._allocation import Allocation, global_
 from ._magnitude import by_saliency
 from ._problem import pose, prune
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .._allocation import Allocation, global_
 from .._prunable import kernels
+from .._select._allocation import Allocation, global_
 from ._batches import Loss, check_batches, mean_gradient, product
 from ._problem import Problem, pose, prune
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _dtypes
-from .._allocation import Allocation, global_
 from .._prunable import kernels
+from .._select._allocation import Allocation, global_
 from ._problem import Problem, check_concrete, listed, not_finite, pose, prune
 
 PyTree = Any

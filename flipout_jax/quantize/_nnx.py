@@ -8,8 +8,8 @@ from flax import nnx
 from jax import Array
 
 from .._dtypes import wider
-from .._modules import nodes
-from .._modules import replace as replace
+from .._nnx import nodes
+from .._nnx import replace as replace
 from ._array import Quantized, centred, integers
 
 _LAYERS = nnx.Linear, nnx.LinearGeneral, nnx.Conv

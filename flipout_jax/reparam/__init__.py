@@ -15,9 +15,6 @@ from ._consensus import consensus as consensus
 from ._edge_popup import edge_popup as edge_popup
 from ._powerprop import Powerprop as Powerprop
 from ._powerprop import powerprop as powerprop
-from ._sgdw import IndependentWeightDecayState as IndependentWeightDecayState
-from ._sgdw import independent_weight_decay as independent_weight_decay
-from ._sgdw import sgdw as sgdw
 from ._signed_constant import signed_constant as signed_constant
 from ._ste import Ste as Ste
 from ._ste import ste_magnitude as ste_magnitude

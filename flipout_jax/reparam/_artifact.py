@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from .. import _errors, _one_file, _tree_arrays
-from .._manifest import CheckpointError
+from .. import _errors
+from .._files import _one_file, _tree_arrays
+from .._files._manifest import CheckpointError
 from .._prunable import check_arrays, path_string
 from . import _artifact_bytes, _ternary
 from ._artifact_bytes import RAW, Content, Leaf

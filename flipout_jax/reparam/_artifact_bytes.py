@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from .. import _one_file
+from .._files import _one_file
 from ._signed_constant import Options, check_options
 
 # The coding of leaves that are no masks.

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from .. import _dtypes, _errors, schedules
-from .._allocation import Allocation, check_allocation, uniform
 from .._prunable import check_prunable, kernels
-from .._pruning import prune_masks
+from .._select._allocation import Allocation, check_allocation, uniform
+from .._select._groups import prune_masks
 from ._fans import check_axis, fans
 from ._supermask import Supermask, apply, split
 from ._trees import everything, map_prunable

@@ -9,11 +9,11 @@ from jax import Array, lax
 from jax.core import Tracer
 
 from .. import _errors, _saliency, schedules
-from .._allocation import Allocation, check_allocation, global_
 from .._masks import apply_masks
 from .._prunable import check_prunable, kernels
-from .._pruning import prune_masks
-from .._target import Schedule, check_schedule
+from .._select._allocation import Allocation, check_allocation, global_
+from .._select._groups import prune_masks
+from .._select._target import Schedule, check_schedule
 from ._straight_through import straight_through
 from ._trees import everything
 

@@ -79,7 +79,7 @@ def signed_supermask(
       >>> def loss(trainable, x, y):
       ...     logits = nnx.merge(graph, supermask.apply(frozen, trainable))(x)
       ...     return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
-      >>> optimizer = fj.reparam.sgdw(0.05, weight_decay=5e-4, momentum=0.9, nesterov=True)
+      >>> optimizer = fj.sgdw(0.05, weight_decay=5e-4, momentum=0.9, nesterov=True)
       >>> opt_state = optimizer.init(trainable)
       >>> x, y = jnp.eye(4), jnp.array([0, 1, 2, 0])
       >>> for _ in range(30):

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _gaps
+from .._files import _gaps
 
 # 3**29 is just below 2**46: 1.5862 bits a trit, where no code for any trits does better than 1.5850.
 _GROUP, _GROUP_BITS = 29, 46

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .._allocation import Allocation
 from .._prunable import check_arrays, check_paths, path_string, select
-from .._pruning import check_reachable
+from .._select._allocation import Allocation
+from .._select._groups import check_reachable
 
 PyTree = Any
 

@@ -37,7 +37,7 @@ def convert_nnx(model: Any, batch: int, *, margin: float = 0.1, repeats: int = 2
     try:
         from flax import nnx
 
-        from .._modules import nodes, replace
+        from .._nnx import nodes, replace
         from ._sparse_linear import SparseLinear
     except ImportError as error:
         raise ImportError("convert_nnx needs Flax: pip install flax") from error

@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 from tensorboardX.proto import event_pb2
 
-from experiments import compare, grid, grid_options, train
-from experiments.config import Config, with_method
-from experiments.interrupt import Interrupt
+from experiments import compare, train
+from experiments.grid import cells as grid
+from experiments.grid import options as grid_options
+from experiments.options.config import Config, with_method
+from experiments.run.interrupt import Interrupt
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import augment
+from experiments.data import augment
 
 
 @pytest.mark.parametrize(("shape", "margins"), [((16, 24, 3), (2, 3)), ((32, 32, 1), (4, 4)), ((7, 7, 1), (0, 0))])

@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from experiments.command_line import parse
-from experiments.config import Config, with_method
 from experiments.errors import UserError
-from experiments.method_options import OPTIONS, names
+from experiments.options.command_line import parse
+from experiments.options.config import Config, with_method
+from experiments.options.method_options import OPTIONS, names
 
 FLIPOUT = with_method(Config(epochs=3), "flipout", noise_scale=0.5, power=3.0)
 SNIP = with_method(Config(epochs=3), "snip", iterations=4)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from experiments import train
-from experiments.checks import check
-from experiments.config import Config, as_json, from_json, with_method
 from experiments.errors import UserError
-from experiments.method_options import OPTIONS, names
+from experiments.options.checks import check
+from experiments.options.config import Config, as_json, from_json, with_method
+from experiments.options.method_options import OPTIONS, names
 
 
 @pytest.mark.parametrize(

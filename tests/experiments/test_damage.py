@@ -12,10 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from experiments import arrays, compare, data, inspect, plots, run_directory, train
-from experiments.config import Config
+from experiments import compare, data, inspect, train
 from experiments.data import cache
 from experiments.errors import UserError
+from experiments.folder import arrays, plots, run_directory
+from experiments.options.config import Config
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),

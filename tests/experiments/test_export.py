@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import arrays, export, finished, train
-from experiments.config import Config
+from experiments import export, train
+from experiments.after import finished
 from experiments.errors import UserError
+from experiments.folder import arrays
+from experiments.options.config import Config
 
 NAMES = ["pruned", "8bit", "compacted", "compacted-8bit"]
 HAS_ONNX = importlib.util.find_spec("jax2onnx") is not None

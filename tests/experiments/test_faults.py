@@ -13,10 +13,11 @@ import safetensors
 import safetensors.numpy
 
 import flipout_jax as fj
-from experiments import data, run_directory, train
+from experiments import data, train
 from experiments.benchmarks import kills
-from experiments.config import Config
 from experiments.errors import UserError
+from experiments.folder import run_directory
+from experiments.options.config import Config
 
 # Four epochs of three steps, with prunings after the first two epochs.
 SMALL = {"model": "lenet_300_100", "epochs": 4, "steps_per_epoch": 3, "sparsity": 0.75}

@@ -5,8 +5,9 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import data, flops, models, steps
+from experiments import data, models
 from experiments.data.dataset import Images, in_memory
+from experiments.step import flops, steps
 
 
 def forward(name, shape):

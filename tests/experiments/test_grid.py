@@ -10,9 +10,12 @@ import time
 
 import pytest
 
-from experiments import compare, files, grid, grid_options, grid_run
-from experiments.config import Config
+from experiments import compare, files
 from experiments.errors import UserError
+from experiments.grid import cells as grid
+from experiments.grid import options as grid_options
+from experiments.grid import run as grid_run
+from experiments.options.config import Config
 
 RUNS = ["--model", "lenet_300_100", "--batch-size", "16", "--test-images", "40", "--seeds", "2"]
 

@@ -7,10 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import compare, grid, grid_options, grid_run
+from experiments import compare
 from experiments.errors import UserError
-from experiments.grid import Row
-from experiments.method_options import Flipout
+from experiments.grid import cells as grid
+from experiments.grid import options as grid_options
+from experiments.grid import run as grid_run
+from experiments.grid.cells import Row
+from experiments.options.method_options import Flipout
 
 fractions = st.floats(1e-9, 1 - 1e-9)
 

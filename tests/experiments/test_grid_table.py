@@ -10,7 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from experiments import accuracy_plot, files, grid, grid_display, grid_table, plots
+from experiments import files
+from experiments.folder import plots
+from experiments.grid import accuracy_plot
+from experiments.grid import cells as grid
+from experiments.grid import display as grid_display
+from experiments.grid import table as grid_table
 
 
 @given(counts=st.lists(st.lists(st.integers(0, 450), min_size=2, max_size=2), min_size=7, max_size=7))

@@ -8,9 +8,10 @@ import pytest
 from flax import nnx
 
 import flipout_jax as fj
-from experiments import data, loop, methods, models, steps
-from experiments.config import Config
+from experiments import data, methods, models
 from experiments.data.dataset import Images, in_memory
+from experiments.options.config import Config
+from experiments.step import loop, steps
 
 CONFIG = Config(model="lenet_300_100", method="magnitude", sparsity=0.75, prunings=1, epochs=2, learning_rate=0.05)
 

@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 
 import flipout_jax as fj
-from experiments import mesh, run_directory, train
-from experiments.checks import check
-from experiments.config import Config, with_method
+from experiments import train
+from experiments.devices import mesh
+from experiments.devices.processes import Agreement, Wish, partner_is_gone
 from experiments.errors import UserError
+from experiments.folder import run_directory
 from experiments.methods import supermask
-from experiments.processes import Agreement, Wish, partner_is_gone
+from experiments.options.checks import check
+from experiments.options.config import Config, with_method
 
 SMALL = ["--model", "lenet_300_100", "--batch-size", "16", "--sparsity", "0.75"]
 # What the compiled program of a run and its state look like, beside the run itself.

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from experiments import method_pictures
-from experiments.config import with_method
+from experiments.options.config import with_method
 
 
 @pytest.fixture(scope="module")

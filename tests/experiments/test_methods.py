@@ -11,16 +11,16 @@ import safetensors.numpy
 from flax import nnx
 
 import flipout_jax as fj
-from experiments import methods, samples, train
-from experiments.config import Config, with_method
+from experiments import methods, train
 from experiments.data import load
 from experiments.data.dataset import Images, in_memory
 from experiments.errors import UserError
-from experiments.method_options import OPTIONS, WITHOUT_TARGET
 from experiments.methods import method as parts
-from experiments.methods import sculpt, wanda
+from experiments.methods import samples, sculpt, wanda
 from experiments.models import create
-from experiments.steps import TrainState
+from experiments.options.config import Config, with_method
+from experiments.options.method_options import OPTIONS, WITHOUT_TARGET
+from experiments.step.steps import TrainState
 
 # LeNet-300-100 at a tenth of its width, on 8x8 images.
 N = 64 * 30 + 30 * 10 + 10 * 10

@@ -13,10 +13,10 @@ from flax import nnx
 
 import flipout_jax as fj
 from experiments import models
-from experiments.config import Model
 from experiments.errors import UserError
 from experiments.models.layers import Layers, max_pool
 from experiments.models.norm import BatchNorm
+from experiments.options.config import Model
 
 IMAGENETTE, CIFAR, MNIST, DIGITS = (224, 224, 3), (32, 32, 3), (28, 28, 1), (8, 8, 1)
 

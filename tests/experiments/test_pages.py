@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import tyro
 
-from experiments import grid_table, pages, published_table, reproduce
-from experiments.config import digest
+from experiments import pages, reproduce
 from experiments.errors import UserError
-from experiments.presets import PRESETS
+from experiments.grid import table as grid_table
+from experiments.options.config import digest
+from experiments.papers import PRESETS, published_table
 from experiments.reproduce import Options
 
 DOCS = Path(__file__).parents[2] / "docs"

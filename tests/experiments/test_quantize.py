@@ -8,8 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import arrays, finished, quantize, train
+from experiments import quantize, train
+from experiments.after import finished
 from experiments.errors import UserError
+from experiments.folder import arrays
 
 
 def test_little_accuracy_is_lost(trained, capsys):

@@ -8,8 +8,9 @@ import optax
 import pytest
 
 import flipout_jax as fj
-from experiments import methods, recipe
-from experiments.config import Config, Optimizer, milestones, resolved, with_method
+from experiments import methods
+from experiments.options import recipe
+from experiments.options.config import Config, Optimizer, milestones, resolved, with_method
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,14 @@ import safetensors.numpy
 from flax import nnx
 
 import flipout_jax as fj
-from experiments import methods, models, recipe, steps, train
-from experiments.checks import check
-from experiments.config import Config, resolved, with_method
+from experiments import methods, models, train
 from experiments.data import load
 from experiments.errors import UserError
 from experiments.methods import acdc, supermask
+from experiments.options import recipe
+from experiments.options.checks import check
+from experiments.options.config import Config, resolved, with_method
+from experiments.step import steps
 
 # FCN at a tenth of its width, on 8x8 images.
 SIZES = [64 * 30, 30 * 10, 10 * 10]

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 import flipout_jax as fj
-from experiments import arrays, finished, report, stages, train
+from experiments import report, train
+from experiments.after import finished, stages
 from experiments.benchmarks import smaller
 from experiments.errors import UserError
+from experiments.folder import arrays
 
 NAMES = ["dense", "pruned", "8 bits", "compacted", "compacted, 8 bits"]
 

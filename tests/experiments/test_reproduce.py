@@ -8,13 +8,16 @@ import sys
 import pytest
 import tyro
 
-from experiments import grid, grid_options, grid_table, methods, preset, reproduce
+from experiments import methods, reproduce
 from experiments.benchmarks import exercise
-from experiments.config import Config
 from experiments.errors import UserError
-from experiments.method_options import WITHOUT_TARGET
-from experiments.preset import Figure, Preset
-from experiments.presets import PRESETS
+from experiments.grid import cells as grid
+from experiments.grid import options as grid_options
+from experiments.grid import table as grid_table
+from experiments.options.config import Config
+from experiments.options.method_options import WITHOUT_TARGET
+from experiments.papers import PRESETS, preset
+from experiments.papers.preset import Figure, Preset
 from experiments.reproduce import Options
 
 

@@ -9,9 +9,10 @@ import pytest
 import safetensors.numpy
 
 import flipout_jax as fj
-from experiments import checkpoint, files, train
-from experiments.config import Config
+from experiments import files, train
 from experiments.errors import UserError
+from experiments.options.config import Config
+from experiments.run import checkpoint
 
 # Four epochs of three steps, with prunings after the first two epochs.
 SMALL = {"model": "lenet_300_100", "epochs": 4, "steps_per_epoch": 3, "sparsity": 0.75}

@@ -12,8 +12,8 @@ import safetensors.numpy
 from PIL import Image
 
 from experiments import compare, inspect, train
-from experiments.config import Optimizer
 from experiments.errors import UserError
+from experiments.options.config import Optimizer
 
 FIELDS = {
     *("method", "data", "model", "seed", "epochs", "sparsity_target", "sparsity", "kept", "prunable"),

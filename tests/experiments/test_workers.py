@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from experiments.workers import Ended, Pool, output_to
+from experiments.grid.workers import Ended, Pool, output_to
 
 FOREVER = "exec('while True: pass')"
 
@@ -65,7 +65,7 @@ def test_signals_of_a_terminal_do_not_reach_a_process_but_stop_does():
 def test_processes_end_when_their_parent_is_killed():
     script = (
         "import os, time\n"
-        "from experiments.workers import Pool\n"
+        "from experiments.grid.workers import Pool\n"
         "with Pool(eval, [{}, {}]) as pool:\n"
         "    for name in 'ab':\n"
         "        pool.give(name, '__import__(\"os\").getpid()')\n"

@@ -14,7 +14,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import flipout_jax as fj
-from flipout_jax import _selection
+from flipout_jax._select import _selection
 
 STEPS = 8
 SPECS = {

@@ -22,7 +22,7 @@ import jax
 
 # What a run imports later, and what JAX does when it starts.
 import experiments.data.stream
-import experiments.plots
+import experiments.folder.plots
 import orbax.checkpoint
 
 jax.devices()

@@ -1,0 +1,151 @@
+"""The options of a grid: which methods, at which sparsities, and what all of them share."""
+
+import ast
+import dataclasses
+import difflib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from tyro.conf import Fixed, Suppress
+
+from .. import files
+from ..errors import UserError
+from ..options.config import INCIDENTAL, Config
+from ..options.method_options import OPTIONS, Method
+from .cells import DENSE, Row, label
+
+# What tells the cells apart, or must be the same for all of them.
+_NO_ROWS = {
+    *INCIDENTAL,
+    *("data", "train_split", "test_split", "test_images", "image_size", "stream"),
+    *("model", "width", "method", "own", "sparsity", "epochs", "steps_per_epoch", "seed", "seeds"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Trains with each method at each sparsity, and once without pruning; what has finished is not run again.
+
+    Writes results.csv, results.md and accuracy.png, and the runs below.
+    """
+
+    methods: tuple[str, ...] | None = None
+    """Methods of experiments.train, as a,b or a b; with options of its own, flipout:noise_scale=0.5, one is a row."""
+    sparsities: tuple[str, ...] | None = None
+    """Fractions of the prunable weights that are zero at the end, as 0.75,0.9375. A method whose own options decide on
+    the sparsity, such as hoyer_threshold, runs once."""
+    jobs: int | None = None
+    """Processes at once, each of which runs a cell; those of one GPU share its memory. Without it: 1, or one for each
+    of --gpus."""
+    gpus: tuple[int, ...] = ()
+    """GPUs by their numbers, of which each process gets one. Without it: each process sees all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Training(Config):
+    """What all cells share, with the options and defaults of experiments.train."""
+
+    output_dir: Path | None = Path("runs/grid")
+    """Where the grid is written; the same command goes on with what is there."""
+    overwrite: bool = False
+    """Run again the cells that the folder holds with other options; those with the same options stay."""
+    method: Suppress[Fixed[Method]] = "flipout"
+    sparsity: Suppress[Fixed[float]] = 0.9375
+    resume: Suppress[Fixed[Path | None]] = None
+    coordinator: Suppress[Fixed[str | None]] = None
+    num_processes: Suppress[Fixed[int | None]] = None
+    process_id: Suppress[Fixed[int | None]] = None
+
+
+def base_of(training: Training) -> Config:
+    """What all cells share, as the options of a run."""
+    return Config(**{field.name: getattr(training, field.name) for field in dataclasses.fields(Config)})
+
+
+def read_rows(words: Sequence[str]) -> list[Row]:
+    """The rows that `--methods` names, such as `flipout,magnitude flipout:noise_scale=0.5:power=1`.
+
+    Raises:
+      UserError: for a method or an option that does not exist, or a row that is named twice.
+    """
+    rows = [_read_row(word) for word in _split("methods", words, f"names of methods: {', '.join(get_args(Method))}")]
+    _require_once("methods", list(map(label, rows)))
+    return rows
+
+
+def read_sparsities(words: Sequence[str]) -> list[float]:
+    """The numbers that `--sparsities` names, from the lowest to the highest.
+
+    Raises:
+      UserError: for what is no number in (0, 1), or is named twice.
+    """
+    wanted = "numbers in (0, 1), such as 0.75,0.9375"
+    sparsities = []
+    for word in _split("sparsities", words, wanted):
+        try:
+            sparsities.append(float(word))
+        except ValueError:
+            raise UserError(f"--sparsities must be {wanted}, got {word!r}.") from None
+        if not 0 < sparsities[-1] < 1:
+            raise UserError(f"--sparsities must be {wanted}, got {word}.")
+    _require_once("sparsities", sparsities)
+    return sorted(sparsities)
+
+
+def _split(option: str, words: Sequence[str], wanted: str) -> list[str]:
+    parts = [part.strip() for word in words for part in word.split(",")]
+    if not any(parts) or not all(parts):
+        raise UserError(f"--{option} must be {wanted}; got {','.join(words)!r}.")
+    return parts
+
+
+def _require_once(option: str, values: Sequence[Any]) -> None:
+    for value in values:
+        if values.count(value) > 1:
+            raise UserError(f"--{option} must name each of them once, got {value} {values.count(value)} times.")
+
+
+def _read_row(word: str) -> Row:
+    method, *settings = word.split(":")
+    if method not in get_args(Method):
+        raise UserError(_unknown("methods", "be among", get_args(Method), method))
+    if method == DENSE and settings:
+        raise UserError(f"--methods must name dense without options, got {word!r}.")
+    shared = {name: hint for name, hint in get_type_hints(Config).items() if name not in _NO_ROWS}
+    hints = get_type_hints(OPTIONS[method]) | shared
+    own = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        name = name.replace("-", "_")
+        if not equals or name in own:
+            raise UserError(f"--methods must give each option of {method} once as NAME=VALUE, got {word!r}.")
+        if name not in hints:
+            raise UserError(_unknown("methods", f"name options of {method}:", list(hints), name))
+        own[name] = _read_value(word, name, text, hints[name])
+    return Row(method, tuple(sorted(own.items())))
+
+
+def _read_value(word: str, name: str, text: str, wanted: Any) -> Any:
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    if wanted in (float, float | None) and type(value) is int:
+        value = float(value)
+    try:
+        files.check_type(name, value, wanted)
+    except TypeError as error:
+        # In one line, of the several that a choice of types takes.
+        reason = " ".join(str(error).split())
+        raise UserError(f"--methods {word} must give {name} a value of its type: {reason}.") from error
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"--methods {word} must give {name} a number that is finite, got {text}.")
+    return value
+
+
+def _unknown(option: str, verb: str, known: Sequence[str], name: str) -> str:
+    near = difflib.get_close_matches(name, known)
+    hint = f"; did you mean {' or '.join(near)}?" if near else "."
+    return f"--{option} must {verb} {', '.join(known)}; got {name!r}{hint}"

@@ -1,0 +1,101 @@
+"""What is written of each epoch of a run: metrics, sign flips at each pruning, events for TensorBoard."""
+
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+import flipout_jax as fj
+
+from .. import files, methods
+from ..folder import flip_counts, run_directory
+from ..options.config import Config
+from ..step.steps import Totals, TrainState
+
+
+class Recorder:
+    """A context that writes the epochs of one run to its folder, from one on; what it has of later ones is dropped."""
+
+    def __init__(self, config: Config, steps_per_epoch: int, folder: Path, epoch: int, state: TrainState):
+        self._folder, self._steps_per_epoch = folder, steps_per_epoch
+        self._config, self._pruning_epochs = config, methods.pruning_epochs(config)
+        self._masks = jax.device_get(fj.get_masks(state.opt_state))
+        run_directory.forget_from(folder, epoch)
+        self._events = None
+        if config.tensorboard:
+            # Slow to import.
+            from tensorboardX import SummaryWriter
+
+            # TensorBoard then hides what an earlier process wrote of these epochs.
+            self._events = SummaryWriter(str(folder), purge_step=epoch)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._events:
+            with files.writing(self._folder / "events.out.tfevents"):
+                self._events.close()
+
+    def epoch(
+        self, epoch: int, state: TrainState, train: Totals, test: Totals | None, seconds: float, speed: float
+    ) -> dict[str, Any]:
+        """Writes an epoch.
+
+        Args:
+          epoch: its number, from 1.
+          state: the state after it.
+          train: the sums over the training images, each measured on its batch before the step.
+          test: the sums over the test images; None where they were not looked at.
+          seconds: of the epoch, its test included.
+          speed: training images a second, over all runs of the program.
+
+        Returns:
+          The metrics.
+        """
+        pruned = epoch in self._pruning_epochs
+        if pruned:
+            counts = flip_counts.count(epoch, self._masks, state.opt_state)
+            files.append_line(self._folder / run_directory.FLIP_COUNTS, flip_counts.as_json(counts))
+        if pruned or methods.of(self._config).reselects:
+            self._masks = jax.device_get(fj.get_masks(state.opt_state))
+        prunable = [mask for mask in jax.tree.leaves(self._masks) if mask.ndim]
+        kept = sum(int(mask.sum()) for mask in prunable)
+        metrics = {
+            "epoch": epoch,
+            "train_loss": float(np.divide(train.loss, train.count)) if train.count else math.nan,
+            "train_accuracy": float(np.divide(train.correct, train.count)) if train.count else math.nan,
+            "test_loss": float(test.loss / test.count) if test else None,
+            "test_accuracy": float(test.correct / test.count) if test else None,
+            "skipped_steps": int(train.skipped),
+            "learning_rate": methods.learning_rate(self._config, self._steps_per_epoch, epoch) * _scale(state),
+            "pruned": pruned,
+            "kept": kept,
+            "sparsity": 1 - kept / sum(mask.size for mask in prunable),
+            "seconds": seconds,
+            "images_per_second": speed,
+        }
+        files.append_line(self._folder / run_directory.METRICS, metrics)
+        if self._events:
+            for name, value in metrics.items():
+                if name != "epoch" and value is not None:
+                    self._events.add_scalar(name, float(value), epoch)
+        if metrics["skipped_steps"]:
+            print(
+                f"{metrics['skipped_steps']} of {self._steps_per_epoch} steps of epoch {epoch} were skipped, as their "
+                "gradients were not finite: a lower --learning-rate may help.",
+                file=sys.stderr,
+            )
+        elif not math.isfinite(metrics["train_loss"]):
+            print(f"The loss of epoch {epoch} is not finite: a lower --learning-rate may help.", file=sys.stderr)
+        return metrics
+
+
+def _scale(state: TrainState) -> float:
+    """What a plateau has made of the learning rate."""
+    plateaus = [scale for _, scale in optax.tree.get_all_with_path(state.opt_state, "scale")]
+    return float(plateaus[0]) if plateaus else 1.0

@@ -1,0 +1,1 @@
+"""One training step, how images reach it, and what is compiled."""

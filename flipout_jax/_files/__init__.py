@@ -1,0 +1,1 @@
+"""What the files that the package writes have in common."""

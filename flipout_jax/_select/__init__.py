@@ -1,0 +1,1 @@
+"""How many weights to keep, in which groups, and which: exact counts without sorting."""

@@ -1,0 +1,144 @@
+"""When a schedule prunes and how many weights it keeps, exactly, without a sync with the host."""
+
+import decimal
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from .. import _dtypes, _errors
+from ..schedules import Milestones, Threshold
+from . import _uint64
+from ._uint64 import Wide
+
+PyTree = Any
+Target = Callable[[Any], Any]
+Schedule = Target | Threshold
+
+_MILLION = 10**6
+# Half the distance of two float32 numbers just under 1, in units of 2**-32.
+_HALF_STEP = 2**7
+
+
+def check_schedule(sparsity: Any) -> Schedule:
+    """The schedule itself, or a `ValueError` unless it is a traceable function from a step to one number."""
+    if isinstance(sparsity, Milestones):
+        return _check_milestones(sparsity)
+    if isinstance(sparsity, Threshold):
+        return _check_threshold(sparsity)
+    wanted = (
+        "`sparsity` must be a function from the step to a target in [0, 1), as schedules.one_shot(0.9, step=100) is"
+    )
+    if not callable(sparsity):
+        raise ValueError(f"{wanted}, got {sparsity!r}.")
+    try:
+        out = jax.eval_shape(lambda step: jnp.asarray(sparsity(step)), jax.ShapeDtypeStruct((), jnp.int32))
+    except Exception as error:
+        raise ValueError(
+            f"{wanted}, got {sparsity!r}, which fails on a traced int32 step (a branch needs jnp.where): "
+            f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        ) from error
+    if out.shape != () or not jnp.issubdtype(out.dtype, jnp.floating):
+        raise ValueError(f"{wanted}, got {sparsity!r}, which gives {out.dtype}{list(out.shape)} and not one float.")
+    for step in (0, *(10**i for i in range(10)), 2**31 - 1):
+        target = float(jnp.asarray(sparsity(jnp.int32(step))))
+        if not 0 <= target < 1:
+            raise ValueError(f"{wanted}, got {sparsity!r}, which gives {target!r} at step {step}.")
+    return sparsity
+
+
+def _check_milestones(sparsity: Milestones) -> Milestones:
+    steps, densities = sparsity
+    if not (are_steps(steps) and isinstance(densities, tuple) and len(steps) == len(densities)):
+        raise ValueError(f"`sparsity` must have one integer step of at least 1 for each density, got {sparsity!r}.")
+    _check_rising(steps, sparsity)
+    if any(not (isinstance(density, decimal.Decimal) and 0 < density <= 1) for density in densities):
+        raise ValueError(f"`sparsity` must have densities that are Decimals in (0, 1], got {sparsity!r}.")
+    return sparsity
+
+
+def _check_threshold(sparsity: Threshold) -> Threshold:
+    if not are_steps(sparsity.steps):
+        raise ValueError(f"`sparsity` must have integer steps of at least 1, got {sparsity!r}.")
+    _check_rising(sparsity.steps, sparsity)
+    try:
+        _errors.not_negative("value", sparsity.value)
+    except ValueError as error:
+        raise ValueError(f"`sparsity` must have a value that is finite and at least 0, got {sparsity!r}.") from error
+    return sparsity
+
+
+def are_steps(steps: Any) -> bool:
+    """Whether the value is a tuple of integers of at least 1."""
+    return isinstance(steps, tuple) and all(
+        isinstance(step, int) and not isinstance(step, bool) and step >= 1 for step in steps
+    )
+
+
+def _check_rising(steps: tuple[int, ...], sparsity: Schedule) -> None:
+    if any(a >= b for a, b in itertools.pairwise(steps)):
+        raise ValueError(f"`sparsity` must have rising steps, got {sparsity!r}.")
+
+
+def due(schedule: Schedule, step: Array) -> Array:
+    """Whether the update that ends step `step` prunes: where a target rises, or at a step of `Milestones`, `Threshold`.
+
+    A target rises where `schedule(step) > schedule(step - 1)`.
+    """
+    if isinstance(schedule, Milestones | Threshold):
+        return is_among(schedule.steps, step)
+    return jnp.asarray(schedule(step)) > jnp.asarray(schedule(step - 1))
+
+
+def is_among(steps: tuple[int, ...], step: Array) -> Array:
+    """Whether a step is one of some steps."""
+    return jnp.any(step == jnp.array(steps, jnp.int32))
+
+
+def clear_below(threshold: Threshold, scores: PyTree, masks: PyTree) -> PyTree:
+    """The masks without the weights whose score is below the value of the threshold, or NaN."""
+
+    def one(mask, score):
+        if not mask.ndim:
+            return mask
+        dtype = _dtypes.wider(score.dtype, jnp.float32)
+        return mask & (score.astype(dtype) >= jnp.asarray(threshold.value, dtype))
+
+    return jax.tree.map(one, masks, scores)
+
+
+def kept(schedule: Target, step: Array, size: int) -> Wide:
+    """How many of `size` weights the schedule keeps at a step, `ceil((1 - s) * size)`.
+
+    The targets of `Milestones` are exact. Any other schedule gives a float32, which is read as the decimal of at
+    most six digits that it is nearest to, if that is within its rounding, and else as the binary fraction that it
+    is. A value below 0 counts as 0, and one above the largest float32 below 1 as that one.
+    """
+    if isinstance(schedule, Milestones):
+        return _uint64.take(_uint64.table([size, *schedule.kept(size)]), schedule.passed(step))
+    sparsity = jnp.clip(jnp.asarray(schedule(step), jnp.float32), 0, 1 - 2**-24)
+    binary = (sparsity * 2.0**32).astype(jnp.uint32)
+    millionths = jnp.round(sparsity * _MILLION).astype(jnp.uint32)
+    nearest = _times_millionths(millionths, 2**32)
+    distance = jnp.where(binary > nearest.low, binary - nearest.low, nearest.low - binary)
+    is_decimal = (nearest.high == 0) & (distance <= _HALF_STEP)
+    removed = _uint64.where(is_decimal, _times_millionths(millionths, size), _times_binary(binary, size))
+    return _uint64.subtract(_uint64.wide(size), removed)
+
+
+def _times_binary(fraction: Array, size: int) -> Wide:
+    """`floor(fraction * size / 2**32)`."""
+    high, low = size >> 32, size & 0xFFFFFFFF
+    return _uint64.add(_uint64.multiply(fraction, high), _uint64.wide(_uint64.multiply(fraction, low).high))
+
+
+def _times_millionths(fraction: Array, size: int) -> Wide:
+    """`floor(fraction * size / 10**6)` for a fraction of at most 10**6, by long division in base 1000."""
+    whole, rest = divmod(size, _MILLION)
+    thousands, units = fraction // 1000, fraction % 1000
+    product = thousands * rest
+    carried = (product % 1000) * 1000 + units * rest
+    return _uint64.add(_uint64.multiply(fraction, whole), _uint64.wide(product // 1000 + carried // _MILLION))
