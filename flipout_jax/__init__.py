@@ -10,6 +10,7 @@ from . import reparam as reparam
 from . import schedules as schedules
 from . import sparse as sparse
 from ._acdc import acdc as acdc
+from ._errors import ArgumentError as ArgumentError
 from ._flipout import flipout as flipout
 from ._flops import Flops as Flops
 from ._flops import LayerFlops as LayerFlops

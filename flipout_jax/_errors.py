@@ -13,29 +13,57 @@ from jax.core import Tracer
 _LAST_STEP = 2**31 - 1
 
 
+class ArgumentError(ValueError):
+    """A wrong argument.
+
+    Programs that have names of their own for arguments, such as the options of a command line, put theirs in its place.
+
+    Attributes:
+      argument: the name of the argument, such as `sparsity`.
+      problem: the rest of the sentence: what the argument must be, and what it was.
+
+    Example:
+      >>> import optax, flipout_jax as fj
+      >>> try:
+      ...     fj.schedules.one_shot(0.9, step=0)
+      ... except fj.ArgumentError as error:
+      ...     print(f"--{error.argument} {error.problem}")
+      --step must be an integer of at least 1, got 0.
+    """
+
+    def __init__(self, argument: str, problem: str):
+        # Both are arguments of the base class too, so that the error can be pickled.
+        super().__init__(argument, problem)
+        self.argument = argument
+        self.problem = problem
+
+    def __str__(self):
+        return f"`{self.argument}` {self.problem}"
+
+
 def integer(name: str, value: Any, at_least: int) -> int:
-    """The value as an int, or a `ValueError` unless it is an integer of at least `at_least`."""
+    """The value as an int, or a `ArgumentError` unless it is an integer of at least `at_least`."""
     try:
         number = operator.index(value)
     except TypeError:
         number = None
     if number is None or isinstance(value, bool) or number < at_least:
-        raise ValueError(f"`{name}` must be an integer of at least {at_least}, got {value!r}.")
+        raise ArgumentError(name, f"must be an integer of at least {at_least}, got {value!r}.")
     return number
 
 
 def boolean(name: str, value: Any) -> bool:
-    """The value as a bool, or a `ValueError` unless it is one."""
+    """The value as a bool, or a `ArgumentError` unless it is one."""
     if not isinstance(value, bool | np.bool_):
-        raise ValueError(f"`{name}` must be True or False, got {value!r}.")
+        raise ArgumentError(name, f"must be True or False, got {value!r}.")
     return bool(value)
 
 
 def step(name: str, value: Any) -> int:
-    """The value as an int, or a `ValueError` unless it is a step that an int32 can count, from 1 on."""
+    """The value as an int, or a `ArgumentError` unless it is a step that an int32 can count, from 1 on."""
     number = integer(name, value, at_least=1)
     if number > _LAST_STEP:
-        raise ValueError(f"`{name}` must be at most {_LAST_STEP}, the largest count of steps, got {value!r}.")
+        raise ArgumentError(name, f"must be at most {_LAST_STEP}, the largest count of steps, got {value!r}.")
     return number
 
 
@@ -43,29 +71,29 @@ def above_zero(name: str, value: Any) -> None:
     """Raises unless the value is a finite number above 0."""
     number = _number(name, value, "a finite number above 0")
     if number is not None and not (number > 0 and math.isfinite(number)):
-        raise ValueError(f"`{name}` must be a finite number above 0, got {value!r}.")
+        raise ArgumentError(name, f"must be a finite number above 0, got {value!r}.")
 
 
 def not_negative(name: str, value: Any) -> None:
     """Raises unless the value is a finite number of at least 0."""
     number = _number(name, value, "a finite number of at least 0")
     if number is not None and not (number >= 0 and math.isfinite(number)):
-        raise ValueError(f"`{name}` must be a finite number of at least 0, got {value!r}.")
+        raise ArgumentError(name, f"must be a finite number of at least 0, got {value!r}.")
 
 
 def fraction(name: str, value: Any) -> float:
-    """The value as a float, or a `ValueError` unless it is a number in [0, 1)."""
+    """The value as a float, or a `ArgumentError` unless it is a number in [0, 1)."""
     number = _number(name, value, "a number in [0, 1)")
     if number is None or not 0 <= number < 1:
-        raise ValueError(f"`{name}` must be a number in [0, 1), got {value!r}.")
+        raise ArgumentError(name, f"must be a number in [0, 1), got {value!r}.")
     return number
 
 
 def finite(name: str, value: Any) -> float:
-    """The value as a float, or a `ValueError` unless it is a finite number."""
+    """The value as a float, or a `ArgumentError` unless it is a finite number."""
     number = _number(name, value, "a finite number")
     if number is None or not math.isfinite(number):
-        raise ValueError(f"`{name}` must be a finite number, got {value!r}.")
+        raise ArgumentError(name, f"must be a finite number, got {value!r}.")
     return number
 
 
@@ -75,31 +103,31 @@ def _number(name: str, value: Any, wanted: str) -> float | None:
         return None
     is_scalar = isinstance(value, numbers.Real) or getattr(value, "shape", None) == ()
     if isinstance(value, bool) or not is_scalar or np.asarray(value).dtype.kind not in "iuf":
-        raise ValueError(f"`{name}` must be {wanted}, got {value!r}.")
+        raise ArgumentError(name, f"must be {wanted}, got {value!r}.")
     try:
         return float(value)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"`{name}` must be {wanted}, got {value!r}.") from error
+        raise ArgumentError(name, f"must be {wanted}, got {value!r}.") from error
 
 
 def key(name: str, value: Any) -> jax.Array:
-    """The value as a typed PRNG key, or a `ValueError` unless it is one key, typed or raw."""
-    wanted = f"`{name}` must be one PRNG key, such as jax.random.key(0)"
+    """The value as a typed PRNG key, or a `ArgumentError` unless it is one key, typed or raw."""
+    wanted = "must be one PRNG key, such as jax.random.key(0)"
     if isinstance(value, np.ndarray):
         value = jnp.asarray(value)
     if not isinstance(value, jax.Array):
-        raise ValueError(f"{wanted}, got {value!r}.")
+        raise ArgumentError(name, f"{wanted}, got {value!r}.")
     if not jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         try:
             value = jax.random.wrap_key_data(value)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{wanted}, got an array of {value.dtype}{list(value.shape)}.") from error
+            raise ArgumentError(name, f"{wanted}, got an array of {value.dtype}{list(value.shape)}.") from error
     if value.shape != ():
-        raise ValueError(f"{wanted}, got an array of keys of shape {value.shape}.")
+        raise ArgumentError(name, f"{wanted}, got an array of keys of shape {value.shape}.")
     return value
 
 
 def optimizer(name: str, value: Any) -> None:
     """Raises unless the value is an optax transformation."""
     if not (callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))):
-        raise ValueError(f"`{name}` must be an optax GradientTransformation, such as optax.sgd(0.1), got {value!r}.")
+        raise ArgumentError(name, f"must be an optax GradientTransformation, such as optax.sgd(0.1), got {value!r}.")

@@ -1,9 +1,12 @@
-"""What the tests share: no network, a quick Hypothesis profile, strict promotion, and helpers as fixtures."""
+"""What the tests share: a compile cache, no network, a quick Hypothesis profile, strict promotion, and fixtures."""
 
+import hashlib
 import ipaddress
 import os
+import platform
 import re
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -24,8 +27,49 @@ STRICT_TOO = {"test_optax", "test_transforms"}
 # Tells nothing of compiled code. Selection, counts and noise are compiled as for users.
 QUICK = re.compile("test_(acdc|at_init|drive|gradient_saliencies|lottery|powerprop|quantize|reparam|ste|supermask)")
 
+# A change of the code leaves entries of the compile cache that nothing asks for again.
+CACHE_DAYS = 30
+
 _CONNECTS = {"socket.connect", "socket.sendto", "socket.sendmsg"}
 _LOOKS_UP = {"socket.getaddrinfo", "socket.gethostbyname"}
+
+
+def _processor():
+    """Eight hexadecimal digits that stand for the instructions that the processor has."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+        described = sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
+    except OSError:
+        described = [platform.machine(), platform.processor()]
+    return hashlib.sha256("\n".join(described).encode()).hexdigest()[:8]
+
+
+def _use_compile_cache():
+    """Shares one compile cache between all tests, the processes that they start, and later sessions.
+
+    It is in the user's cache folder, with a folder for each version of JAX on each kind of processor, unless the
+    environment names another. JAX stores what XLA compiled by a key of the program and its options.
+    """
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    usual = caches / "flipout_jax" / "tests" / f"jax-{jax.__version__}-{_processor()}"
+    folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(usual))
+    jax.config.update("jax_compilation_cache_dir", folder)
+    # However small and quick: most programs of the tests are both.
+    for name, value in (("min_compile_time_secs", 0), ("min_entry_size_bytes", -1)):
+        os.environ[f"JAX_PERSISTENT_CACHE_{name.upper()}"] = str(value)
+        jax.config.update(f"jax_persistent_cache_{name}", value)
+
+
+_use_compile_cache()
+
+
+def pytest_configure(config):
+    """Removes old entries of the compile cache, once a session."""
+    if hasattr(config, "workerinput"):
+        return
+    for entry in Path(os.environ["JAX_COMPILATION_CACHE_DIR"]).glob("*"):
+        if time.time() - entry.stat().st_mtime > 24 * 3600 * CACHE_DAYS:
+            entry.unlink(missing_ok=True)
 
 
 def _only_loopback(event, arguments):

@@ -4,7 +4,6 @@ import dataclasses
 import signal
 import struct
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,17 +14,6 @@ from experiments.grid import cells as grid
 from experiments.grid import options as grid_options
 from experiments.options.config import Config, with_method
 from experiments.run.interrupt import Interrupt
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory, worker_id):
-    """Most runs of the tests are of a few programs, which are compiled once a session, for all processes of it."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "compiled"
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
 
 
 @pytest.fixture
