@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from . import files
+from . import files, methods
 from .errors import UserError
 from .folder import plots, run_directory
 from .grid import cells as grid
@@ -23,7 +23,6 @@ from .grid import run as grid_run
 from .grid import table as grid_table
 from .grid.options import Grid, Training
 from .options.config import INCIDENTAL, Config, as_json
-from .options.method_options import WITHOUT_TARGET
 from .run import seeds
 
 _COLOURS = ("#4d4d4d", "#1f6fb4", "#e0761a", "#3a9a4b", "#b03a8c", "#8c6d31", "#17a2a8", "#c0392b")
@@ -156,7 +155,7 @@ def read(folders: tuple[Path, ...]) -> list[Group]:
     ]
     # Options of one method are nothing to a run of another.
     varying = {k for key in keys for k, v in key if any(dict(other).get(k, v) != v for other in keys)}
-    if len({s["sparsity_target"] for _, s, _ in runs if s["method"] not in WITHOUT_TARGET}) <= 1:
+    if len({s["sparsity_target"] for _, s, _ in runs if methods.find(s["method"]).has_target}) <= 1:
         varying -= {"sparsity"}
     groups = []
     for key in dict.fromkeys(keys):
@@ -191,7 +190,7 @@ def _read_one(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[s
     summary, metrics = run_directory.read_summary(folder), run_directory.read_metrics(folder)
     if len(metrics) != summary["epochs"]:
         raise UserError(f"{folder} cannot be read as a run: it has {len(metrics)} of {summary['epochs']} epochs.")
-    if summary["method"] in WITHOUT_TARGET:
+    if not methods.find(summary["method"]).has_target:
         # No one asked for the sparsity that came out, and each seed has its own.
         config["sparsity"] = None
     return config, summary, metrics
@@ -199,7 +198,7 @@ def _read_one(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[s
 
 def _label(summary: dict[str, Any], options: dict[str, str], varying: set[str]) -> str:
     words = [summary["method"]]
-    if summary["method"] not in WITHOUT_TARGET and "sparsity" in varying:
+    if methods.find(summary["method"]).has_target and "sparsity" in varying:
         words.append(f"{100 * summary['sparsity_target']:.8g}%")
     words += [f"{name}={options[name]}" for name in sorted(options.keys() & varying - {"method", "sparsity"})]
     return " ".join(words)
@@ -210,7 +209,7 @@ def _common(groups: list[Group]) -> str:
     first = groups[0].summaries[0]
     same = [k for k in ("model", "data", "epochs") if all(s[k] == first[k] for g in groups for s in g.summaries)]
     words = {"model": first["model"], "data": f"on {first['data']}", "epochs": f"{first['epochs']} epochs"}
-    targets = {s["sparsity_target"] for g in groups for s in g.summaries if s["method"] not in WITHOUT_TARGET}
+    targets = {s["sparsity_target"] for g in groups for s in g.summaries if methods.find(s["method"]).has_target}
     sparsity = [f"sparsity {100 * target:.6g}%" for target in targets if len(targets) == 1]
     return ", ".join([*(words[k] for k in same), *sparsity]).replace(", on ", " on ")
 

@@ -1,13 +1,38 @@
 """What a user can put right, told without a traceback."""
 
 import contextlib
+import importlib
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 
 
 class UserError(Exception):
     """A wrong option, file or folder; the message says which, and what would be right."""
+
+
+def load(option: str, name: str) -> Any:
+    """The object that an option names as `package.module:NAME`.
+
+    Raises:
+      UserError: if there is no such module, or no such object in it.
+    """
+    module, _, attribute = name.partition(":")
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        # An import that fails inside of the module is a fault of the module, and keeps its traceback.
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise UserError(
+            f"{option} {name} must name a module that can be imported, and there is no {error.name}."
+        ) from None
+    except ValueError:
+        raise UserError(f"{option} must be package.module:NAME, got {name!r}.") from None
+    if not hasattr(found, attribute):
+        raise UserError(f"{option} {name} must name a member of {module}, which has no {attribute!r}.")
+    return getattr(found, attribute)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from . import methods
 from .errors import UserError
 from .folder import run_directory, shown
 from .options.config import Config
@@ -67,7 +66,7 @@ def inspect(folder: Path) -> None:
     finished = (folder / run_directory.SUMMARY).is_file()
     so_far = {**(epochs[-1] if epochs else {}), "skipped_steps": sum(m["skipped_steps"] for m in epochs)}
     results = run_directory.read_summary(folder) if finished else so_far
-    state = "finished" if finished else f"{len(epochs)} of {methods.epochs(config)} epochs"
+    state = "finished" if finished else f"{len(epochs)} of {config.method.epochs(config)} epochs"
     title = f"{shown.title(config)}, seed {config.seed}: {state}"
     table = Table(title=escape(title), show_header=False, min_width=len(title))
     for label, text in _cells(results):

@@ -18,9 +18,10 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator, Percent
 import flipout_jax as fj
 
 from . import data as datasets
-from . import methods, models
+from . import models
 from .folder import plots
 from .options.config import Config, with_method
+from .run.optimizer import optimizer as optimizer_of
 
 _CONFIG = Config(model="digits_cnn", epochs=60, batch_size=32, sparsity=0.9375)
 # Of this kernel single weights are followed.
@@ -94,7 +95,7 @@ def train(config: Config) -> Training:
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     batch = config.batch_size or 32
     per_epoch = len(images) // batch
-    optimizer = methods.optimizer(config, per_epoch, jax.random.key(1))
+    optimizer = optimizer_of(config, per_epoch, jax.random.key(1))
     opt_state = optimizer.init(params)
 
     @jax.jit
@@ -108,7 +109,7 @@ def train(config: Config) -> Training:
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), new, opt_state
 
-    rng, due = np.random.default_rng(0), {per_epoch * epoch for epoch in methods.pruning_epochs(config)}
+    rng, due = np.random.default_rng(0), {per_epoch * epoch for epoch in config.method.pruning_epochs(config)}
     values, prunings, left = [_flat(params)[_FOLLOWED].ravel()], [], {}
     first = np.zeros(0)
     for epoch in range(config.epochs):

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from . import quantize
+from . import methods, quantize
 from .errors import UserError, out_of_memory
 from .folder import run_directory
 from .grid import cells as grid
@@ -21,10 +21,11 @@ from .grid import options as grid_options
 from .grid import run as grid_run
 from .grid import table as grid_table
 from .grid.cells import Cell
-from .options.config import Config, DType, Recipe
-from .options.method_options import WITHOUT_TARGET
+from .models import DType
+from .options.config import Config
 from .papers import PRESETS, preset
 from .papers.preset import Preset
+from .recipe.training_options import Recipe
 from .run import seeds
 
 
@@ -178,7 +179,7 @@ def _show_all() -> None:
     table = Table("name", "what", "runs", "epochs", "published")
     for name, one in PRESETS.items():
         rows = grid_options.read_rows(one.rows)
-        own = sum(row.method in WITHOUT_TARGET for row in rows)
+        own = sum(not methods.find(row.method).has_target for row in rows)
         cells = 1 + own + (len(rows) - own) * len(one.sparsities)
         runs = f"{cells} x {one.config.seeds} seeds"
         table.add_row(name, escape(one.title), runs, str(one.config.epochs), "yes" if one.source else "-")

@@ -22,11 +22,10 @@ from .data import augment
 from .devices import mesh, processes
 from .errors import UserError, out_of_memory
 from .folder import run_directory, shown
-from .options import command_line, recipe
+from .options import command_line
 from .options.checks import check
-from .options.config import MACHINES, Config, Model, as_json, from_json, milestones, resolved
-from .options.method_options import SUPERMASKS
-from .run import checkpoint, fit, results, seeds
+from .options.config import MACHINES, Config, as_json, from_json, resolved
+from .run import checkpoint, fit, optimizer, results, seeds
 from .run.interrupt import Interrupt
 from .step import flops, loop
 from .step.steps import Steps, TrainState, keys
@@ -123,7 +122,7 @@ def _run(setup: Setup, started: float) -> int | None:
     print(
         f"{shown.title(config)}: {setup.data.train_count:,} training and {setup.data.test_count:,} test images of "
         f"{'x'.join(map(str, setup.data.shape))}, {len(setup.data.classes)} classes; "
-        f"{methods.epochs(config)} epochs of {setup.steps_per_epoch} steps on {jax.devices()[0].platform}"
+        f"{config.method.epochs(config)} epochs of {setup.steps_per_epoch} steps on {jax.devices()[0].platform}"
         + ("" if grid is None else f", {dict(grid.shape)} over {jax.process_count()} process(es)")
     )
     make = functools.cache(
@@ -146,16 +145,16 @@ def _train(setup: Setup, configs: Sequence[Config], functions: loop.Loop, interr
         raise UserError(f"--data {setup.config.data} must be the same images for all processes, got {facts} here.")
     checkpoints = checkpoint.Checkpoints(configs, facts)
     agreement = processes.Agreement(setup.grid)
-    scenes = [
-        methods.Scene(config, setup.data, setup.batch_size, setup.steps, keys(config.seed).method) for config in configs
+    contexts = [
+        methods.MethodContext(config, setup.data, setup.batch_size, setup.steps, keys(config.seed).method)
+        for config in configs
     ]
     sizes = setup.batch_size, setup.steps_per_epoch
-    outcome = fit.fit(configs, functions, *sizes, checkpoints, interrupt, agreement, scenes)
+    outcome = fit.fit(configs, functions, *sizes, checkpoints, interrupt, agreement, contexts)
     # By all processes, as it computes with what they hold together.
     effective = [setup.steps.shown(state) for state in outcome.states]
-    if (leave := methods.of(setup.config).leave) is not None:
-        for scene, state in zip(scenes, outcome.states, strict=True):
-            leave(scene, state, run_directory.of(scene.config))
+    for config, context, state in zip(configs, contexts, outcome.states, strict=True):
+        config.method.write_artifacts(context, state, run_directory.of(config))
     if not processes.is_first():
         return outcome.finished
     flops_per_image = flops.forward(setup.steps, setup.data.shape)
@@ -170,8 +169,8 @@ def _train(setup: Setup, configs: Sequence[Config], functions: loop.Loop, interr
         _check_weights(state, metrics, folder)
         if not outcome.finished:
             print(
-                f"Stopped after {len(metrics)} of {methods.epochs(config)} epochs; see {folder}/ for what there is so "
-                f"far. To go on: --resume {setup.config.output_dir}"
+                f"Stopped after {len(metrics)} of {config.method.epochs(config)} epochs; see {folder}/ for what there "
+                f"is so far. To go on: --resume {setup.config.output_dir}"
             )
             continue
         result = results.of_run(
@@ -237,14 +236,12 @@ def prepare(config: Config) -> Setup:
         raise UserError(f"--data {data.name} must have at least 2 classes, got {', '.join(data.classes)}.")
     data = datasets.limit_test(data, config.test_images)
     digits, colour = data.name == "digits", data.shape[2] == 3
-    own_model: Model = "digits_cnn" if digits else "resnet18" if colour else "lenet5"
+    own_model = "digits_cnn" if digits else "resnet18" if colour else "lenet5"
     config = resolved(dataclasses.replace(config, model=config.model or own_model))
     config = dataclasses.replace(
         config,
         batch_size=config.batch_size or (32 if digits else 128),
-        learning_rate=recipe.peak_learning_rate(config),
-        milestones=milestones(config),
-        augment=config.augment or ("crop_flip" if colour and config.method not in SUPERMASKS else "none"),
+        augment=config.augment or ("crop_flip" if colour else "none"),
         # Written down, as a machine with other memory, or with a cache, would choose another order of images.
         stream=not isinstance(data.train, datasets.Images),
     )
@@ -267,21 +264,19 @@ def prepare(config: Config) -> Setup:
         options = {"init": config.init, "width": config.width, "dtype": config.dtype}
         return models.create(name, shape, len(data.classes), key, **options)
 
-    method = methods.of(config)
+    method = config.method
     steps = make_steps(
         create,
-        lambda key: methods.optimizer(config, steps_per_epoch, key),
+        lambda key: optimizer.optimizer(config, steps_per_epoch, key),
         data,
         image_size=size,
         augment=_AUGMENT[config.augment],
         label_smoothing=config.label_smoothing,
         normalization=config.normalization,
-        reparameterisation=None
-        if method.reparameterisation is None
-        else method.reparameterisation(config, data, steps_per_epoch),
+        reparameterisation=method.reparameterisation(config, data, steps_per_epoch),
         keep_start=method.keeps_start,
     )
-    methods.check(config, data, batch_size, steps)
+    optimizer.check(config, data, batch_size, steps)
     return Setup(config, data, batch_size, steps_per_epoch, steps, grid)
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import time
 from pathlib import Path
-from typing import Literal, get_args
 
 import jax
 import numpy as np
@@ -13,9 +12,10 @@ import tyro
 from .. import methods, models
 from ..data import Images, augment
 from ..data.dataset import in_memory
-from ..options import recipe
-from ..options.config import Config, DType, Model
-from ..options.method_options import Method
+from ..models import DType
+from ..options.config import Config, resolved
+from ..recipe import optimizer as recipe
+from ..run.optimizer import optimizer as run_optimizer
 from ..step import flops, loop, steps
 from .machine import machine
 
@@ -27,13 +27,13 @@ _SHAPES = {"digits_cnn": (8, 8, 1), "lenet_300_100": (28, 28, 1), "lenet5": (28,
 class Options:
     """Training speed on random images: augmentation, a step of SGD, and pruning, which is idle at these steps."""
 
-    models: tuple[Model, ...] = tuple(get_args(Model))
+    models: tuple[str, ...] = tuple(models.MODELS)
     """Networks to time."""
     batch_size: int = 128
     """Images a step."""
     dtype: DType = "float32"
     """What the networks compute in."""
-    method: Method | Literal["bare"] = "magnitude"
+    method: str = "magnitude"
     """What prunes; bare is the optimiser alone."""
     seconds: float = 10.0
     """At least so long is each network timed, and at least three steps."""
@@ -59,7 +59,7 @@ def main(options: Options) -> None:
 
 
 def training(
-    name: Model, batch_size: int, steps_per_epoch: int, dtype: DType, method: Method | Literal["bare"]
+    name: str, batch_size: int, steps_per_epoch: int, dtype: DType, method: str
 ) -> tuple[loop.Loop, steps.Steps, tuple[int, int, int]]:
     """The training of a network on random images of 10 classes: the loop, its functions, and the images' shape."""
     shape = _SHAPES.get(name, (32, 32, 3))
@@ -67,14 +67,15 @@ def training(
     count = steps_per_epoch * batch_size
     images = Images(rng.integers(0, 256, (count, *shape), np.uint8), rng.integers(0, 10, count).astype(np.int32))
     data = in_memory("random", images, images, tuple("0123456789"))
-    config = Config(model=name, method="dense" if method == "bare" else method)
+    dense_or_named = methods.find("dense" if method == "bare" else method)()
+    config = resolved(Config(model=name, method=dense_or_named))
 
     def optimizer(key: jax.Array) -> optax.GradientTransformationExtraArgs:
         if method == "bare":
             return optax.with_extra_args_support(
-                recipe.rule(config, recipe.learning_rate(config, steps_per_epoch), steps_per_epoch)
+                recipe.optimizer(config, config.method.learning_rate(config, steps_per_epoch), steps_per_epoch)
             )
-        return methods.optimizer(config, steps_per_epoch, key)
+        return run_optimizer(config, steps_per_epoch, key)
 
     functions = steps.make(
         lambda key: models.create(name, shape, 10, key, dtype=dtype),
@@ -98,7 +99,7 @@ def time_step(functions: loop.Loop, seconds: float) -> float:
     return (time.perf_counter() - start) / count
 
 
-def _line(name: Model, options: Options) -> str:
+def _line(name: str, options: Options) -> str:
     functions, pure, shape = training(name, options.batch_size, 2, options.dtype, options.method)
     start = time.perf_counter()
     functions.compile()

@@ -19,7 +19,6 @@ import flipout_jax as fj
 
 from .. import models
 from ..after import latency, stages
-from ..options.config import Model
 from .machine import machine
 
 _SHAPE = (32, 32, 3)
@@ -29,7 +28,7 @@ _SHAPE = (32, 32, 3)
 class Options:
     """Measures networks of random weights on images of 32x32."""
 
-    models: Annotated[tuple[Model, ...], tyro.conf.Positional] = ("resnet18", "vgg19", "densenet121")
+    models: Annotated[tuple[str, ...], tyro.conf.Positional] = ("resnet18", "vgg19", "densenet121")
     """Networks."""
     sparsities: tuple[float, ...] = (0.75, 0.984375, 0.999)
     """Global sparsities."""
@@ -54,7 +53,7 @@ def main() -> None:
                 print(line, flush=True)
 
 
-def measure(name: Model, sparsity: float, options: Options) -> list[str]:
+def measure(name: str, sparsity: float, options: Options) -> list[str]:
     """A line for each stage."""
     dense = models.create(name, _SHAPE, 10, jax.random.key(0), width=options.width)
     dense.eval()

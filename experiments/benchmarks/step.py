@@ -12,13 +12,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import tyro
 
-from ..options.config import DType, Model
-from ..options.method_options import Method
+from ..models import DType
 from ..step.loop import Loop
 from .machine import machine
 from .models import training
@@ -30,13 +29,13 @@ _CONTAINERS = {"while", "conditional", "call", "tuple", "get-tuple-element", "pa
 class Options:
     """Where the time of a training step goes."""
 
-    model: Model = "resnet18"
+    model: str = "resnet18"
     """Network."""
     batch_size: int = 128
     """Images a step."""
     dtype: DType = "float32"
     """What the network computes in."""
-    methods: tuple[Method | Literal["bare"], ...] = ("bare", "magnitude", "flipout")
+    methods: tuple[str, ...] = ("bare", "magnitude", "flipout")
     """What prunes; bare is the optimiser alone. The last one is looked at in detail."""
     dispatches: int = 3
     """How many are profiled."""

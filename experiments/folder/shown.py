@@ -7,22 +7,21 @@ import flipout_jax as fj
 
 from .. import files
 from ..options.config import Config
-from ..options.method_options import WITHOUT_TARGET
 from . import flip_counts, plots, run_directory
 
 
 def title(config: Config) -> str:
     """One line that says what a run is."""
-    sparsity = "" if config.method in WITHOUT_TARGET else f" {config.sparsity:g}"
-    return f"{_model(config)} on {config.data}, {config.method}{sparsity}"
+    sparsity = f" {config.sparsity:g}" if config.method.has_target else ""
+    return f"{_model(config)} on {config.data}, {config.method.name()}{sparsity}"
 
 
 def slug(config: Config) -> str:
     """A folder's name that says what a run is."""
     source = Path(config.data).name.split(":")[-1]
     seeds = f"seed{config.seed}" if config.seeds == 1 else f"seeds{config.seed}-{config.seed + config.seeds - 1}"
-    sparsity = "" if config.method in WITHOUT_TARGET else f"-{config.sparsity:g}"
-    return f"{source}-{_model(config)}-{config.method}{sparsity}-{seeds}"
+    sparsity = f"-{config.sparsity:g}" if config.method.has_target else ""
+    return f"{source}-{_model(config)}-{config.method.slug()}{sparsity}-{seeds}"
 
 
 def _model(config: Config) -> str:

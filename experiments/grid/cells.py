@@ -6,17 +6,19 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from .. import files
+from .. import files, methods
 from ..errors import UserError
 from ..folder import run_directory
 from ..options import config as options
 from ..options.checks import check
 from ..options.config import INCIDENTAL, Config
-from ..options.method_options import GRADUAL, WITHOUT_TARGET, names
+from ..recipe.training_options import DEFAULTS
 
 DENSE = "dense"
 # The options that a cell was asked for, as `config.json` also has what they were filled in with.
 ASKED = "asked.json"
+
+_IN_A_FOLDER_NAME = str.maketrans({" ": "-", "/": "_", ":": "."})
 
 Standing = Literal["new", "stopped", "finished"]
 
@@ -67,17 +69,12 @@ def cell_config(base: Config, method: str, own: Mapping[str, Any], sparsity: flo
       sparsity: the sparsity at the end.
       folder: where the cell is written.
     """
-    of_method = {name: value for name, value in own.items() if name in names(method)}
+    of_method = {name: value for name, value in own.items() if name in methods.option_names(methods.find(method))}
     changed: dict[str, Any] = {"sparsity": sparsity, "output_dir": folder}
     changed |= {name: value for name, value in own.items() if name not in of_method}
     # What all cells share is not for methods that have no use for it.
-    if method not in GRADUAL:
-        for name, unset in (("prunings", None), ("last_pruning", None), ("course", "geometric")):
-            changed.setdefault(name, unset)
-    if method == "sculpt":
-        changed |= {"schedule": "milestones", "milestones": None, "warmup_epochs": 0}
-    if method == DENSE:
-        changed |= {"allocation": "global", "min_kept_per_layer": 0}
+    for name in methods.find(method).unused_options():
+        changed.setdefault(name, DEFAULTS[name])
     return dataclasses.replace(options.with_method(base, method, **of_method), **changed)
 
 
@@ -134,13 +131,14 @@ def plan(base: Config, rows: Sequence[Row], sparsities: Sequence[float]) -> list
         same = seen.setdefault(cell_config(base, row.method, dict(row.options), base.sparsity, top), row)
         if same != row:
             raise UserError(f"--methods must name each method once, but {label(same)} and {label(row)} are the same.")
-        asked = [None] if row.method in WITHOUT_TARGET else sparsities
+        asked = sparsities if methods.find(row.method).has_target else [None]
         if not asked:
             raise UserError(
                 "--sparsities must be numbers in (0, 1), such as 0.75,0.9375, with these methods; got none."
             )
         for sparsity in asked:
-            folder = top / (label(row).replace(" ", "-").replace("/", "_") + (f"-{sparsity}" if sparsity else ""))
+            name = label(row).translate(_IN_A_FOLDER_NAME)
+            folder = top / (f"{name}-{sparsity}" if sparsity else name)
             of_config = base.sparsity if sparsity is None else sparsity
             cell = Cell(row, sparsity, cell_config(base, row.method, dict(row.options), of_config, folder))
             try:

@@ -10,7 +10,6 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from .. import methods
 from ..folder import run_directory
 from . import table as grid_table
 from .cells import Cell
@@ -30,7 +29,7 @@ class Display:
         self._console = Console()
         columns = TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.fields[left]}")
         self._progress = Progress(*columns, console=self._console)
-        self._epochs = {cell.folder: methods.epochs(cell.config) * cell.config.seeds for cell in cells}
+        self._epochs = {cell.folder: cell.config.method.epochs(cell.config) * cell.config.seeds for cell in cells}
         self._task = self._progress.add_task("", total=sum(self._epochs.values()), left="")
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._done = {cell.folder: _epochs_done(cell) for cell in cells}

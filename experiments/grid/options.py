@@ -6,21 +6,22 @@ import difflib
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
 from tyro.conf import Fixed, Suppress
 
-from .. import files
+from .. import files, methods
 from ..errors import UserError
+from ..methods import Method
+from ..methods.flipout import Flipout
 from ..options.config import INCIDENTAL, Config
-from ..options.method_options import OPTIONS, Method
 from .cells import DENSE, Row, label
 
 # What tells the cells apart, or must be the same for all of them.
 _NO_ROWS = {
     *INCIDENTAL,
     *("data", "train_split", "test_split", "test_images", "image_size", "stream"),
-    *("model", "width", "method", "own", "sparsity", "epochs", "steps_per_epoch", "seed", "seeds"),
+    *("model", "width", "method", "sparsity", "epochs", "steps_per_epoch", "seed", "seeds"),
 }
 
 
@@ -51,7 +52,7 @@ class Training(Config):
     """Where the grid is written; the same command goes on with what is there."""
     overwrite: bool = False
     """Run again the cells that the folder holds with other options; those with the same options stay."""
-    method: Suppress[Fixed[Method]] = "flipout"
+    method: Suppress[Fixed[Method]] = Flipout()  # noqa: RUF009
     sparsity: Suppress[Fixed[float]] = 0.9375
     resume: Suppress[Fixed[Path | None]] = None
     coordinator: Suppress[Fixed[str | None]] = None
@@ -70,7 +71,9 @@ def read_rows(words: Sequence[str]) -> list[Row]:
     Raises:
       UserError: for a method or an option that does not exist, or a row that is named twice.
     """
-    rows = [_read_row(word) for word in _split("methods", words, f"names of methods: {', '.join(get_args(Method))}")]
+    rows = [
+        _read_row(word) for word in _split("methods", words, f"names of methods: {', '.join([*methods.by_name()])}")
+    ]
     _require_once("methods", list(map(label, rows)))
     return rows
 
@@ -109,12 +112,16 @@ def _require_once(option: str, values: Sequence[Any]) -> None:
 
 def _read_row(word: str) -> Row:
     method, *settings = word.split(":")
-    if method not in get_args(Method):
-        raise UserError(_unknown("methods", "be among", get_args(Method), method))
+    if "." in method and settings:
+        # A method from elsewhere, as package.module:NAME.
+        method = f"{method}:{settings.pop(0)}"
+        methods.find(method)
+    elif method not in methods.by_name():
+        raise UserError(_unknown("methods", "be among", [*methods.by_name()], method))
     if method == DENSE and settings:
         raise UserError(f"--methods must name dense without options, got {word!r}.")
     shared = {name: hint for name, hint in get_type_hints(Config).items() if name not in _NO_ROWS}
-    hints = get_type_hints(OPTIONS[method]) | shared
+    hints = get_type_hints(methods.find(method)) | shared
     own = {}
     for setting in settings:
         name, equals, text = setting.partition("=")

@@ -1,36 +1,48 @@
-"""AC/DC: training alternates between a sparse and the dense network, and ends sparse."""
+"""AC/DC."""
 
-from typing import Any
+import dataclasses
+from typing import Annotated
 
 import flipout_jax as fj
 
-from ..options.config import Config
-from .method import Method, allocation, with_flips
+from ..recipe.ranges import AT_LEAST_1
+from .method import Method, Problem
+from .pruning import allocation, with_flips
 
 
-def changes(config: Config) -> list[int]:
-    """The epochs after which a phase starts: a sparse one, a dense one, and so on, and last a sparse one."""
-    own: Any = config.own
-    return [config.epochs * (2 * i + 1) // (4 * own.cycles) for i in range(2 * own.cycles - 1)]
+@dataclasses.dataclass(frozen=True)
+class Acdc(Method):
+    """AC/DC: training alternates between a sparse and the dense network, and ends sparse; arXiv 2106.12379."""
 
+    masks_change_every_step = True
 
-def _prunings(config: Config) -> fj.schedules.Milestones:
-    """All changes, as the steps of a schedule are scaled."""
-    epochs = changes(config)
-    return fj.schedules.Milestones(
-        tuple(epochs), fj.schedules.one_shot(config.sparsity, step=1).densities * len(epochs)
-    )
+    cycles: Annotated[int, AT_LEAST_1] = 5
+    """Sparse phases. They and the dense ones between them are equally long, the first dense one half of that, and the
+    last sparse one half longer."""
 
+    def problems(self, options):
+        """Needs 4 epochs for each cycle."""
+        most = max(1, options.epochs // 4)
+        if self.cycles > most:
+            yield Problem("cycles", f"at most {most}, as each takes 4 of {options.epochs} epochs at least")
 
-def _sparse(config: Config) -> list[int]:
-    return changes(config)[::2]
+    def phase_starts(self, options) -> list[int]:
+        """The epochs after which a phase starts: a sparse one, a dense one, and so on, and last a sparse one."""
+        return [options.epochs * (2 * i + 1) // (4 * self.cycles) for i in range(2 * self.cycles - 1)]
 
+    def prunings(self, options):
+        """All starts of phases, since the steps of a schedule are scaled from epochs to steps."""
+        epochs = self.phase_starts(options)
+        density = fj.schedules.one_shot(options.sparsity, step=1).densities
+        return fj.schedules.Milestones(tuple(epochs), density * len(epochs))
 
-def _optimizer(config, schedule, inner, key):
-    del key
-    phases = fj.schedules.Phases(schedule.steps[::2], schedule.steps[1::2])
-    saliency = with_flips(fj.magnitude())
-    return fj.acdc(inner, config.sparsity, phases, saliency=saliency, allocation=allocation(config))
+    def pruning_epochs(self, options):
+        """The epochs after which a sparse phase starts."""
+        return tuple(self.phase_starts(options)[::2])
 
-
-ACDC = Method(_optimizer, prunings=_prunings, pruning_epochs=_sparse, reselects=True)
+    def optimizer(self, options, schedule, inner, key):
+        """Prunes by magnitude when a sparse phase starts, and lets weights return when a dense one does."""
+        del key
+        phases = fj.schedules.Phases(schedule.steps[::2], schedule.steps[1::2])
+        saliency = with_flips(fj.magnitude())
+        return fj.acdc(inner, options.sparsity, phases, saliency=saliency, allocation=allocation(options))

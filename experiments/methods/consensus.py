@@ -1,6 +1,7 @@
-"""The polarised consensus sub-network: channels with gates, which training pushes to 0 or 1."""
+"""The polarized consensus subnetwork: channels with gates, which training pushes to 0 or 1."""
 
-from typing import Any
+import dataclasses
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -8,66 +9,85 @@ import jax.numpy as jnp
 import flipout_jax as fj
 
 from ..data import Dataset
-from ..options.config import Config
-from ..step.steps import Reparameterisation, TrainState
-from .method import Method, Scene, by_magnitude, masked, never
+from ..recipe.ranges import NOT_NEGATIVE
+from ..recipe.training_options import TrainingOptions
+from ..step.steps import Reparameterisation
+from .method import Method
+from .pruning import masked
+
+# The first layers of networks that read images as vectors.
+_FIRST_DENSE = {"lenet_300_100": "dense_0/", "fcn": "denses/0/"}
 
 
-def _gates(config: Config, data: Dataset) -> fj.reparam.Consensus:
-    """Gates on the channels that each dense or convolution layer reads, but for the first, which reads images.
+def _is_no_gate(path, leaf):
+    del leaf
+    return not fj.path_string(path).startswith("gates/")
 
-    Not on those that it makes: normalisation would undo what a gate does to a channel's scale.
+
+@dataclasses.dataclass(frozen=True)
+class Consensus(Method):
+    """Trains gates of channels with the weights, and pushes them to 0 or 1; arXiv 2302.10798.
+
+    The sparsity follows from the options; --sparsity does not matter. Gates are on the channels that each layer reads,
+    except for the first one, and at the end the weights behind closed gates are pruned.
     """
+
+    has_target = False
+    decays = staticmethod(_is_no_gate)
+
+    polarization: Annotated[float, NOT_NEGATIVE] = 1.0
+    """Factor of the penalty that pushes gates to 0 or 1, a mean over gates."""
+    gate_strength: Annotated[float, NOT_NEGATIVE] = 1.0
+    """Factor of the penalty that closes gates, a mean over gates."""
+
+    def reparameterisation(self, options, data, steps_per_epoch):
+        """Trains weights and gates."""
+        gates = _gates(options, data)
+        return Reparameterisation(
+            init=lambda key, params: ((), {"gates": gates.init(key, params), "weights": params}),
+            apply=lambda frozen, trained, step: gates.apply(trained["weights"], trained["gates"]),
+            penalty=lambda trained: gates.penalty(
+                trained["gates"], polarization=self.polarization, sparsity=self.gate_strength
+            ),
+        )
+
+    def pruning_epochs(self, options):
+        """The last epoch."""
+        return (options.epochs,)
+
+    def after_epochs(self, options):
+        """The last epoch."""
+        return (options.epochs,)
+
+    def after(self, context, epoch, state):
+        """Prunes the channels whose gates are closed, which the forward pass did not use."""
+        del epoch
+        weights, gates = state.params["weights"], state.params["gates"]
+        open_channels = {
+            "gates": jax.tree.map(jnp.ones_like, gates),
+            "weights": _gates(context.options, context.data).masks(weights, gates),
+        }
+        # Leaf by leaf, as one tree has variables around its leaves and the other has not.
+        old, treedef = jax.tree.flatten(fj.get_masks(state.opt_state))
+        new = [
+            mask & (jnp.ones((), bool) if mask.ndim == 0 else is_open)
+            for mask, is_open in zip(old, jax.tree.leaves(open_channels), strict=True)
+        ]
+        return masked(state, treedef.unflatten(new))
+
+
+def _gates(options: TrainingOptions, data: Dataset) -> fj.reparam.Consensus:
+    """Gates on the channels that each dense or convolution layer reads, except for the first layer, which reads images.
+
+    They are not on the channels that a layer makes, where normalization would undo the scale of a gate.
+    """
+    first_dense = _FIRST_DENSE.get(options.model or "")
 
     def gated(path, leaf):
         reads_images = leaf.ndim == 4 and leaf.shape[-2] == data.shape[2]
-        first = {"lenet_300_100": "dense_0/", "fcn": "denses/0/"}.get(config.model or "")
-        reads_images |= first is not None and fj.path_string(path).startswith(first)
-        # Those of attention have more axes for their channels.
+        if first_dense is not None and fj.path_string(path).startswith(first_dense):
+            reads_images = True
+        # The kernels of attention have more axes for their channels.
         return fj.kernels(path, leaf) and leaf.ndim in (2, 4) and not reads_images
 
     return fj.reparam.consensus(prunable=gated, axis=-2)
-
-
-def _reparameterisation(config: Config, data: Dataset, steps_per_epoch: int) -> Reparameterisation:
-    del steps_per_epoch
-    own: Any = config.own
-    gates = _gates(config, data)
-    return Reparameterisation(
-        init=lambda key, params: ((), {"gates": gates.init(key, params), "weights": params}),
-        apply=lambda frozen, trained, step: gates.apply(trained["weights"], trained["gates"]),
-        penalty=lambda trained: gates.penalty(
-            trained["gates"], polarization=own.polarization, sparsity=own.gate_strength
-        ),
-    )
-
-
-def _last_epoch(config: Config) -> list[int]:
-    return [config.epochs]
-
-
-def _after(scene: Scene, epoch: int, state: TrainState) -> TrainState:
-    """Removes the channels whose gates are closed: as the forward pass had none of them, it stays as it is."""
-    del epoch
-    weights, gates = state.params["weights"], state.params["gates"]
-    open_channels = {
-        "gates": jax.tree.map(jnp.ones_like, gates),
-        "weights": _gates(scene.config, scene.data).masks(weights, gates),
-    }
-    # By leaves, as one tree has variables around them and the other has not.
-    old, treedef = jax.tree.flatten(fj.get_masks(state.opt_state))
-    new = [
-        mask & (jnp.ones((), bool) if mask.ndim == 0 else which)
-        for mask, which in zip(old, jax.tree.leaves(open_channels), strict=True)
-    ]
-    return masked(state, treedef.unflatten(new))
-
-
-CONSENSUS = Method(
-    by_magnitude,
-    prunings=never,
-    after=_after,
-    after_epochs=_last_epoch,
-    pruning_epochs=_last_epoch,
-    reparameterisation=_reparameterisation,
-)

@@ -1,39 +1,27 @@
-"""Hoyer-Square: a penalty that drives weights to 0, with pruning to a sparsity, or by a threshold."""
+"""Magnitude pruning with the Hoyer-Square penalty."""
 
-from typing import Any
+import dataclasses
+from typing import Annotated
 
-import optax
-
-import flipout_jax as fj
-
-from ..options.config import Config
-from .method import Method, by_magnitude
-
-
-def _penalised(own: Any, strength: Any, inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    which = fj.kernels if own.penalised == "kernels" else None
-    return optax.chain(fj.penalties.add_hoyer_square(strength, prunable=which), inner)
+from ..recipe.ranges import NOT_NEGATIVE
+from ..recipe.training_options import Parameters
+from .hoyer_penalty import with_hoyer
+from .method import Method
+from .pruning import by_magnitude
 
 
-def _gradual(config, schedule, inner, key):
-    own: Any = config.own
-    return by_magnitude(config, schedule, _penalised(own, own.strength, inner), key)
+@dataclasses.dataclass(frozen=True)
+class Hoyer(Method):
+    """Prunes as magnitude does, with the Hoyer-Square penalty added to the loss; arXiv 1908.09979."""
 
+    is_gradual = True
 
-def _threshold_epoch(config: Config) -> int:
-    return max(1, config.epochs * 350 // 500)
+    strength: Annotated[float, NOT_NEGATIVE] = 1e-4
+    """Factor of the penalty, the sum over tensors of (sum |w|)^2 / sum w^2."""
+    penalty_params: Parameters = "all"
+    """Parameters that are penalized: all, as FlipOut's authors had it, or the prunable kernels."""
 
-
-def _by_threshold(config: Config) -> Any:
-    own: Any = config.own
-    return fj.schedules.threshold(own.threshold, step=_threshold_epoch(config))
-
-
-def _once(config, schedule, inner, key):
-    own: Any = config.own
-    strength = optax.piecewise_constant_schedule(own.strength, {schedule.steps[0]: 0.0})
-    return by_magnitude(config, schedule, _penalised(own, strength, inner), key)
-
-
-HOYER = Method(_gradual)
-HOYER_THRESHOLD = Method(_once, prunings=_by_threshold)
+    def optimizer(self, options, schedule, inner, key):
+        """Adds the gradient of the penalty, and prunes by magnitude."""
+        del key
+        return by_magnitude(options, schedule, with_hoyer(inner, self.strength, self.penalty_params))

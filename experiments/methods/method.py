@@ -1,139 +1,168 @@
-"""What a method is to a run."""
+"""A pruning method in a run: its options, what it sets in the recipe, and what it does before, during and after it."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import optax
 from jax import Array
 
-import flipout_jax as fj
-
 from ..data import Dataset
-from ..options import recipe
-from ..options.config import Config
+from ..recipe import learning_rate, prunings
+from ..recipe.training_options import TrainingOptions
 from ..step.steps import Reparameterisation, Steps, TrainState
+from .pruning import by_magnitude
 
-Optimizer = optax.GradientTransformationExtraArgs
 
-
-class Scene(NamedTuple):
-    """What a method may look at between two epochs.
+class MethodContext(NamedTuple):
+    """What a method may use between two epochs.
 
     Attributes:
-      config: the options of one run, its seed among them.
+      options: the options of one run, its seed among them.
       data: the data set.
-      batch_size: images a step.
+      batch_size: images in each step.
       steps: the functions of the run.
-      key: for what the method draws.
+      key: a PRNG key for what the method draws.
     """
 
-    config: Config
+    options: TrainingOptions
     data: Dataset
     batch_size: int
     steps: Steps
     key: Array
 
 
-def _same_epoch(config: Config, epoch: int) -> int:
-    del config
-    return epoch
-
-
-def _none(config: Config) -> Sequence[int]:
-    del config
-    return ()
-
-
-def _epochs(config: Config) -> int:
-    return config.epochs
-
-
-class Method(NamedTuple):
-    """What a method does in a run.
+class Problem(NamedTuple):
+    """An option with a value that does not fit the others.
 
     Attributes:
-      optimizer: `(config, schedule, inner, key) -> optimiser` that prunes by a schedule of steps.
-      prunings: `config -> schedule`, by epoch; `recipe.prunings` for the gradual methods.
-      epochs: `config -> number` of all epochs.
-      learning_rate: `(config, steps_per_epoch) -> schedule`, by the steps of the optimiser under the pruning.
-      own_epoch: `(config, epoch) -> epoch`, the one of the optimiser under the pruning, which a method may rewind; the
-        order of images is rewound with it.
-      before: `(scene, state) -> state`, before the first step.
-      after: `(scene, epoch, state) -> state`, after some epochs. They were tested before, and what is written of their
-        weights is what is left afterwards.
-      after_epochs: `config -> epochs`, after which that is called.
-      pruning_epochs: `config -> epochs` that end with fewer weights; None for those of `prunings`.
-      keeps_start: whether the state holds what it is rewound to.
-      reparameterisation: `(config, data, steps_per_epoch) -> Reparameterisation`, or None.
-      reselects: whether the masks may change at any step.
-      leave: `(scene, state, folder)`, writes what only this method leaves of a finished or stopped run; or None. All
-        processes call it, and the first writes.
+      option: its name.
+      wanted: what would be right, which ends the sentence "The option must be ...".
     """
 
-    optimizer: Callable[[Config, Any, optax.GradientTransformation, Array], Optimizer]
-    prunings: Callable[[Config], Any] = recipe.prunings
-    epochs: Callable[[Config], int] = _epochs
-    learning_rate: Callable[[Config, int], optax.Schedule] = recipe.learning_rate
-    own_epoch: Callable[[Config, int], int] = _same_epoch
-    before: Callable[[Scene, TrainState], TrainState] | None = None
-    after: Callable[[Scene, int, TrainState], TrainState] | None = None
-    after_epochs: Callable[[Config], Sequence[int]] = _none
-    pruning_epochs: Callable[[Config], Sequence[int]] | None = None
-    keeps_start: bool = False
-    reparameterisation: Callable[[Config, Dataset, int], Reparameterisation] | None = None
-    reselects: bool = False
-    leave: Callable[[Scene, TrainState, Path], None] | None = None
+    option: str
+    wanted: str
 
 
-def never(config: Config) -> fj.schedules.Milestones:
-    """The schedule of what does not prune while it trains."""
-    del config
-    return fj.schedules.Milestones((), ())
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """Prunes by magnitude at the end of training, unless a method overrides what it does otherwise.
 
+    A method is a subclass in a file of its own. Its docstring is its help text. Its fields are its options: each has a
+    default, a docstring, and a range as part of its type. Every hook gets the resolved options of the run.
 
-def pruned(
-    config: Config, schedule: Any, inner: optax.GradientTransformation, saliency: fj.Saliency, **options: Any
-) -> Optimizer:
-    """`prune` with a saliency, which counts flips as well: all runs are looked at in one way."""
-    return fj.prune(inner, schedule, saliency=with_flips(saliency), allocation=allocation(config), **options)
+    Attributes:
+      is_gradual: it prunes in several steps during training, by --prunings, --sparsity-schedule and --last-pruning.
+      has_target: it reaches the sparsity that --sparsity asks for; otherwise its own options decide.
+      has_schedule: the learning rate follows --schedule; otherwise the method has one of its own.
+      keeps_start: the state holds what the method rewinds to.
+      masks_change_every_step: the masks may change at any step, not only at the end of some epochs.
+      decays: a predicate on (key path, leaf) of the parameters that weight decay may shrink; None for all of them.
+    """
 
+    is_gradual: ClassVar[bool] = False
+    has_target: ClassVar[bool] = True
+    has_schedule: ClassVar[bool] = True
+    keeps_start: ClassVar[bool] = False
+    masks_change_every_step: ClassVar[bool] = False
+    decays: ClassVar[Callable[[Any, Any], bool] | None] = None
 
-def by_magnitude(config: Config, schedule: Any, inner: optax.GradientTransformation, key: Array) -> Optimizer:
-    """The optimiser of methods that prune by magnitude, or not while they train."""
-    del key
-    return pruned(config, schedule, inner, fj.magnitude())
+    @classmethod
+    def name(cls) -> str:
+        """The name on the command line: `snip`, or `package.module:Name` for a method from elsewhere."""
+        package, _, module = cls.__module__.rpartition(".")
+        return module if package == __package__ else f"{cls.__module__}:{cls.__name__}"
 
+    @classmethod
+    def slug(cls) -> str:
+        """The name as part of a file name."""
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
 
-def allocation(config: Config) -> fj.Allocation:
-    """From which layers."""
-    if config.allocation == "uniform":
-        return fj.uniform()
-    return fj.global_(min_kept_per_layer=config.min_kept_per_layer, normalized=config.allocation == "normalized")
+    @classmethod
+    def unused_options(cls) -> list[str]:
+        """The shared options that the method has no use for."""
+        names = []
+        if not cls.is_gradual:
+            names += ["prunings", "sparsity_schedule", "last_pruning"]
+        if not cls.has_target:
+            names += ["allocation", "min_kept_per_layer"]
+        if not cls.has_schedule:
+            names += ["schedule", "milestones", "warmup_epochs"]
+        return names
 
+    def defaults(self, options: TrainingOptions) -> dict[str, Any]:
+        """The shared options that the method sets where they are left out."""
+        del options
+        return {}
 
-def masked(state: TrainState, masks: Any) -> TrainState:
-    """A state with other masks, and zeros where they are False."""
-    return state._replace(params=fj.apply_masks(state.params, masks), opt_state=fj.set_masks(state.opt_state, masks))
+    def resolved(self, options: TrainingOptions) -> Self:
+        """The method with its own options filled in where they are left out."""
+        del options
+        return self
 
+    def problems(self, options: TrainingOptions) -> Iterator[Problem]:
+        """Yields the options that do not fit the method or each other; ranges are checked by their types."""
+        del options
+        yield from ()
 
-def rewound(state: TrainState) -> TrainState:
-    """The state at its start, but with the masks, and the count of steps, that it has now."""
-    params, model_state, inner_state = state.start
-    opt_state = state.opt_state._replace(inner_state=inner_state)
-    return masked(TrainState(params, model_state, opt_state, state.start), fj.get_masks(state.opt_state))
+    def check_data(self, options: TrainingOptions, data: Dataset, batch_size: int) -> None:
+        """Raises a `UserError` unless the method can work with these training images."""
 
+    def milestones(self, options: TrainingOptions) -> tuple[int, ...]:
+        """The epochs after which the learning rate drops to a tenth, where the options leave them out."""
+        return learning_rate.paper_milestones(options.epochs)
 
-def kept_as_start(state: TrainState) -> TrainState:
-    """A state that is rewound to what it is now."""
-    return state._replace(start=(state.params, state.model_state, state.opt_state.inner_state))
+    def learning_rate(self, options: TrainingOptions, steps_per_epoch: int) -> optax.Schedule:
+        """The learning rate, by the steps of the optimizer inside the pruning."""
+        return learning_rate.learning_rate(options, steps_per_epoch)
 
+    def prunings(self, options: TrainingOptions) -> Any:
+        """The schedule of the optimizer below, by epoch."""
+        return prunings.prunings(options) if self.is_gradual else prunings.no_prunings()
 
-def with_flips(saliency: fj.Saliency) -> fj.Saliency:
-    """A saliency that counts sign flips as well."""
-    flips = fj.flips()
-    return fj.Saliency(
-        init=lambda params: (flips.init(params), saliency.init(params)),
-        update=lambda state, *args: (flips.update(state[0], *args), saliency.update(state[1], *args)),
-        score=lambda state, params: saliency.score(state[1], params),
-    )
+    def optimizer(
+        self, options: TrainingOptions, schedule: Any, inner: optax.GradientTransformation, key: Array
+    ) -> optax.GradientTransformationExtraArgs:
+        """The optimizer that prunes by a schedule of steps, around an inner one."""
+        del key
+        return by_magnitude(options, schedule, inner)
+
+    def reparameterisation(
+        self, options: TrainingOptions, data: Dataset, steps_per_epoch: int
+    ) -> Reparameterisation | None:
+        """What is trained in place of the weights; None if the weights are."""
+        del options, data, steps_per_epoch
+        return None
+
+    def epochs(self, options: TrainingOptions) -> int:
+        """The number of all epochs."""
+        return options.epochs
+
+    def optimizer_epoch(self, options: TrainingOptions, epoch: int) -> int:
+        """The epoch of the inner optimizer, which a method may rewind, and with it the order of images."""
+        del options
+        return epoch
+
+    def before(self, context: MethodContext, state: TrainState) -> TrainState:
+        """The state before the first step."""
+        del context
+        return state
+
+    def after_epochs(self, options: TrainingOptions) -> Sequence[int]:
+        """The epochs after which `after` is called."""
+        del options
+        return ()
+
+    def after(self, context: MethodContext, epoch: int, state: TrainState) -> TrainState:
+        """The state after an epoch, which was tested before; what is written of its weights is what this returns."""
+        del context, epoch
+        return state
+
+    def pruning_epochs(self, options: TrainingOptions) -> tuple[int, ...]:
+        """The epochs that end with fewer weights."""
+        return tuple(self.prunings(options).steps)
+
+    def write_artifacts(self, context: MethodContext, state: TrainState, folder: Path) -> None:
+        """Writes what only this method leaves of a run. All processes call it, and the first one writes."""

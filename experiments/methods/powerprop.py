@@ -1,24 +1,32 @@
-"""Powerpropagation: magnitude pruning of weights that are a power of what is trained."""
+"""Powerpropagation."""
 
-from typing import Any
+import dataclasses
+from typing import Annotated
 
 import flipout_jax as fj
 
-from ..data import Dataset
-from ..options.config import Config
+from ..recipe.ranges import AT_LEAST_1
 from ..step.steps import Reparameterisation
-from .method import Method, by_magnitude
+from .method import Method
 
 
-def _reparameterisation(config: Config, data: Dataset, steps_per_epoch: int) -> Reparameterisation:
-    del data, steps_per_epoch
-    own: Any = config.own
-    power = fj.reparam.powerprop(own.alpha)
-    return Reparameterisation(
-        init=lambda key, params: ((), power.init(key, params)),
-        apply=lambda frozen, trained, step: power.apply(frozen, trained),
-        masks=lambda state: fj.get_masks(state.opt_state),
-    )
+@dataclasses.dataclass(frozen=True)
+class Powerprop(Method):
+    """Prunes as magnitude does, weights that are a power of the trained parameters; arXiv 2110.00296.
 
+    Small weights then stay small.
+    """
 
-POWERPROP = Method(by_magnitude, reparameterisation=_reparameterisation)
+    is_gradual = True
+
+    alpha: Annotated[float, AT_LEAST_1] = 2.0
+    """Exponent: w = theta |theta|^(alpha - 1); 1 is magnitude pruning alone."""
+
+    def reparameterisation(self, options, data, steps_per_epoch):
+        """Trains theta."""
+        power = fj.reparam.powerprop(self.alpha)
+        return Reparameterisation(
+            init=lambda key, params: ((), power.init(key, params)),
+            apply=lambda frozen, trained, step: power.apply(frozen, trained),
+            masks=lambda state: fj.get_masks(state.opt_state),
+        )

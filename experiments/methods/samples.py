@@ -1,4 +1,4 @@
-"""Some of the training images, without augmentation: what methods that prune before training look at."""
+"""Some of the training images, without augmentation, for methods that score weights on them."""
 
 import jax
 import numpy as np
@@ -7,11 +7,15 @@ from ..data import Dataset, Images
 from ..errors import UserError
 
 
-def check(data: Dataset, images: int, *, by_class: bool) -> None:
-    """Raises a `UserError` where there are not so many training images, or, by class, none of one."""
+def check_count(data: Dataset, images: int) -> None:
+    """Raises a `UserError` unless there are so many training images."""
     if images > data.train_count:
         raise UserError(f"--score-batches must be of at most {data.train_count} training images, got {images} of them.")
-    absent = set(range(len(data.classes))) - set(np.unique(_labels(data)).tolist()) if by_class else ()
+
+
+def check_classes(data: Dataset) -> None:
+    """Raises a `UserError` unless each class has training images."""
+    absent = set(range(len(data.classes))) - set(np.unique(_labels(data)).tolist())
     if absent:
         raise UserError(
             f"--data {data.name} must have training images of each class, and has none of {data.classes[min(absent)]}."

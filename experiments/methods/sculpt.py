@@ -1,71 +1,85 @@
-"""SCULPT-ing: a sparse network from the start, a learning rate in cycles, one more pruning by magnitude.
+"""SCULPT-ing: a sparse network from the start, a cyclic learning rate, one more pruning by magnitude.
 
-Of the paper, arXiv 2406.02773, only the abstract was at hand: it has any sparse mask, a cyclic learning rate, one
+Of the paper, arXiv 2406.02773, only the abstract was at hand. It has any sparse mask, a cyclic learning rate, one
 pruning by magnitude that couples the mask to the weights, and a training after it. Ours are the cosines, their number
-and common length, and the sparsity at the start, half-way to the last one in powers of the density.
+and common length, and the sparsity at the start, whose density is the root of the last one.
 """
 
+import dataclasses
 import math
-from typing import Any
+from typing import Annotated, Literal
 
 import jax.numpy as jnp
-import optax
 
 import flipout_jax as fj
 
-from ..options import recipe
-from ..options.config import Config
-from . import at_init
-from .method import Method, Scene, by_magnitude, masked, never
+from ..recipe.learning_rate import peak_learning_rate
+from ..recipe.prunings import no_prunings
+from ..recipe.ranges import AT_LEAST_1, FRACTION
+from .magnitude_init import MagnitudeInit
+from .method import Method, Problem
+from .pruning import masked
+from .random_init import RandomInit
+from .snip import Snip
+from .synflow import Synflow
 
-_INITIAL = {
-    "random": at_init.random,
-    "magnitude": at_init.magnitude,
-    "snip": at_init.snip,
-    "synflow": at_init.synflow,
-}
-
-
-def initial_sparsity(config: Config) -> float:
-    """The sparsity before training: half-way in powers, unless the options say otherwise."""
-    own: Any = config.own
-    if own.initial_sparsity is not None:
-        return own.initial_sparsity
-    return 1 - math.sqrt(1 - config.sparsity)
+_INITIAL_METHODS = {"random": RandomInit(), "magnitude": MagnitudeInit(), "snip": Snip(), "synflow": Synflow()}
 
 
-def _pruning_epoch(config: Config) -> int:
-    """The last epoch of the cycles before the pruning."""
-    own: Any = config.own
-    return config.epochs * own.cycles // (own.cycles + 1)
+@dataclasses.dataclass(frozen=True)
+class Sculpt(Method):
+    """SCULPT-ing: a sparse network, a cyclic learning rate, and one more pruning by magnitude; arXiv 2406.02773.
 
+    The method has a learning rate of its own: it falls from its peak to 0 along a cosine in each cycle.
+    """
 
-def _prunings(config: Config) -> fj.schedules.Milestones:
-    if not config.sparsity:
-        return never(config)
-    return fj.schedules.one_shot(config.sparsity, step=_pruning_epoch(config))
+    has_schedule = False
 
+    initial_method: Literal["random", "magnitude", "snip", "synflow"] = "random"
+    """Method that chooses the mask before training."""
+    initial_sparsity: Annotated[float | None, FRACTION] = None
+    """Sparsity before training. Default: that whose density is the root of the last one's."""
+    cycles: Annotated[int, AT_LEAST_1] = 3
+    """Cycles of the learning rate before the pruning; one of the same length follows it."""
 
-def _learning_rate(config: Config, steps_per_epoch: int) -> optax.Schedule:
-    """Cosines from the peak to 0: some that share the epochs before the pruning, and one after it."""
-    own: Any = config.own
-    peak = recipe.peak_learning_rate(config)
-    ends = [_pruning_epoch(config) * i // own.cycles for i in range(own.cycles + 1)] + [config.epochs]
-    starts = jnp.array([end * steps_per_epoch for end in ends], jnp.int32)
+    def problems(self, options):
+        """Needs an epoch for each cycle, and a pruning that prunes."""
+        if self.cycles >= options.epochs:
+            yield Problem("cycles", f"below the number of epochs, {options.epochs}")
+        if self.initial_sparsity is not None and self.initial_sparsity > options.sparsity:
+            yield Problem("initial_sparsity", f"at most the last sparsity, {options.sparsity}")
 
-    def rate(step):
-        cycle = jnp.clip(jnp.sum(step >= starts, dtype=jnp.int32), 1, own.cycles + 1)
-        start, end = starts[cycle - 1], starts[cycle]
-        progress = ((step - start) / (end - start)).astype(jnp.float32)
-        return peak * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(progress, 0, 1)))
+    def prunings(self, options):
+        """One pruning, after all cycles but one."""
+        if not options.sparsity:
+            return no_prunings()
+        return fj.schedules.one_shot(options.sparsity, step=self._pruning_epoch(options))
 
-    return rate
+    def learning_rate(self, options, steps_per_epoch):
+        """Cosines from the peak to 0: some that share the epochs before the pruning, and one after it."""
+        peak = peak_learning_rate(options)
+        ends = [self._pruning_epoch(options) * i // self.cycles for i in range(self.cycles + 1)] + [options.epochs]
+        starts = jnp.array([end * steps_per_epoch for end in ends], jnp.int32)
 
+        def rate(step):
+            cycle = jnp.clip(jnp.sum(step >= starts, dtype=jnp.int32), 1, self.cycles + 1)
+            start, end = starts[cycle - 1], starts[cycle]
+            progress = ((step - start) / (end - start)).astype(jnp.float32)
+            return peak * 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(progress, 0, 1)))
 
-def _before(scene: Scene, state):
-    own: Any = scene.config.own
-    sparsity = initial_sparsity(scene.config)
-    return masked(state, _INITIAL[own.initial](scene, state, sparsity)) if sparsity else state
+        return rate
 
+    def before(self, context, state):
+        """Prunes to the initial sparsity."""
+        sparsity = self.sparsity_before_training(context.options.sparsity)
+        if not sparsity:
+            return state
+        return masked(state, _INITIAL_METHODS[self.initial_method].masks(context, state, sparsity))
 
-SCULPT = Method(by_magnitude, prunings=_prunings, learning_rate=_learning_rate, before=_before)
+    def sparsity_before_training(self, sparsity: float) -> float:
+        """The sparsity before training, for a sparsity at the end."""
+        return 1 - math.sqrt(1 - sparsity) if self.initial_sparsity is None else self.initial_sparsity
+
+    def _pruning_epoch(self, options) -> int:
+        """The last epoch of the cycles before the pruning."""
+        return options.epochs * self.cycles // (self.cycles + 1)

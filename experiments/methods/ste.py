@@ -1,41 +1,46 @@
-"""Straight-through pruning: the forward pass sees the highest of dense weights, and all of them learn."""
+"""Straight-through pruning."""
 
-from typing import Any
+import dataclasses
+from typing import Literal
 
 import jax
 
 import flipout_jax as fj
 
-from ..data import Dataset
-from ..options import recipe
-from ..options.config import Config
+from ..recipe.prunings import no_prunings, prunings
 from ..step.steps import Reparameterisation
-from .method import Method, allocation, by_magnitude, never
+from .method import Method
+from .pruning import allocation, by_magnitude
 
 
-def _optimizer(config, schedule, inner, key):
-    # What is masked goes on learning.
-    del schedule
-    return by_magnitude(config, never(config), inner, key)
+@dataclasses.dataclass(frozen=True)
+class Ste(Method):
+    """Prunes in the forward pass alone: pruned weights go on learning and may return; arXiv 1308.3432."""
 
+    is_gradual = True
+    masks_change_every_step = True
 
-def _reparameterisation(config: Config, data: Dataset, steps_per_epoch: int) -> Reparameterisation:
-    del data
-    own: Any = config.own
-    by_epoch = recipe.prunings(config)
-    schedule = by_epoch._replace(steps=tuple(steps_per_epoch * epoch for epoch in by_epoch.steps))
-    make = fj.reparam.ste_random if own.score == "random" else fj.reparam.ste_magnitude
-    ste = make(schedule, allocation=allocation(config))
+    score: Literal["magnitude", "random"] = "magnitude"
+    """Weights that are kept: the largest at each step, or random ones."""
 
-    def init(key, params):
-        of_scores, of_weights = jax.random.split(key)
-        return of_scores, ste.init(of_weights, params)
+    def optimizer(self, options, schedule, inner, key):
+        """Prunes nothing, as masked weights go on learning."""
+        del schedule, key
+        return by_magnitude(options, no_prunings(), inner)
 
-    return Reparameterisation(
-        init,
-        apply=lambda frozen, trained, step: ste.apply(frozen, trained, step=step),
-        masks=lambda state: ste.masks(state.frozen, state.params, step=state.opt_state.count),
-    )
+    def reparameterisation(self, options, data, steps_per_epoch):
+        """Masks the weights of each step by the sparsity of that step."""
+        by_epoch = prunings(options)
+        schedule = by_epoch._replace(steps=tuple(steps_per_epoch * epoch for epoch in by_epoch.steps))
+        make = fj.reparam.ste_random if self.score == "random" else fj.reparam.ste_magnitude
+        ste = make(schedule, allocation=allocation(options))
 
+        def init(key, params):
+            score_key, weight_key = jax.random.split(key)
+            return score_key, ste.init(weight_key, params)
 
-STE = Method(_optimizer, reparameterisation=_reparameterisation, reselects=True)
+        return Reparameterisation(
+            init,
+            apply=lambda frozen, trained, step: ste.apply(frozen, trained, step=step),
+            masks=lambda state: ste.masks(state.frozen, state.params, step=state.opt_state.count),
+        )

@@ -1,6 +1,7 @@
-"""Wanda: at the ends of some epochs, the smallest products of a weight and the norm of what it is multiplied by go."""
+"""Wanda: pruning by the product of a weight and the norm of its input."""
 
-from typing import Any
+import dataclasses
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +11,66 @@ from jax import Array
 
 import flipout_jax as fj
 
-from ..options import recipe
-from ..options.config import Config
-from ..step.steps import TrainState
-from .at_init import score_batches
-from .method import Method, Scene, allocation, by_magnitude, masked, never
+from ..recipe.prunings import no_prunings, prunings
+from ..recipe.ranges import AT_LEAST_1
+from . import samples
+from .before_training import score_batches
+from .method import Method, Problem
+from .pruning import allocation, masked
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanda(Method):
+    """Prunes the lowest |w| times the norm of the weight's input, during training; arXiv 2306.11695.
+
+    Its authors compare the weights of one output with each other, after training and without any more of it; here
+    --allocation says which are compared.
+    """
+
+    is_gradual = True
+
+    score_batches: Annotated[int, AT_LEAST_1] = 1
+    """Batches of training images over which the norms are taken."""
+
+    def problems(self, options):
+        """Knows the inputs of dense and convolution layers alone."""
+        if options.model == "vit":
+            yield Problem("model", "of dense and convolution layers alone with --method wanda")
+
+    def check_data(self, options, data, batch_size):
+        """Needs enough images."""
+        samples.check_count(data, self.score_batches * batch_size)
+
+    def prunings(self, options):
+        """The optimizer does not prune, as it does not see the inputs."""
+        return no_prunings()
+
+    def pruning_epochs(self, options):
+        """The epochs of gradual pruning."""
+        return prunings(options).steps
+
+    def after_epochs(self, options):
+        """The epochs of gradual pruning."""
+        return prunings(options).steps
+
+    def after(self, context, epoch, state):
+        """Prunes by the norms of the inputs of some training images."""
+        steps, options = context.steps, context.options
+        images = [steps.inputs(batch) for batch, _ in score_batches(context, self.score_batches)]
+        norms = activation_norms(steps.model(state.params, state.model_state), images)
+        targets = prunings(options)
+        density = targets.densities[targets.steps.index(epoch)]
+        # The library's own wrapper around an optimizer that changes nothing, so that one rule decides what is kept.
+        pruner = fj.prune(
+            optax.set_to_zero(),
+            fj.schedules.Milestones((1,), (density,)),
+            saliency=fj.wanda(norms),
+            allocation=allocation(options),
+            initial_masks=fj.get_masks(state.opt_state),
+        )
+        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        pruned: Any = jax.jit(lambda params: pruner.update(zeros, pruner.init(params), params)[1])(state.params)
+        return masked(state, fj.get_masks(pruned))
 
 
 class _Squares(nnx.Variable[Any]):
@@ -61,29 +117,3 @@ def activation_norms(model: nnx.Module, inputs: list[Array]) -> dict[str, Array]
     model = nnx.merge(graph, state)
     watched = {path: layer for path, layer in nnx.iter_graph(model) if isinstance(layer, _Watched)}
     return {"/".join(map(str, (*path, "kernel"))): jnp.sqrt(layer.squares[...]) for path, layer in watched.items()}
-
-
-def _pruning_epochs(config: Config) -> tuple[int, ...]:
-    return recipe.prunings(config).steps
-
-
-def _after(scene: Scene, epoch: int, state: TrainState) -> TrainState:
-    own: Any = scene.config.own
-    images = [scene.steps.inputs(batch) for batch, _ in score_batches(scene, own.score_batches)]
-    norms = activation_norms(scene.steps.model(state.params, state.model_state), images)
-    targets = recipe.prunings(scene.config)
-    density = targets.densities[targets.steps.index(epoch)]
-    # The wrapper itself, around an optimiser that moves nothing: one rule of what stays.
-    pruner = fj.prune(
-        optax.set_to_zero(),
-        fj.schedules.Milestones((1,), (density,)),
-        saliency=fj.wanda(norms),
-        allocation=allocation(scene.config),
-        initial_masks=fj.get_masks(state.opt_state),
-    )
-    still = jax.tree.map(jnp.zeros_like, state.params)
-    pruned: Any = jax.jit(lambda params: pruner.update(still, pruner.init(params), params)[1])(state.params)
-    return masked(state, fj.get_masks(pruned))
-
-
-WANDA = Method(by_magnitude, prunings=never, after=_after, after_epochs=_pruning_epochs, pruning_epochs=_pruning_epochs)

@@ -1,15 +1,18 @@
 """Networks in Flax NNX, as the papers ran them: one family a file."""
 
+import difflib
 import functools
 from collections.abc import Callable
 
 import jax
 from flax import nnx
 
-from ..options.config import DType, Init
+from ..errors import UserError, load
 from .convnet import ConvN, DigitsCNN
 from .densenet import DenseNet121
 from .elu_resnet import EluResNet
+from .layers import DType as DType
+from .layers import Init as Init
 from .layers import Layers
 from .lenet import FCN, LeNet5, LeNet300100
 from .resnet import ResNet
@@ -38,6 +41,20 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
 }
 
 
+def check(name: str, *, width: float = 1.0, init: Init | None = None, dtype: DType = "float32") -> None:
+    """Raises a `UserError` unless there is such a network, and it can be made with these options."""
+    if ":" in name:
+        if not callable(load("--model", name)):
+            raise UserError(f"--model {name} must be a class of networks, or a function that makes one.")
+        for option, value, default in (("width", width, 1.0), ("init", init, None), ("dtype", dtype, "float32")):
+            if value != default:
+                raise UserError(f"--{option} must be left out with a --model of your own, got {value!r}.")
+    elif name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, 1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise UserError(f"--model must be one of {', '.join(MODELS)}, or package.module:CLASS, got {name!r}.{hint}")
+
+
 def create(
     name: str,
     shape: tuple[int, int, int],
@@ -51,14 +68,14 @@ def create(
     """A network.
 
     Args:
-      name: a key of `MODELS`.
+      name: a key of `MODELS`; or `package.module:CLASS`, which is called as `CLASS(shape, classes, rngs=rngs)`.
       shape: height, width and channels of the images.
       classes: number of classes.
       key: for the initial weights.
-      init: how the weights start; see `Layers`. None is the way the papers' runs did: PyTorch's default, and for
-        DenseNet-121 Kaiming, as torchvision has it.
-      width: factor of the number of channels.
-      dtype: what it computes in; its parameters are float32.
+      init: the initial weights; see `Layers`. None is the one with which the papers ran the network: PyTorch's default,
+        and for DenseNet-121 Kaiming, as torchvision has it.
+      width: factor by which the number of channels is multiplied.
+      dtype: type in which it computes; its parameters are float32.
 
     Returns:
       A module from images of shape (batch, height, width, channels) to logits of shape (batch, classes).
@@ -66,5 +83,7 @@ def create(
     Raises:
       UserError: if the images are too small for the network.
     """
-    own_init: Init = "kaiming" if name == "densenet121" else "pytorch"
-    return MODELS[name](shape, classes, Layers(nnx.Rngs(params=key), init or own_init, width, dtype))
+    if ":" in name:
+        return load("--model", name)(shape, classes, rngs=nnx.Rngs(key))
+    paper_init: Init = "kaiming" if name == "densenet121" else "pytorch"
+    return MODELS[name](shape, classes, Layers(nnx.Rngs(params=key), init or paper_init, width, dtype))

@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ..options.config import DType, Init
 from .conv import Conv
 from .norm import BatchNorm
+
+Init = Literal["pytorch", "kaiming", "xavier"]
+DType = Literal["float32", "bfloat16"]
 
 
 class Layers(NamedTuple):

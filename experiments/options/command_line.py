@@ -1,98 +1,110 @@
 """The command line of a run: options that all runs share, and those of one method."""
 
 import dataclasses
-import difflib
 import inspect
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import tyro
 
+from .. import methods
 from ..errors import UserError
+from ..methods import Method
 from .config import Config
-from .method_options import OPTIONS, names, owners
 
 _PROGRAM = "python -m experiments.train"
+_STYLE = (tyro.conf.FlagCreatePairsOff,)
+_DEFAULT_METHOD = "flipout"
 
 
 def parse(arguments: Sequence[str]) -> Config:
     """The options of a command line; `--method NAME` may stand anywhere in it, and so may the method's own options.
 
-    To tyro a method is a subcommand, which its own options follow.
-
     Raises:
       UserError: for a method that is not known, or an option of another method.
     """
-    shared, method, own = _sorted(list(arguments))
-    style = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
-    parsed: Any = tyro.cli(_parser(), prog=_PROGRAM, args=[*shared, method, *own], config=style)
-    chosen: Any = method
-    return dataclasses.replace(parsed.run, method=chosen, own=parsed.method)
-
-
-def _parser() -> Any:
-    """What tyro makes a parser of: the shared options, and one subcommand for each method."""
-    choices: Any = None
-    for name, kind in OPTIONS.items():
-        more = "Options that all methods share: python -m experiments.train --help"
-        about = f"{inspect.cleandoc(kind.__doc__ or '')}\n\n{more}"
-        choice = Annotated[kind, tyro.conf.subcommand(name, description=about)]
-        choices = choice if choices is None else choices | choice
-    parser = dataclasses.make_dataclass("Options", [("run", Config), ("method", choices)])
-    parser.__doc__ = (
-        "Trains a network on images and prunes it. A method is a subcommand, or --method NAME anywhere among the "
-        "options; --method NAME --help shows the options that it has of its own."
-    )
-    return parser
-
-
-def _sorted(arguments: list[str]) -> tuple[list[str], str, list[str]]:
-    """The shared arguments, the method, and its own arguments with their values."""
-    named, rest = _method(arguments)
-    method = named or "flipout"
-    if method not in OPTIONS:
-        near = difflib.get_close_matches(method, OPTIONS, 1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise UserError(f"--method must be one of {', '.join(OPTIONS)}, got {method!r}.{hint}")
+    name, rest = _take_method(list(arguments))
+    method = methods.find(name or _DEFAULT_METHOD)
     if {"-h", "--help"} & set(rest):
-        # Of the method alone where one is named.
-        return ([], method, ["--help"]) if named else (["--help"], method, [])
-    mine, shared, own, at = names(method), [], [], 0
-    resumes = any(_name(argument) == "resume" for argument in rest if argument.startswith("--"))
-    while at < len(rest):
-        argument = rest[at]
-        option = _name(argument)
-        is_option = argument.startswith("--")
+        if name is None:
+            _parse_shared(["--help"])
+        _parse_own(method, ["--help"])
+    shared, own = _sorted(rest, method)
+    options = _parse_shared(shared)
+    values: dict[str, Any] = {field.name: getattr(options, field.name) for field in dataclasses.fields(Config)}
+    values["method"] = _parse_own(method, own)
+    return Config(**values)
+
+
+def _parse_shared(arguments: list[str]) -> Any:
+    """The options that all methods share; `--method` is only shown."""
+    about = (
+        "Pruning method, whose own options --method NAME --help shows; or package.module:NAME, a method of your own."
+    )
+    method = ("method", Annotated[str, tyro.conf.arg(help=about, metavar="NAME")], _DEFAULT_METHOD)
+    parser = dataclasses.make_dataclass("Options", [method], bases=(Config,), frozen=True)
+    lines = [f"• {name}: {_help(kind).splitlines()[0]}" for name, kind in methods.by_name().items()]
+    description = "\n\n".join([_help(Config), "Methods:\n" + "\n".join(lines)])
+    return tyro.cli(parser, prog=_PROGRAM, description=description, args=arguments, config=_STYLE)
+
+
+def _parse_own(method: type[Method], arguments: list[str]) -> Method:
+    """A method with its own options."""
+    more = f"Options that all methods share: {_PROGRAM} --help"
+    description = f"{_help(method)}\n\n{more}"
+    program = f"{_PROGRAM} --method {method.name()}"
+    return tyro.cli(method, prog=program, description=description, args=arguments, config=_STYLE)
+
+
+def _help(kind: type) -> str:
+    """The docstring of a class."""
+    return inspect.cleandoc(kind.__doc__ or "")
+
+
+def _sorted(arguments: list[str], method: type[Method]) -> tuple[list[str], list[str]]:
+    """The shared arguments, and those of the method, with their values."""
+    of_method = methods.option_names(method)
+    resumes = any(_name(argument) == "resume" for argument in arguments if argument.startswith("--"))
+    shared = []
+    own = []
+    at = 0
+    while at < len(arguments):
+        argument = arguments[at]
+        option = _name(argument) if argument.startswith("--") else ""
         width = 1 if "=" in argument else 2
-        if is_option and resumes and owners(option):
-            given = " ".join(rest[at : at + width])
-            raise UserError(f"--resume takes the options the run was started with; give no others, got {given}.")
-        if is_option and option in mine:
-            own += rest[at : at + width]
+        given = arguments[at : at + width]
+        if option in of_method or (option and option not in _SHARED and methods.owners(option)):
+            if resumes:
+                raise UserError(
+                    f"--resume takes the options the run was started with; give no others, got {' '.join(given)}."
+                )
+            if option not in of_method:
+                raise UserError(
+                    f"--{option.replace('_', '-')} must be left out with --method {method.name()}, as it is an option "
+                    f"of {', '.join(methods.owners(option))}, got {' '.join(given)}."
+                )
+            own += given
             at += width
-            continue
-        if is_option and option not in _SHARED and owners(option):
-            raise UserError(
-                f"--{option.replace('_', '-')} must be left out with --method {method}, as it is an option of "
-                f"{' and '.join(owners(option))}, got {' '.join(rest[at : at + width])}."
-            )
-        shared.append(argument)
-        at += 1
-    return shared, method, own
+        else:
+            shared.append(argument)
+            at += 1
+    return shared, own
 
 
-def _method(arguments: list[str]) -> tuple[str | None, list[str]]:
+def _take_method(arguments: list[str]) -> tuple[str | None, list[str]]:
     """The method that is named last, if one is, and the other arguments."""
-    method, rest, at = None, [], 0
+    method = None
+    rest = []
+    at = 0
     while at < len(arguments):
         argument = arguments[at]
         if argument == "--method" and at + 1 < len(arguments):
-            method, at = arguments[at + 1], at + 2
-            continue
-        if argument.startswith("--method="):
+            method = arguments[at + 1]
+            at += 1
+        elif argument.startswith("--method="):
             method = argument.removeprefix("--method=")
-        elif argument in OPTIONS and not (at and _takes_a_value(arguments[at - 1])):
-            # As tyro writes it.
+        elif argument in methods.by_name() and not (at and _takes_a_value(arguments[at - 1])):
+            # A name alone names the method too.
             method = argument
         else:
             rest.append(argument)

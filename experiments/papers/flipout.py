@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from ..options.config import Config, Model
+from ..options.config import Config
 from .preset import Preset, read
 
 SPARSITIES = tuple(1 - 0.5**k for k in (2, 4, 6, 8, 10))
@@ -19,7 +19,7 @@ _OLD_HOYER = (
 )
 
 
-def config(model: Model, data: str = "cifar10", **options: Any) -> Config:
+def config(model: str, data: str = "cifar10", **options: Any) -> Config:
     """The recipe of the paper: 350 epochs, seeds 42 to 44, and the defaults."""
     return Config(data=data, model=model, epochs=350, seed=42, seeds=3, **options)
 

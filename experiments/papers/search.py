@@ -17,7 +17,7 @@ _CONFIG = Config(
     seeds=1,
 )
 _EARLY = "schedule=cosine:last_pruning=0.5"
-_BEFORE = f"{_EARLY}:noise_course=pruning"
+_BEFORE = f"{_EARLY}:noise_schedule=pruning"
 
 PRESETS = {
     "search-recipes": Preset(
@@ -33,9 +33,9 @@ PRESETS = {
             f"flipout:{_BEFORE}",
             f"magnitude:{_EARLY}",
             f"magnitude_noise:{_BEFORE}",
-            "flipout:schedule=cosine:last_pruning=0.25:noise_course=pruning",
-            f"flipout:{_BEFORE}:course=cubic",
-            "flipout:schedule=rewarmed:last_pruning=0.5:noise_course=pruning",
+            "flipout:schedule=cosine:last_pruning=0.25:noise_schedule=pruning",
+            f"flipout:{_BEFORE}:sparsity_schedule=cubic",
+            "flipout:schedule=cosine_restarts:last_pruning=0.5:noise_schedule=pruning",
             f"flipout:{_BEFORE}:flip_decay=0.99",
             f"flipout:{_BEFORE}:hoyer_strength=1e-4",
             f"flipout:{_EARLY}:noise_scale=0",

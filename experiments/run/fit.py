@@ -48,7 +48,7 @@ def fit(
     checkpoints: Checkpoints,
     interrupt: Interrupt,
     agreement: Agreement,
-    scenes: Sequence[methods.Scene],
+    contexts: Sequence[methods.MethodContext],
 ) -> Outcome:
     """Trains all epochs, from the last checkpoint if there is one, and writes metrics as it goes on.
 
@@ -60,27 +60,26 @@ def fit(
       checkpoints: where positions are saved and read.
       interrupt: looked at between two dispatches. On a signal a checkpoint is written, and that is all.
       agreement: of the processes that train together; the first one writes what there is to write.
-      scenes: what the method of each run may look at.
+      contexts: what the method of each run may use.
     """
     config, seeds, folders = configs[0], [c.seed for c in configs], [run_directory.of(c) for c in configs]
-    method, last = methods.of(config), methods.epochs(config)
-    reselects = method.reselects
+    method, last = config.method, config.method.epochs(config)
     beginning = Position(1, 0, functions.init(seeds), functions.zero())
     position = checkpoints.restore(beginning)
-    before, after, after_epochs = method.before, method.after, method.after_epochs(config)
-    if before is not None and position is beginning:
-        state = functions.each(lambda run, state: before(scenes[run], state), position.state)
+    after_epochs = method.after_epochs(config)
+    if position is beginning:
+        state = functions.each(lambda run, state: method.before(contexts[run], state), position.state)
         position = position._replace(state=state)
     if position.done % functions.steps_per_dispatch:
         raise UserError(
             f"The run in {folders[0]} was stopped inside an epoch, on a CPU. Go on with it there: an accelerator does "
             "whole epochs at once."
         )
-    first_step, stuck, prunings = math.nan, 0, methods.pruning_epochs(config)
+    first_step, stuck, prunings = math.nan, 0, method.pruning_epochs(config)
     # By all processes, as it computes with what they hold together.
     start = [
-        scene.steps.shown(state)
-        for scene, state in zip(scenes, functions.split(functions.whole(position.state)), strict=True)
+        context.steps.shown(state)
+        for context, state in zip(contexts, functions.split(functions.whole(position.state)), strict=True)
     ]
     with contextlib.ExitStack() as stack:
         recorders = [
@@ -94,7 +93,7 @@ def fit(
         while position.epoch <= last:
             epoch, done, state, totals = position
             start, done_before = time.perf_counter(), done
-            for inputs in functions.epoch(seeds, method.own_epoch(config, epoch), done):
+            for inputs in functions.epoch(seeds, method.optimizer_epoch(config, epoch), done):
                 wish = agreement.soon(Wish(interrupt.signal, done > done_before and checkpoints.due()))
                 if wish.signal is not None or wish.save:
                     checkpoints.save(Position(epoch, done, state, totals))
@@ -116,11 +115,13 @@ def fit(
             tests = functions.split(jax.device_get(functions.test(state))) if tested else [None] * len(folders)
             seconds = time.perf_counter() - start
             trained = functions.split(jax.device_get(totals))
-            if after is not None and epoch in after_epochs:
-                state = functions.each(lambda run, one, at=epoch: after(scenes[run], at, one), state)
-            shows = epoch in prunings or reselects
+            if epoch in after_epochs:
+                state = functions.each(lambda run, one, at=epoch: method.after(contexts[run], at, one), state)
+            shows = epoch in prunings or method.masks_change_every_step
             readable = functions.split(functions.whole(state) if shows else state)
-            shown = [scene.steps.shown(one) if shows else one for scene, one in zip(scenes, readable, strict=True)]
+            shown = [
+                context.steps.shown(one) if shows else one for context, one in zip(contexts, readable, strict=True)
+            ]
             # None of them in a process that does not write.
             runs = zip(recorders, shown, trained, tests, strict=False)
             metrics = [to.epoch(epoch, of, train, test, seconds, speed) for to, of, train, test in runs]
@@ -146,7 +147,7 @@ class _Best:
     def __init__(self, config: Config, folders: Sequence[Path]):
         self._wanted = config.keep_best
         # An epoch after which all is rewound is tested before that, and saved after it.
-        self._from = max(methods.pruning_epochs(config), default=1) + methods.of(config).keeps_start
+        self._from = max(config.method.pruning_epochs(config), default=1) + config.method.keeps_start
         self._highest = -math.inf
         for metrics in zip(*(run_directory.read_metrics(folder) for folder in folders), strict=False):
             self.score(metrics)

@@ -11,10 +11,11 @@ import optax
 
 import flipout_jax as fj
 
-from .. import files, methods
+from .. import files
 from ..folder import flip_counts, run_directory
 from ..options.config import Config
 from ..step.steps import Totals, TrainState
+from .optimizer import learning_rate
 
 
 class Recorder:
@@ -22,7 +23,7 @@ class Recorder:
 
     def __init__(self, config: Config, steps_per_epoch: int, folder: Path, epoch: int, state: TrainState):
         self._folder, self._steps_per_epoch = folder, steps_per_epoch
-        self._config, self._pruning_epochs = config, methods.pruning_epochs(config)
+        self._config, self._pruning_epochs = config, config.method.pruning_epochs(config)
         self._masks = jax.device_get(fj.get_masks(state.opt_state))
         run_directory.forget_from(folder, epoch)
         self._events = None
@@ -61,7 +62,7 @@ class Recorder:
         if pruned:
             counts = flip_counts.count(epoch, self._masks, state.opt_state)
             files.append_line(self._folder / run_directory.FLIP_COUNTS, flip_counts.as_json(counts))
-        if pruned or methods.of(self._config).reselects:
+        if pruned or self._config.method.masks_change_every_step:
             self._masks = jax.device_get(fj.get_masks(state.opt_state))
         prunable = [mask for mask in jax.tree.leaves(self._masks) if mask.ndim]
         kept = sum(int(mask.sum()) for mask in prunable)
@@ -72,7 +73,7 @@ class Recorder:
             "test_loss": float(test.loss / test.count) if test else None,
             "test_accuracy": float(test.correct / test.count) if test else None,
             "skipped_steps": int(train.skipped),
-            "learning_rate": methods.learning_rate(self._config, self._steps_per_epoch, epoch) * _scale(state),
+            "learning_rate": learning_rate(self._config, self._steps_per_epoch, epoch) * _scale(state),
             "pruned": pruned,
             "kept": kept,
             "sparsity": 1 - kept / sum(mask.size for mask in prunable),

@@ -9,8 +9,8 @@ import numpy as np
 
 import flipout_jax as fj
 
+from ..methods.dense import Dense
 from ..options.config import Config
-from ..options.method_options import WITHOUT_TARGET
 from ..step import flops
 
 _AVERAGED = (
@@ -40,7 +40,7 @@ def of_run(
     # The first epoch warms up.
     speed = float(np.median([m["images_per_second"] for m in metrics[1:] or metrics]))
     return {
-        "method": config.method,
+        "method": config.method.name(),
         "data": config.data,
         # Where what is compressed with loss is not what others trained on.
         "files": files,
@@ -72,9 +72,9 @@ def of_run(
 
 def _target(config: Config, summary: fj.Summary) -> float:
     """The sparsity that was asked for; what came out, where none was."""
-    if config.method == "dense":
-        return 0.0
-    return summary.total.sparsity or 0.0 if config.method in WITHOUT_TARGET else config.sparsity
+    if config.method.has_target:
+        return config.sparsity
+    return 0.0 if isinstance(config.method, Dense) else summary.total.sparsity or 0.0
 
 
 def over_seeds(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 import flipout_jax as fj
 
 from ..data import Dataset
-from ..options.config import Normalization
+from ..recipe.training_options import Normalization
 
 
 class TrainState(NamedTuple):

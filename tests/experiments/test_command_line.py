@@ -5,10 +5,10 @@ import re
 
 import pytest
 
+from experiments import methods
 from experiments.errors import UserError
 from experiments.options.command_line import parse
 from experiments.options.config import Config, with_method
-from experiments.options.method_options import OPTIONS, names
 
 FLIPOUT = with_method(Config(epochs=3), "flipout", noise_scale=0.5, power=3.0)
 SNIP = with_method(Config(epochs=3), "snip", iterations=4)
@@ -42,7 +42,7 @@ def test_a_method_and_its_options_may_stand_anywhere(line, config):
     ("line", "message"),
     [
         ("--method magnitude --noise-scale 2", "--noise-scale must be left out with --method magnitude, as it is an "),
-        ("--iterations=3", "--iterations must be left out with --method flipout, as it is an option of snip and "),
+        ("--iterations=3", "--iterations must be left out with --method flipout, as it is an option of drive, force, "),
         ("--method snp", "got 'snp'. Did you mean snip?"),
         ("--resume runs/a --iterations 3", "--resume takes the options the run was started with; give no others, got "),
         ("--resume runs/a --power 3", "--resume takes the options the run was started with; give no others, got "),
@@ -74,9 +74,9 @@ def test_the_options_of_a_method_are_shown_only_there(capsys, monkeypatch):
         return {name.replace("-", "_") for name in re.findall(r"--([a-z][a-z0-9-]*)", text)}
 
     first = options(shown["--help"])
-    assert {field.name for field in dataclasses.fields(Config)} - {"own"} <= first
-    for method in OPTIONS:
-        assert not first & set(names(method)), method
-        assert f"• {method} " in shown["--help"]
-    assert options(shown["--method grasp --help"]) == {"samples_per_class", "temperature", "help"}
+    assert {field.name for field in dataclasses.fields(Config)} <= first
+    for name, method in methods.by_name().items():
+        assert not first & set(methods.option_names(method)), name
+        assert f"• {name}: " in shown["--help"]
+    assert options(shown["--method grasp --help"]) == {"samples_per_class", "temperature", "help", "method"}
     assert options(shown["--help --method=lottery"]) >= {"rounds", "rewind_epochs"}

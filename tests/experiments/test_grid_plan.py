@@ -13,7 +13,8 @@ from experiments.grid import cells as grid
 from experiments.grid import options as grid_options
 from experiments.grid import run as grid_run
 from experiments.grid.cells import Row
-from experiments.options.method_options import Flipout
+from experiments.methods.dense import Dense
+from experiments.methods.flipout import Flipout
 
 fractions = st.floats(1e-9, 1 - 1e-9)
 
@@ -29,9 +30,9 @@ def test_a_plan_has_each_method_at_each_sparsity_and_one_dense_cell(planned):
     assert [cell.folder.name for cell in cells[:2]] == ["dense", "flipout-0.5"]
     assert cells[-1].folder.name == "flipout-noise_scale=0.0-power=1.0-0.9"
     config = cells[-1].config
-    assert (config.method, config.own, config.sparsity) == ("flipout", Flipout(noise_scale=0.0, power=1.0), 0.9)
+    assert (config.method, config.sparsity) == (Flipout(noise_scale=0.0, power=1.0), 0.9)
     assert {(cell.config.epochs, cell.config.seeds, cell.config.model) for cell in cells} == {(7, 2, "lenet_300_100")}
-    assert cells[0].config.method == "dense"
+    assert cells[0].config.method == Dense()
 
 
 @pytest.mark.parametrize(

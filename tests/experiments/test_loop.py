@@ -8,9 +8,10 @@ import pytest
 from flax import nnx
 
 import flipout_jax as fj
-from experiments import data, methods, models
+from experiments import data, models
 from experiments.data.dataset import Images, in_memory
 from experiments.options.config import Config
+from experiments.run.optimizer import optimizer as optimizer_of
 from experiments.step import loop, steps
 
 CONFIG = Config(model="lenet_300_100", method="magnitude", sparsity=0.75, prunings=1, epochs=2, learning_rate=0.05)
@@ -24,7 +25,7 @@ def digits():
 def functions(dataset, runs=1, *, steps_per_epoch=4, optimizer=None, **options):
     pure = steps.make(
         lambda key: models.create("lenet_300_100", dataset.shape, len(dataset.classes), key),
-        optimizer or (lambda key: methods.optimizer(CONFIG, steps_per_epoch, key)),
+        optimizer or (lambda key: optimizer_of(CONFIG, steps_per_epoch, key)),
         dataset,
         **options,
     )

@@ -20,7 +20,7 @@ from experiments.devices import mesh
 from experiments.devices.processes import Agreement, Wish, partner_is_gone
 from experiments.errors import UserError
 from experiments.folder import run_directory
-from experiments.methods import supermask
+from experiments.methods import random_weights
 from experiments.options.checks import check
 from experiments.options.config import Config, with_method
 
@@ -224,7 +224,7 @@ def test_two_processes_train_masks_as_one(quick, tmp_path):
         # Sums are in another order, so a mask at its threshold may fall on the other side.
         assert (ours[name] != leaf).sum() <= 0.01 * leaf.size, name
     # The first process leaves the network, and its masks are those of the weights.
-    _, masks = fj.reparam.load(tmp_path / "two" / supermask.FILE)
+    _, masks = fj.reparam.load(tmp_path / "two" / random_weights.FILE)
     for name, mask in masks.items():
         np.testing.assert_array_equal(np.asarray(mask) != 0, ours[f"masks/{name}"])
 

@@ -15,11 +15,11 @@ from experiments import methods, train
 from experiments.data import load
 from experiments.data.dataset import Images, in_memory
 from experiments.errors import UserError
-from experiments.methods import method as parts
-from experiments.methods import samples, sculpt, wanda
+from experiments.methods import pruning as parts
+from experiments.methods import samples, wanda
 from experiments.models import create
 from experiments.options.config import Config, with_method
-from experiments.options.method_options import OPTIONS, WITHOUT_TARGET
+from experiments.run.optimizer import optimizer as optimizer_of
 from experiments.step.steps import TrainState
 
 # LeNet-300-100 at a tenth of its width, on 8x8 images.
@@ -59,7 +59,7 @@ def masks_of(arrays):
     return masks
 
 
-@pytest.mark.parametrize("method", sorted(OPTIONS.keys() - WITHOUT_TARGET))
+@pytest.mark.parametrize("method", [name for name, method in methods.by_name().items() if method.has_target])
 def test_every_method_keeps_the_exact_number(small, tmp_path, method):
     train.run(small(method, epochs=4))
     summary, metrics, arrays = read(tmp_path / "run")
@@ -143,7 +143,7 @@ def test_a_lottery_ticket_is_trained_from_where_it_is_rewound(small, tmp_path, r
 
 def test_rewinding_keeps_masks_and_count_and_nothing_else():
     params = {"kernel": jnp.arange(1.0, 7.0).reshape(2, 3)}
-    optimizer = methods.optimizer(Config(method="lottery", epochs=2), 3, jax.random.key(0))
+    optimizer = optimizer_of(Config(method="lottery", epochs=2), 3, jax.random.key(0))
     opt_state = optimizer.init(params)
     start = TrainState(
         params, {"mean": jnp.zeros(3)}, opt_state, (params, {"mean": jnp.zeros(3)}, opt_state.inner_state)
@@ -181,7 +181,7 @@ def test_the_penalty_makes_sparse_and_ends_with_the_pruning(small, tmp_path):
         sparsities[strength] = read(folder)[0]["sparsity"]
     assert sparsities[0.0] < sparsities[1e-4] < sparsities[1e-3]
     config = small("hoyer_threshold", {"strength": 10.0}, epochs=10, momentum=0.0, weight_decay=0.0)
-    optimizer = methods.optimizer(config, 1, jax.random.key(0))
+    optimizer = optimizer_of(config, 1, jax.random.key(0))
     params = {"kernel": jnp.array([[1.0, 2.0]])}
     state = optimizer.init(params)
     moved = []
@@ -193,20 +193,20 @@ def test_the_penalty_makes_sparse_and_ends_with_the_pruning(small, tmp_path):
 
 def test_sculpt_has_cosines_of_one_length_and_prunes_before_the_last():
     config = with_method(Config(epochs=16, sparsity=0.99, learning_rate=0.4), "sculpt", cycles=3)
-    method = methods.of(config)
-    assert methods.pruning_epochs(config) == (12,)
+    method = config.method
+    assert config.method.pruning_epochs(config) == (12,)
     assert parts.allocation(config) == fj.global_()
     rate = method.learning_rate(config, 10)
     steps = np.arange(160)
     expected = 0.2 * (1 + np.cos(np.pi * (steps % 40) / 40))
     np.testing.assert_allclose([rate(jnp.int32(step)) for step in steps], expected, rtol=1e-5, atol=1e-7)
-    assert math.isclose(sculpt.initial_sparsity(config), 0.9)
-    assert sculpt.initial_sparsity(with_method(config, "sculpt", initial_sparsity=0.5)) == 0.5
+    assert math.isclose(config.method.sparsity_before_training(0.99), 0.9)
+    assert with_method(config, "sculpt", initial_sparsity=0.5).method.sparsity_before_training(0.99) == 0.5
 
 
 @pytest.mark.parametrize("initial", ["magnitude", "snip", "synflow"])
 def test_sculpt_starts_sparse(small, tmp_path, initial):
-    train.run(small("sculpt", {"initial": initial, "initial_sparsity": 0.5, "cycles": 1}, epochs=2))
+    train.run(small("sculpt", {"initial_method": initial, "initial_sparsity": 0.5, "cycles": 1}, epochs=2))
     _, metrics, _ = read(tmp_path / "run")
     # The last epoch of the cycles ends with the pruning.
     assert [m["kept"] for m in metrics] == [math.ceil(N / 10)] * 2
@@ -252,7 +252,7 @@ def test_a_consensus_network_is_what_its_gates_left_open(small, tmp_path):
 def test_gates_are_on_what_every_layer_but_the_first_reads(name, shape):
     images = Images(np.zeros((4, *shape), np.uint8), np.arange(4, dtype=np.int32))
     data = in_memory("x", images, images, ("a", "b", "c", "d"))
-    made = methods.consensus._reparameterisation(Config(method="consensus", model=name), data, 1)
+    made = methods.find("consensus")().reparameterisation(Config(model=name), data, 1)
     params = jax.eval_shape(lambda: nnx.state(create(name, shape, 4, jax.random.key(0)), nnx.Param))
     gates = jax.eval_shape(lambda params: made.init(jax.random.key(0), params)[1], params)["gates"]
     without = [
@@ -302,11 +302,12 @@ def test_samples_are_of_each_class_and_batches_do_not_overlap():
     np.testing.assert_array_equal(labels[chosen[:, 0, 0, 0]], of)
     numbers = [image for batch, _ in samples.batches(data, 3, 9, jax.random.key(0)) for image in batch[:, 0, 0, 0]]
     assert sorted(numbers) == list(range(27))
-    samples.check(data, 27, by_class=True)
+    samples.check_count(data, 27)
+    samples.check_classes(data)
     with pytest.raises(UserError, match=r"--score-batches must be of at most 27 training images, got 36 of them\."):
-        samples.check(data, 36, by_class=False)
+        samples.check_count(data, 36)
     with pytest.raises(UserError, match="none of b"):
-        samples.check(data._replace(train=Images(images[labels != 1], labels[labels != 1])), 0, by_class=True)
+        samples.check_classes(data._replace(train=Images(images[labels != 1], labels[labels != 1])))
 
 
 def test_what_the_library_says_is_told_in_one_line(small, tmp_path, capsys):

@@ -51,7 +51,7 @@ def written(tmp_path, as_if_run):
         "grasp-resnet32-cifar100 --scale 0.25 --width 0.5 --image-size 16 --steps-per-epoch 3 --test-images 9",
         "supermask-conv2-cifar10 --scale 0.03 --dtype bfloat16",
         "flipout-resnet18-cifar10 --recipe best --methods flipout flipout:recipe=paper",
-        "flipout-resnet18-cifar10 --methods flipout flipout:noise_scale=0.5:course=cubic --sparsities 0.5,0.999",
+        "flipout-resnet18-cifar10 --methods flipout flipout:power=1:sparsity_schedule=cubic --sparsities 0.5,0.999",
     ],
 )
 def test_the_page_names_the_command_that_makes_the_results(words, written):

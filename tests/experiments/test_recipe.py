@@ -8,9 +8,11 @@ import optax
 import pytest
 
 import flipout_jax as fj
-from experiments import methods
-from experiments.options import recipe
-from experiments.options.config import Config, Optimizer, milestones, resolved, with_method
+from experiments.options.config import Config, resolved, with_method
+from experiments.recipe.learning_rate import learning_rate, peak_learning_rate
+from experiments.recipe.prunings import prunings
+from experiments.recipe.training_options import Optimizer
+from experiments.run.optimizer import optimizer as optimizer_of
 
 
 @pytest.mark.parametrize(
@@ -18,35 +20,35 @@ from experiments.options.config import Config, Optimizer, milestones, resolved, 
     [(2, 117), (4, 70), (6, 50), (8, 39), (10, 32)],
 )
 def test_prunings_of_the_paper(count, every):
-    schedule = recipe.prunings(Config(epochs=350, sparsity=1 - 0.5**count))
+    schedule = prunings(Config(epochs=350, sparsity=1 - 0.5**count))
     assert schedule.steps == tuple(every * i for i in range(1, count + 1))
     assert schedule.kept(2**20) == [2 ** (20 - i) for i in range(1, count + 1)]
 
 
 def test_prunings_are_evenly_spaced_at_the_scaled_epochs():
-    assert recipe.prunings(Config(epochs=70, sparsity=0.9375)).steps == (14, 28, 42, 56)
-    assert recipe.prunings(Config(epochs=70, sparsity=0.9, prunings=2)).steps == (24, 48)
+    assert prunings(Config(epochs=70, sparsity=0.9375)).steps == (14, 28, 42, 56)
+    assert prunings(Config(epochs=70, sparsity=0.9, prunings=2)).steps == (24, 48)
     # Too few epochs for equal parts.
-    assert recipe.prunings(Config(epochs=20, sparsity=1 - 2**-10)).steps == (1, 2, 4, 6, 8, 10, 12, 14, 16, 18)
-    assert recipe.prunings(Config(epochs=3, sparsity=0.9375)).steps == (1, 2)
-    assert recipe.prunings(Config(epochs=1, sparsity=0.9375)).steps == (1,)
+    assert prunings(Config(epochs=20, sparsity=1 - 2**-10)).steps == (1, 2, 4, 6, 8, 10, 12, 14, 16, 18)
+    assert prunings(Config(epochs=3, sparsity=0.9375)).steps == (1, 2)
+    assert prunings(Config(epochs=1, sparsity=0.9375)).steps == (1,)
 
 
 @pytest.mark.parametrize("epochs", range(2, 40))
 @pytest.mark.parametrize("count", [1, 2, 4, 10])
 def test_the_last_pruning_is_before_the_last_epoch(epochs, count):
-    steps = recipe.prunings(Config(epochs=epochs, sparsity=0.9, prunings=min(count, epochs // 2))).steps
+    steps = prunings(Config(epochs=epochs, sparsity=0.9, prunings=min(count, epochs // 2))).steps
     assert steps[-1] < epochs
 
 
 def test_the_last_pruning_may_be_anywhere():
-    assert recipe.prunings(Config(epochs=100, sparsity=0.9375, last_pruning=0.4)).steps == (10, 20, 30, 40)
-    assert recipe.prunings(Config(epochs=100, sparsity=0.9, prunings=1, last_pruning=0.999)).steps == (100,)
+    assert prunings(Config(epochs=100, sparsity=0.9375, last_pruning=0.4)).steps == (10, 20, 30, 40)
+    assert prunings(Config(epochs=100, sparsity=0.9, prunings=1, last_pruning=0.999)).steps == (100,)
 
 
 def test_a_cubic_course_removes_much_early():
     options = {"epochs": 100, "sparsity": 0.9, "prunings": 4, "last_pruning": 0.5}
-    geometric, cubic = (recipe.prunings(Config(**options, course=course)) for course in ("geometric", "cubic"))
+    geometric, cubic = (prunings(Config(**options, sparsity_schedule=course)) for course in ("geometric", "cubic"))
     assert cubic == fj.schedules.cubic(0.9, begin=12, end=50, prunings=4)
     assert cubic.steps == geometric.steps
     kept = cubic.kept(1000), geometric.kept(1000)
@@ -54,10 +56,12 @@ def test_a_cubic_course_removes_much_early():
     assert kept[0][-1] == kept[1][-1] == 100
 
 
-def test_a_rewarmed_learning_rate_falls_to_0_between_prunings():
-    config = Config(epochs=10, learning_rate=0.4, schedule="rewarmed", sparsity=0.75, last_pruning=0.4, warmup_epochs=1)
-    assert recipe.prunings(config).steps == (2, 4)
-    rate = recipe.learning_rate(config, steps_per_epoch=10)
+def test_a_cosine_restarts_learning_rate_falls_to_0_between_prunings():
+    config = Config(
+        epochs=10, learning_rate=0.4, schedule="cosine_restarts", sparsity=0.75, last_pruning=0.4, warmup_epochs=1
+    )
+    assert prunings(config).steps == (2, 4)
+    rate = learning_rate(resolved(config), steps_per_epoch=10)
     parts = [(0, 10, None), (10, 20, 10), (20, 40, 20), (40, 100, 60)]
     for begin, end, length in parts:
         steps = np.arange(begin, end)
@@ -67,54 +71,54 @@ def test_a_rewarmed_learning_rate_falls_to_0_between_prunings():
 
 def test_the_best_recipe_fills_in_what_is_not_given():
     best = resolved(Config(recipe="best", epochs=100, sparsity=0.9375))
-    assert (best.schedule, best.last_pruning, best.own.noise_course) == ("cosine", 0.5, "linear")
-    assert recipe.prunings(Config(recipe="best", epochs=100, sparsity=0.9375)).steps == (12, 24, 37, 50)
+    assert (best.schedule, best.last_pruning, best.method.noise_schedule) == ("cosine", 0.5, "linear")
+    assert prunings(best).steps == (12, 24, 37, 50)
     assert resolved(best) == best
-    own = with_method(Config(recipe="best", schedule="constant", last_pruning=0.9), "flipout", noise_course="pruning")
+    own = with_method(Config(recipe="best", schedule="constant", last_pruning=0.9), "flipout", noise_schedule="pruning")
     given = resolved(own)
-    assert (given.schedule, given.last_pruning, given.own.noise_course) == ("constant", 0.9, "pruning")
+    assert (given.schedule, given.last_pruning, given.method.noise_schedule) == ("constant", 0.9, "pruning")
     assert resolved(Config(recipe="best", method="dense")).schedule == "cosine"
     assert resolved(Config(recipe="best", method="snip")).last_pruning is None
     assert resolved(Config(recipe="best", method="signed_supermask")).schedule == "exponential"
     paper = resolved(Config())
-    assert (paper.schedule, paper.last_pruning, paper.own.noise_course) == ("milestones", None, "constant")
+    assert (paper.schedule, paper.last_pruning, paper.method.noise_schedule) == ("milestones", None, "constant")
 
 
 @pytest.mark.parametrize("course", ["constant", "linear", "pruning"])
 def test_the_noise_has_a_course(course):
     config = with_method(
-        Config(epochs=10, sparsity=0.75, weight_decay=0.0, momentum=0.0), "flipout", noise_course=course
+        Config(epochs=10, sparsity=0.75, weight_decay=0.0, momentum=0.0), "flipout", noise_schedule=course
     )
     params = {"kernel": np.zeros((40, 50), np.float32)}
-    optimizer = methods.optimizer(config, 1, jax.random.key(0))
+    optimizer = optimizer_of(config, 1, jax.random.key(0))
     state, noise = optimizer.init(params), []
     update = jax.jit(optimizer.update)
     for step in range(10):
         updates, state = update({"kernel": np.ones((40, 50), np.float32)}, state, params)
-        rate = float(recipe.learning_rate(config, 1)(step))
+        rate = float(learning_rate(resolved(config), 1)(step))
         live = np.asarray(fj.get_masks(state)["kernel"])
         noise.append(float(np.std(np.asarray(updates["kernel"])[live] / rate)))
     # Prunings after epochs 4 and 8, which leave a half and a quarter.
     density = np.sqrt([1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25])
     scale = {"constant": np.ones(10), "linear": np.maximum(0, 1 - np.arange(10) / 8), "pruning": np.arange(10) < 8}
     # At a pruning those with much noise stay.
-    calm = [step for step in range(10) if step + 1 not in recipe.prunings(config).steps]
+    calm = [step for step in range(10) if step + 1 not in prunings(config).steps]
     np.testing.assert_allclose(np.array(noise)[calm], (scale[course] * density)[calm], atol=0.06)
 
 
 @pytest.mark.parametrize("config", [Config(method="dense"), Config(sparsity=0.0)])
 def test_nothing_is_pruned(config):
-    assert methods.pruning_epochs(config) == ()
+    assert config.method.pruning_epochs(config) == ()
 
 
 def test_learning_rate_of_the_paper():
-    rate = recipe.learning_rate(Config(epochs=350), steps_per_epoch=391)
+    rate = learning_rate(resolved(Config(epochs=350)), steps_per_epoch=391)
     # A step's rate is looked up by the number of steps before it.
     steps = np.array([0, 150 * 391 - 1, 150 * 391, 250 * 391 - 1, 250 * 391, 350 * 391 - 1])
     np.testing.assert_allclose([rate(s) for s in steps], [0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rtol=1e-6)
-    assert milestones(Config(epochs=70)) == (30, 50)
-    assert milestones(Config(milestones=(3, 9))) == (3, 9)
-    assert milestones(Config(epochs=1)) == ()
+    assert resolved(Config(epochs=70)).milestones == (30, 50)
+    assert resolved(Config(milestones=(3, 9))).milestones == (3, 9)
+    assert resolved(Config(epochs=1)).milestones == ()
 
 
 @pytest.mark.parametrize(
@@ -129,22 +133,22 @@ def test_learning_rate_of_the_paper():
     ],
 )
 def test_highest_learning_rate(options, peak):
-    assert recipe.peak_learning_rate(Config(**options)) == peak
+    assert peak_learning_rate(resolved(Config(**options))) == peak
 
 
 def test_warm_up_then_milestones_or_cosine():
     options = {"epochs": 10, "learning_rate": 0.4, "warmup_epochs": 2}
     steps = np.arange(100)
     ramp = np.minimum(1, steps / 20)
-    rate = recipe.learning_rate(Config(**options, milestones=(5, 8)), steps_per_epoch=10)
+    rate = learning_rate(resolved(Config(**options, milestones=(5, 8))), steps_per_epoch=10)
     expected = 0.4 * ramp * np.where(steps < 50, 1, np.where(steps < 80, 0.1, 0.01))
     np.testing.assert_allclose([rate(s) for s in steps], expected, rtol=1e-5)
 
-    rate = recipe.learning_rate(Config(**options, schedule="cosine"), steps_per_epoch=10)
+    rate = learning_rate(resolved(Config(**options, schedule="cosine")), steps_per_epoch=10)
     expected = np.where(steps < 20, 0.4 * ramp, 0.2 * (1 + np.cos(np.pi * (steps - 20) / 80)))
     np.testing.assert_allclose([rate(s) for s in steps], expected, rtol=1e-4, atol=1e-7)
 
-    rate = recipe.learning_rate(Config(epochs=10, schedule="constant"), steps_per_epoch=10)
+    rate = learning_rate(resolved(Config(epochs=10, schedule="constant")), steps_per_epoch=10)
     np.testing.assert_allclose([rate(s) for s in steps], 0.1)
 
 
@@ -172,7 +176,7 @@ def five_steps(optimizer, params):
 def test_each_optimizer_is_one_of_optax(name):
     params = {"kernel": np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4), "bias": np.ones(4, np.float32)}
     config = Config(optimizer=name, method="dense", schedule="constant", weight_decay=0.1, nesterov=True)
-    ours = five_steps(methods.optimizer(config, 4, jax.random.key(0)), params)
+    ours = five_steps(optimizer_of(config, 4, jax.random.key(0)), params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-7), ours, five_steps(OPTIMIZERS[name], params))
 
 
@@ -181,8 +185,10 @@ def test_decay_of_kernels_spares_biases(name):
     params = {"kernel": np.ones((3, 4), np.float32), "bias": np.ones(4, np.float32)}
     results = {}
     for weight_decay in (0.0, 0.1):
-        config = Config(optimizer=name, method="dense", schedule="constant", weight_decay=weight_decay, decay="kernels")
-        results[weight_decay] = five_steps(methods.optimizer(config, 4, jax.random.key(0)), params)
+        config = Config(
+            optimizer=name, method="dense", schedule="constant", weight_decay=weight_decay, decay_params="kernels"
+        )
+        results[weight_decay] = five_steps(optimizer_of(config, 4, jax.random.key(0)), params)
     np.testing.assert_array_equal(results[0.0]["bias"], results[0.1]["bias"])
     assert not np.array_equal(results[0.0]["kernel"], results[0.1]["kernel"])
 
@@ -190,7 +196,7 @@ def test_decay_of_kernels_spares_biases(name):
 def test_the_norm_of_the_gradient_is_limited():
     params = {"kernel": np.ones((30, 40), np.float32), "bias": np.ones(40, np.float32)}
     config = Config(method="dense", clip_norm=0.5, momentum=0.0, weight_decay=0.0, schedule="constant")
-    optimizer = methods.optimizer(config, 4, jax.random.key(0))
+    optimizer = optimizer_of(config, 4, jax.random.key(0))
     updates, _ = optimizer.update(params, optimizer.init(params), params)
     np.testing.assert_allclose(optax.tree.norm(updates), 0.1 * 0.5, rtol=1e-5)
 
@@ -198,7 +204,7 @@ def test_the_norm_of_the_gradient_is_limited():
 def run(method, steps=12):
     """Weights, masks and state after a pruning to 3/4 at step 9 of 12, with large kernels and small biases."""
     config = Config(method=method, epochs=3, sparsity=0.75, prunings=1, momentum=0.0, weight_decay=0.1)
-    optimizer = methods.optimizer(config, 4, jax.random.key(1))
+    optimizer = optimizer_of(config, 4, jax.random.key(1))
     params = {"kernel": jax.random.normal(jax.random.key(0), (32, 32)), "bias": np.ones(3, np.float32)}
     state = optimizer.init(params)
 

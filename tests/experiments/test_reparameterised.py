@@ -15,10 +15,13 @@ import flipout_jax as fj
 from experiments import methods, models, train
 from experiments.data import load
 from experiments.errors import UserError
-from experiments.methods import acdc, supermask
-from experiments.options import recipe
+from experiments.methods import random_weights
 from experiments.options.checks import check
 from experiments.options.config import Config, resolved, with_method
+from experiments.recipe import optimizer as recipe
+from experiments.recipe.learning_rate import learning_rate, peak_learning_rate
+from experiments.recipe.prunings import prunings
+from experiments.run.optimizer import optimizer as optimizer_of
 from experiments.step import steps
 
 # FCN at a tenth of its width, on 8x8 images.
@@ -48,7 +51,7 @@ def read(folder):
 def test_a_network_of_random_weights_is_its_key_and_its_masks(small, tmp_path, method):
     train.run(small(method, weight_decay=0.05, epochs=4))
     metrics, arrays, _ = read(tmp_path / "run")
-    _, masks = fj.reparam.load(tmp_path / "run" / supermask.FILE)
+    _, masks = fj.reparam.load(tmp_path / "run" / random_weights.FILE)
     assert [mask.size for mask in masks.values()] == SIZES
     for name, mask in masks.items():
         weights = arrays[f"params/{name}"]
@@ -60,7 +63,7 @@ def test_a_network_of_random_weights_is_its_key_and_its_masks(small, tmp_path, m
         assert (np.asarray(mask) < 0).any() == (method == "signed_supermask")
     # The same tree, and the same weights to the bit.
     model = nnx.eval_shape(lambda: models.create("fcn", (8, 8, 1), 10, jax.random.key(0), width=0.1))
-    frozen, masks = fj.reparam.load(tmp_path / "run" / supermask.FILE, nnx.state(model, nnx.Param))
+    frozen, masks = fj.reparam.load(tmp_path / "run" / random_weights.FILE, nnx.state(model, nnx.Param))
     effective = fj.reparam.supermask().apply(frozen, masks)
     for path, leaf in jax.tree.leaves_with_path(effective):
         np.testing.assert_array_equal(leaf, arrays[f"params/{fj.path_string(path)}"])
@@ -101,7 +104,7 @@ def test_straight_through_pruning_follows_the_schedule_and_all_weights_learn(sma
     config = small("ste", {"score": score}, epochs=6, prunings=2, weight_decay=0.0)
     train.run(config)
     metrics, arrays, _ = read(tmp_path / "run")
-    kept = dict(zip(recipe.prunings(config).steps, recipe.prunings(config).kept(N), strict=True))
+    kept = dict(zip(prunings(config).steps, prunings(config).kept(N), strict=True))
     expected, now = [], N
     for epoch in range(1, 7):
         now = kept.get(epoch, now)
@@ -115,8 +118,8 @@ def test_straight_through_pruning_follows_the_schedule_and_all_weights_learn(sma
 def test_acdc_alternates_and_ends_sparse(small, tmp_path):
     config = small("acdc", {"cycles": 2}, epochs=9)
     # Half a phase, three phases, and one and a half, in whole epochs.
-    assert acdc.changes(config) == [1, 3, 5]
-    assert acdc.changes(with_method(Config(epochs=200), "acdc")) == [10, 30, 50, 70, 90, 110, 130, 150, 170]
+    assert config.method.phase_starts(config) == [1, 3, 5]
+    assert methods.find("acdc")().phase_starts(Config(epochs=200)) == [10, 30, 50, 70, 90, 110, 130, 150, 170]
     train.run(config)
     metrics, _, _ = read(tmp_path / "run")
     sparse = math.ceil(N / 10)
@@ -145,7 +148,7 @@ def test_the_paper_of_signed_supermasks_is_the_preset(small, tmp_path):
         ("elu_resnet20", 0.3, 3e-4, "plateau"),
     ]:
         options = with_method(Config(model=model), "signed_supermask")
-        assert recipe.peak_learning_rate(options) == rate
+        assert peak_learning_rate(resolved(options)) == rate
         assert (resolved(options).weight_decay, resolved(options).schedule) == (decay, schedule)
     plain = resolved(Config(model="fcn"))
     assert (plain.optimizer, plain.schedule, plain.nesterov, plain.normalization) == (
@@ -158,11 +161,11 @@ def test_the_paper_of_signed_supermasks_is_the_preset(small, tmp_path):
 
 def test_rate_and_decay_fall_together_after_each_tenth_of_the_epochs():
     config = with_method(Config(epochs=100, model="fcn"), "signed_supermask")
-    rate = recipe.learning_rate(config, steps_per_epoch=4)
+    rate = learning_rate(resolved(config), steps_per_epoch=4)
     epochs = np.arange(100)
     np.testing.assert_allclose([rate(4 * epoch) for epoch in epochs], 0.05 * 0.9 ** (epochs // 10), rtol=1e-5)
     params = {"kernel": jnp.ones((2, 2))}
-    optimizer = recipe.rule(config, rate, 4)
+    optimizer = recipe.optimizer(resolved(config), rate, 4)
     state, still = optimizer.init(params), jax.tree.map(jnp.zeros_like, params)
     state = jax.tree.map(lambda leaf: jnp.full_like(leaf, 4 * 15) if leaf.dtype == jnp.int32 else leaf, state)
     updates, _ = optimizer.update(still, state, params)
@@ -172,7 +175,9 @@ def test_rate_and_decay_fall_together_after_each_tenth_of_the_epochs():
 def test_a_plateau_lowers_the_rate_and_not_the_decay():
     config = with_method(Config(epochs=22, model="elu_resnet20", momentum=0.0), "signed_supermask")
     params, steps_per_epoch = {"kernel": jnp.ones((2, 2))}, 2
-    optimizer = optax.with_extra_args_support(recipe.rule(config, recipe.learning_rate(config, 2), steps_per_epoch))
+    optimizer = optax.with_extra_args_support(
+        recipe.optimizer(resolved(config), learning_rate(resolved(config), 2), steps_per_epoch)
+    )
     state, taken = optimizer.init(params), []
     for _ in range(2 * 60):
         updates, state = optimizer.update({"kernel": jnp.ones((2, 2))}, state, params, value=jnp.array(1.0))
@@ -189,7 +194,7 @@ def test_images_are_normalised_one_by_one_where_that_is_asked_for():
     data = load("digits")
     made = steps.make(
         lambda key: models.create("fcn", data.shape, 10, key, width=0.1),
-        lambda key: methods.optimizer(Config(model="fcn"), 4, key),
+        lambda key: optimizer_of(Config(model="fcn"), 4, key),
         data,
         normalization="image",
     )

@@ -15,7 +15,6 @@ from experiments.grid import cells as grid
 from experiments.grid import options as grid_options
 from experiments.grid import table as grid_table
 from experiments.options.config import Config
-from experiments.options.method_options import WITHOUT_TARGET
 from experiments.papers import PRESETS, preset
 from experiments.papers.preset import Figure, Preset
 from experiments.reproduce import Options
@@ -44,7 +43,7 @@ def test_published_figures_are_of_the_runs(name):
     assert bool(one.published) == bool(one.source)
     for row, figures in one.published.items():
         (read,) = grid_options.read_rows([row])
-        own = read.method in WITHOUT_TARGET
+        own = not methods.find(read.method).has_target
         assert len(figures) == (1 if own else len(one.sparsities))
         for figure in filter(None, [one.dense, *figures]):
             assert 1 < figure.accuracy < 100
@@ -58,7 +57,7 @@ def test_the_prunings_of_flipout_are_those_of_the_paper(model):
     assert [cell.sparsity for cell in of_flipout] == list(every)
     for cell, (sparsity, step) in zip(of_flipout, every.items(), strict=True):
         count = round(350 / step) - 1
-        assert methods.pruning_epochs(cell.config) == tuple(step * i for i in range(1, count + 1)), sparsity
+        assert cell.config.method.pruning_epochs(cell.config) == tuple(step * i for i in range(1, count + 1)), sparsity
 
 
 def test_figures_are_read_as_tables_have_them():

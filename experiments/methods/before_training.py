@@ -1,0 +1,71 @@
+"""Masks that are found on the network and the training images, as methods need them before they train."""
+
+import dataclasses
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import flipout_jax as fj
+
+from ..errors import UserError
+from ..step.steps import TrainState
+from . import samples
+from .method import Method, MethodContext
+from .pruning import allocation, masked
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedBeforeTraining(Method):
+    """A method that prunes the network before its first step, and not later."""
+
+    def masks(self, context: MethodContext, state: TrainState, sparsity: float) -> Any:
+        """The masks to train with."""
+        raise NotImplementedError
+
+    def before(self, context, state):
+        """Prunes the network."""
+        sparsity = context.options.sparsity
+        return masked(state, self.masks(context, state, sparsity)) if sparsity else state
+
+
+def call_with_user_errors(context: MethodContext, make: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Returns the masks that a function of the library makes with the allocation of the run.
+
+    Its warnings are printed, and its errors become a `UserError`, both in terms of the command line.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            masks = make(*args, allocation=allocation(context.options), **options)
+        except fj.ArgumentError as error:
+            raise as_user_error(error) from error
+    for warning in caught:
+        print(f"warning: {_in_options(warning.message)}", file=sys.stderr)
+    return masks
+
+
+def as_user_error(error: fj.ArgumentError) -> UserError:
+    """The error of the option that has the name of the argument."""
+    return UserError(f"--{error.argument.replace('_', '-')} {error.problem}")
+
+
+def _in_options(warning: Warning | str) -> str:
+    if isinstance(warning, fj.at_init.EmptyLayersWarning):
+        layers = ", ".join(warning.layers)
+        return f"No weights are left in {layers}, so no signal passes there. --min-kept-per-layer 1 prevents it."
+    return str(warning)
+
+
+def cross_entropy(context: MethodContext, state: TrainState) -> fj.at_init.CrossEntropy:
+    """The loss on images of the network in training mode, which normalizes by the statistics of the batch."""
+
+    def logits(params, images):
+        return context.steps.network(params, state.model_state, context.steps.inputs(images), True)
+
+    return fj.at_init.cross_entropy(logits)
+
+
+def score_batches(context: MethodContext, count: int) -> list[Any]:
+    """Random batches of training images."""
+    return samples.batches(context.data, count, context.batch_size, context.key)

@@ -1,0 +1,20 @@
+"""Fisher pruning."""
+
+import dataclasses
+
+import flipout_jax as fj
+
+from .method import Method
+from .pruning import pruned
+
+
+@dataclasses.dataclass(frozen=True)
+class Fisher(Method):
+    """Prunes the lowest w^2 F / 2, F the mean of squared gradients, during training; arXiv 1801.05787."""
+
+    is_gradual = True
+
+    def optimizer(self, options, schedule, inner, key):
+        """Scores weights by w^2 F / 2."""
+        del key
+        return pruned(options, schedule, inner, fj.fisher())

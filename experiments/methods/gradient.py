@@ -1,0 +1,25 @@
+"""Pruning by the product of weight and gradient."""
+
+import dataclasses
+from typing import Annotated
+
+import flipout_jax as fj
+
+from ..recipe.ranges import FRACTION
+from .method import Method
+from .pruning import pruned
+
+
+@dataclasses.dataclass(frozen=True)
+class Gradient(Method):
+    """Prunes the lowest |w g|, averaged over steps, during training."""
+
+    is_gradual = True
+
+    saliency_decay: Annotated[float, FRACTION] = 0.9
+    """Decay of the average over steps, in [0, 1); 0 uses the last step alone."""
+
+    def optimizer(self, options, schedule, inner, key):
+        """Scores weights by |w g|."""
+        del key
+        return pruned(options, schedule, inner, fj.gradient(self.saliency_decay))

@@ -1,0 +1,52 @@
+"""Pruning once, below a threshold, after training with the Hoyer-Square penalty."""
+
+import dataclasses
+from typing import Annotated
+
+import optax
+
+import flipout_jax as fj
+
+from ..recipe.learning_rate import paper_milestones
+from ..recipe.ranges import NOT_NEGATIVE, POSITIVE
+from ..recipe.training_options import Parameters
+from .hoyer_penalty import with_hoyer
+from .method import Method, Problem
+from .pruning import by_magnitude
+
+
+@dataclasses.dataclass(frozen=True)
+class HoyerThreshold(Method):
+    """Hoyer-Square as FlipOut's authors ran it: all weights below a threshold are pruned once, and the penalty ends.
+
+    The sparsity follows from the strength; --sparsity does not matter. The pruning comes after 350/500 of the epochs,
+    the rest is fine-tuning, and the learning rate drops after 150/500 and 250/500 of them.
+    """
+
+    has_target = False
+
+    strength: Annotated[float, NOT_NEGATIVE] = 1e-4
+    """Factor of the penalty, the sum over tensors of (sum |w|)^2 / sum w^2."""
+    penalty_params: Parameters = "all"
+    """Parameters that are penalized: all, as FlipOut's authors had it, or the prunable kernels."""
+    threshold: Annotated[float, POSITIVE] = 1e-4
+    """Magnitude below which weights are pruned."""
+
+    def problems(self, options):
+        """Needs an epoch after the pruning."""
+        if options.epochs == 1:
+            yield Problem("epochs", f"at least 2 with --method {self.name()}, which ends with fine-tuning")
+
+    def milestones(self, options):
+        """After 150/500 and 250/500 of the epochs."""
+        return paper_milestones(options.epochs, of=500)
+
+    def prunings(self, options):
+        """One pruning, below the threshold."""
+        return fj.schedules.threshold(self.threshold, step=max(1, options.epochs * 350 // 500))
+
+    def optimizer(self, options, schedule, inner, key):
+        """Adds the gradient of the penalty until the pruning."""
+        del key
+        strength = optax.piecewise_constant_schedule(self.strength, {schedule.steps[0]: 0.0})
+        return by_magnitude(options, schedule, with_hoyer(inner, strength, self.penalty_params))

@@ -1,0 +1,41 @@
+"""Magnitude pruning with FlipOut's noise."""
+
+import dataclasses
+from typing import Annotated
+
+import jax
+import optax
+
+import flipout_jax as fj
+
+from ..recipe.ranges import NOT_NEGATIVE
+from .hoyer_penalty import with_hoyer
+from .method import Method
+from .noise import NoiseSchedule, default_schedule, scale_by_step
+from .pruning import by_magnitude
+
+
+@dataclasses.dataclass(frozen=True)
+class MagnitudeNoise(Method):
+    """Prunes as magnitude does, with FlipOut's noise: the control that shows what the flips add."""
+
+    is_gradual = True
+
+    noise_scale: Annotated[float, NOT_NEGATIVE] = 1.0
+    """Gradient noise, as a factor of the root mean square of each tensor's gradient."""
+    noise_schedule: NoiseSchedule | None = None
+    """Noise over time; see flipout."""
+    hoyer_strength: Annotated[float, NOT_NEGATIVE] = 0.0
+    """Factor of a Hoyer-Square penalty on all parameters; see hoyer."""
+
+    def resolved(self, options):
+        """Fills in the noise."""
+        return dataclasses.replace(self, noise_schedule=self.noise_schedule or default_schedule(options.recipe))
+
+    def optimizer(self, options, schedule, inner, key):
+        """Adds noise to gradients, and prunes by magnitude."""
+        inner = with_hoyer(inner, self.hoyer_strength)
+        if self.noise_scale:
+            scale = scale_by_step(self.noise_scale, self.noise_schedule, schedule)
+            inner = optax.chain(fj.gradient_noise(jax.random.split(key)[0], scale), inner)
+        return by_magnitude(options, schedule, inner)

@@ -1,0 +1,71 @@
+"""Supermasks: weights keep their random start, and training decides which of them to keep, hide or invert."""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+import flipout_jax as fj
+
+from ..recipe.training_options import TrainingOptions, is_elu_resnet
+from ..step.steps import Reparameterisation, keys
+from .method import Method
+
+FILE = "network.supermask"
+Magnitudes = Literal["elus", "he", "xavier"]
+# Scale and mode of `signed_constant`.
+_SCALES = {"elus": (3.0, "fan_in"), "he": (2.0, "fan_in"), "xavier": (1.0, "fan_avg")}
+
+
+@dataclasses.dataclass(frozen=True)
+class MasksOverRandomWeights(Method):
+    """A method that trains masks over random weights."""
+
+    masks_change_every_step = True
+
+    weights: Magnitudes = "elus"
+    """Magnitude of the weights: elus is sqrt(3 / fan in), he sqrt(2 / fan in), xavier sqrt(2 / (fan in + fan out))."""
+
+    def mask(self, options: TrainingOptions) -> fj.reparam.Supermask:
+        """The masks that are trained."""
+        raise NotImplementedError
+
+    def magnitude(self, options: TrainingOptions) -> dict[str, Any]:
+        """The options of `signed_constant`."""
+        del options
+        scale, mode = _SCALES[self.weights]
+        return {"scale": scale, "mode": mode}
+
+    def reparameterisation(self, options, data, steps_per_epoch):
+        """Trains the masks."""
+        mask = self.mask(options)
+
+        def init(key, params):
+            weight_key, mask_key = jax.random.split(key)
+            frozen = fj.reparam.signed_constant(weight_key, params, **self.magnitude(options))
+            return frozen, mask.init(mask_key, frozen)
+
+        def masks(state):
+            hard = mask.harden(state.params)
+            return jax.tree.map(lambda leaf: leaf != 0 if leaf.dtype == jnp.int8 else jnp.ones((), bool), hard)
+
+        return Reparameterisation(init, lambda frozen, trainable, step: mask.apply(frozen, trainable), masks=masks)
+
+    def write_artifacts(self, context, state, folder):
+        """Writes the network as a seed and its masks."""
+        options = context.options
+        hard = self.mask(options).harden(state.params)
+        weight_key, _ = jax.random.split(keys(options.seed).method)
+        fj.reparam.save(folder / FILE, weight_key, hard, **self.magnitude(options))
+
+
+def paper_recipe(options: TrainingOptions) -> dict[str, Any]:
+    """The recipe of Signed Supermask, for options that are left out."""
+    schedule = "plateau" if is_elu_resnet(options) else "exponential"
+    return {"optimizer": "sgdw", "schedule": schedule, "normalization": "image", "augment": "none"}
+
+
+def paper_threshold(options: TrainingOptions) -> float:
+    """The threshold that leaves the published number of weights."""
+    return 0.75 if is_elu_resnet(options) else 0.14

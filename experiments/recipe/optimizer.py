@@ -1,0 +1,94 @@
+"""The optimizer inside the pruning."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+import flipout_jax as fj
+
+from .learning_rate import peak_learning_rate
+from .training_options import TrainingOptions
+
+_BETA2 = {"adam": 0.999, "adamw": 0.999, "rmsprop": 0.9, "lion": 0.99}
+_DECAYS_BY_ITSELF = {"adamw", "lion", "sgdw"}
+
+
+def optimizer(
+    options: TrainingOptions,
+    rate: optax.Schedule,
+    steps_per_epoch: int,
+    decays: Callable[[Any, Any], bool] | None = None,
+) -> optax.GradientTransformation:
+    """The optimizer of resolved options.
+
+    Args:
+      options: the options.
+      rate: the learning rate by step.
+      steps_per_epoch: the number of steps in each epoch.
+      decays: a predicate on (key path, leaf) of the parameters that may decay; None for all of them.
+    """
+    assert options.weight_decay is not None
+    decay: dict[str, Any] = {"weight_decay": options.weight_decay}
+    if options.decay_params == "kernels":
+        decays = fj.kernels
+    if decays is not None:
+        decay["mask"] = lambda params: jax.tree.map_with_path(decays, params)
+    steps = [] if options.clip_norm is None else [optax.clip_by_global_norm(options.clip_norm)]
+    if options.optimizer not in _DECAYS_BY_ITSELF:
+        steps.append(optax.add_decayed_weights(**decay))
+    rule = _rule(options, rate, decay)
+    if options.schedule != "plateau":
+        return optax.chain(*steps, rule)
+    plateau = _plateau(options, steps_per_epoch)
+    if options.optimizer in ("sgd", "sgdw"):
+        # It scales these as their learning rate would, which leaves the decay of sgdw alone. The others divide by the
+        # size of the gradient, so that it must come after them.
+        return optax.chain(*steps, plateau, rule)
+    return optax.chain(*steps, rule, plateau)
+
+
+def _rule(options: TrainingOptions, rate: optax.Schedule, decay: dict[str, Any]) -> optax.GradientTransformation:
+    assert options.optimizer
+    assert options.nesterov is not None
+    beta1 = options.beta1
+    beta2 = _BETA2.get(options.optimizer, 0.0) if options.beta2 is None else options.beta2
+    match options.optimizer:
+        case "sgd":
+            return optax.sgd(rate, options.momentum, options.nesterov)
+        case "adam":
+            return optax.adam(rate, beta1, beta2, options.epsilon)
+        case "rmsprop":
+            return optax.rmsprop(rate, beta2, options.epsilon)
+        case "adamw":
+            return optax.adamw(rate, beta1, beta2, options.epsilon, **decay)
+        case "lion":
+            return optax.lion(rate, beta1, beta2, **decay)
+        case "sgdw":
+            return _sgdw(options, rate, **decay)
+
+
+def _sgdw(
+    options: TrainingOptions, rate: optax.Schedule, weight_decay: float, **mask: Any
+) -> optax.GradientTransformation:
+    """SGD whose decay is not multiplied by the learning rate, but falls with an exponential one."""
+    peak = peak_learning_rate(options)
+
+    def falling(step):
+        return weight_decay * rate(step) / peak
+
+    decay = falling if options.schedule == "exponential" else weight_decay
+    return fj.sgdw(rate, decay, options.momentum, bool(options.nesterov), **mask)
+
+
+def _plateau(options: TrainingOptions, steps_per_epoch: int) -> optax.GradientTransformationExtraArgs:
+    """Multiplies updates by 0.2, at most 5 times, when the training loss stops falling."""
+    return optax.contrib.reduce_on_plateau(
+        patience=max(1, options.epochs * 15 // 110),
+        accumulation_size=steps_per_epoch,
+        factor=0.2,
+        min_scale=0.2**5,
+        rtol=0.0,
+        atol=1e-4,
+    )

@@ -1,0 +1,39 @@
+"""When the gradual methods prune, and to which sparsity."""
+
+import math
+
+import flipout_jax as fj
+
+from .training_options import TrainingOptions
+
+
+def halvings(sparsity: float) -> int:
+    """Returns how often the kept weights are halved to reach a sparsity, at least once."""
+    return max(1, round(-math.log2(1 - sparsity)))
+
+
+def last_pruning_epoch(options: TrainingOptions, count: int = 1) -> int:
+    """The epoch that ends with the last of `count` prunings."""
+    if options.last_pruning is not None:
+        return max(1, round(options.last_pruning * options.epochs))
+    epochs_apart = -(-options.epochs // (count + 1))
+    if epochs_apart * count < options.epochs:
+        return epochs_apart * count
+    # There are too few epochs to divide them into equal parts.
+    return max(1, options.epochs * count // (count + 1))
+
+
+def prunings(options: TrainingOptions) -> fj.schedules.Milestones:
+    """The target sparsity by epoch: evenly spaced prunings, each at the end of an epoch."""
+    if options.sparsity == 0:
+        return no_prunings()
+    count = options.prunings or halvings(options.sparsity)
+    last = last_pruning_epoch(options, count)
+    count = min(count, last)
+    schedule = fj.schedules.cubic if options.sparsity_schedule == "cubic" else fj.schedules.geometric
+    return schedule(options.sparsity, begin=last // count, end=last, prunings=count)
+
+
+def no_prunings() -> fj.schedules.Milestones:
+    """The schedule of a method that does not prune during training."""
+    return fj.schedules.Milestones((), ())

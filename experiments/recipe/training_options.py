@@ -1,0 +1,137 @@
+"""The options that decide what a run computes, but for its pruning method."""
+
+import dataclasses
+from typing import Annotated, Literal
+
+from ..models import DType, Init
+from .ranges import AT_LEAST_1, FRACTION, INNER_FRACTION, NOT_NEGATIVE, POSITIVE, Range
+
+Augment = Literal["none", "crop_flip", "resized_crop"]
+Optimizer = Literal["sgd", "adam", "adamw", "rmsprop", "lion", "sgdw"]
+Schedule = Literal["milestones", "cosine", "constant", "exponential", "plateau", "cosine_restarts"]
+Normalization = Literal["dataset", "image"]
+Allocation = Literal["global", "normalized", "uniform"]
+SparsitySchedule = Literal["geometric", "cubic"]
+Recipe = Literal["paper", "best"]
+Parameters = Literal["all", "kernels"]
+
+_SEED = Range("from 0 to 4294967295", lambda x: 0 <= x < 2**32)
+_SEEDS = Range("from 1 to 10000", lambda x: 1 <= x <= 10_000)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingOptions:
+    """The options of every method. `options.config.resolved` fills in those that are left out."""
+
+    data: str = "digits"
+    """digits, bundled 8x8 images that need no network; folder:PATH, a folder with train/<class>/* and test/<class>/*
+    in any image format; tiny_imagenet, as its authors packed it; or, with the extra tfds, mnist, fashion_mnist,
+    cifar10, cifar100, imagenette, and any other set of TensorFlow Datasets by its name."""
+    model: str | None = None
+    """Network: digits_cnn, lenet_300_100, fcn, lenet5, conv2, conv4, conv6, conv8, vgg11, vgg13, vgg16, vgg19,
+    resnet18, resnet34, resnet50, resnet20, resnet32, resnet56, elu_resnet20, elu_resnet56, elu_resnet110, densenet121,
+    vit; or package.module:CLASS, a network of your own. Default: digits_cnn for digits, lenet5 for other gray images,
+    resnet18 for color images."""
+    augment: Augment | None = None
+    """Augmentation of training images: crop_flip, a random crop after padding by an eighth of each side, and a mirror
+    image half of the time; resized_crop, a random part of a random shape brought back to full size, and a mirror
+    image; or none. Default: crop_flip for color images, none for gray ones and for signed_supermask and supermask."""
+    image_size: Annotated[int | None, AT_LEAST_1] = None
+    """Height and width to which all images are resized. Default: as they are, or 224 for imagenette."""
+    normalization: Normalization | None = None
+    """Normalization of images: by the mean and standard deviation of each channel of the data set, or of each image.
+    Default: image for signed_supermask and supermask, dataset for all others."""
+    width: Annotated[float, POSITIVE] = 1.0
+    """Factor by which the network's number of channels is multiplied."""
+    init: Init | None = None
+    """Initial weights: pytorch (uniform in +-1/sqrt(fan in)), kaiming (normal) or xavier (uniform). Default: as the
+    papers ran the network, which is kaiming for densenet121 and pytorch for all others."""
+    dtype: DType = "float32"
+    """Type in which the network computes; weights, normalization and loss are float32 always."""
+    sparsity: Annotated[float, FRACTION] = 0.9375
+    """Fraction of the prunable weights that are zero at the end, in [0, 1)."""
+    recipe: Recipe = "paper"
+    """Recipe that fills in what is left out: paper, that of the paper; or best, the one that came out best of a search
+    at high sparsity, see docs/results.md: a cosine learning rate, the last pruning after half of the epochs, and noise
+    that fades until then."""
+    prunings: Annotated[int | None, AT_LEAST_1] = None
+    """Number of prunings, each removing the same fraction of the weights that are left. Default: one for each halving,
+    4 for a sparsity of 0.9375."""
+    sparsity_schedule: SparsitySchedule = "geometric"
+    """Rise of the sparsity from pruning to pruning: geometric, where each removes the same fraction of the weights that
+    are left, as in the paper; or cubic, which removes most of the weights in the first prunings."""
+    last_pruning: Annotated[float | None, INNER_FRACTION] = None
+    """Fraction of the epochs after which the last pruning comes, in (0, 1); the others are evenly spaced before it.
+    Default: prunings divide the epochs into equal parts, as in the paper: of 350 epochs with 10 prunings, one every 32
+    epochs, the last after 320. With --recipe best: 0.5."""
+    allocation: Allocation = "global"
+    """How sparsity is shared across layers: global ranks all weights together; normalized does, by scores divided by
+    the mean of their layer; uniform gives each layer the same sparsity."""
+    min_kept_per_layer: Annotated[int, NOT_NEGATIVE] = 0
+    """Weights that each layer keeps at least, with an allocation other than uniform."""
+    epochs: Annotated[int, AT_LEAST_1] = 140
+    """Passes over the training images. The paper's number is 350."""
+    batch_size: Annotated[int | None, AT_LEAST_1] = None
+    """Images in each step. Default: 128, the paper's number, or 32 for digits, which has few images."""
+    optimizer: Optimizer | None = None
+    """Optimizer inside the pruning; sgdw is sgd whose weight decay is not multiplied by the learning rate. Default:
+    sgdw for signed_supermask and supermask, sgd for all others."""
+    learning_rate: Annotated[float | None, POSITIVE] = None
+    """Highest learning rate. Default: 0.1 for sgd, or 0.02 for fcn, lenet5 and conv2 to conv8, which have no
+    normalization layers; for sgdw 0.05, 0.04 for conv2 and 0.3 for elu_resnet; 0.001 for adam, adamw and rmsprop;
+    0.0001 for lion."""
+    schedule: Schedule | None = None
+    """Learning rate after the warm-up: milestones (steps down), cosine (to 0), constant, exponential (x0.9 after each
+    tenth of the epochs, for the decay of sgdw too), plateau (x0.2, at most 5 times, when the training loss has not
+    fallen for 15/110 of the epochs), or cosine_restarts (back to its highest after each pruning, and from there to 0
+    along a cosine until the next). Default: for signed_supermask and supermask exponential, or plateau with
+    elu_resnet; for all others milestones, or cosine with --recipe best."""
+    milestones: tuple[int, ...] | None = None
+    """Epochs after which the learning rate drops to a tenth. Default: 150/350 and 250/350 of the epochs."""
+    warmup_epochs: Annotated[int, NOT_NEGATIVE] = 0
+    """Epochs over which the learning rate rises linearly from 0."""
+    momentum: Annotated[float, FRACTION] = 0.9
+    """Momentum of sgd, in [0, 1)."""
+    nesterov: bool | None = None
+    """Nesterov momentum for sgd and sgdw. Default: for sgdw alone."""
+    beta1: Annotated[float, FRACTION] = 0.9
+    """Decay of the mean of gradients, for adam, adamw and lion, in [0, 1)."""
+    beta2: Annotated[float | None, FRACTION] = None
+    """Decay of the mean of squares for adam, adamw and rmsprop, and of lion's momentum, in [0, 1). Default: 0.999 for
+    adam and adamw, 0.9 for rmsprop, 0.99 for lion."""
+    epsilon: Annotated[float, NOT_NEGATIVE] = 1e-8
+    """Constant that adam, adamw and rmsprop add to the root of the mean square."""
+    weight_decay: Annotated[float | None, NOT_NEGATIVE] = None
+    """Weight decay, as a factor of the weight. sgd, adam and rmsprop add it to the gradient; adamw and lion multiply
+    it by the learning rate alone, sgdw by nothing. Default: 0.0005, or 0.0003 for sgdw with elu_resnet."""
+    decay_params: Parameters = "all"
+    """Parameters that decay: all, as in the paper, or kernels, which spares biases and normalization layers."""
+    clip_norm: Annotated[float | None, POSITIVE] = None
+    """Largest norm of the gradient over all parameters, noise included. Default: no limit."""
+    label_smoothing: Annotated[float, FRACTION] = 0.0
+    """Share of each label that is spread over all classes during training, in [0, 1)."""
+    seed: Annotated[int, _SEED] = 0
+    """Seed of initial weights, batches and noise."""
+    seeds: Annotated[int, _SEEDS] = 1
+    """Number of runs, with the seeds seed, seed + 1, ...; each has a folder of its own, and the summary has means and
+    standard deviations."""
+    steps_per_epoch: Annotated[int | None, AT_LEAST_1] = None
+    """At most this many steps in each epoch, to try things out. Default: all images, except for a last batch that is
+    not full."""
+    test_images: Annotated[int | None, AT_LEAST_1] = None
+    """Test on this many test images, the first of a fixed shuffle. Default: on all."""
+    train_split: str = "train"
+    """Training split of a set of TensorFlow Datasets, such as train[:90%]."""
+    test_split: str | None = None
+    """Test split of a set of TensorFlow Datasets. Default: test, or validation where there is no test."""
+    stream: bool | None = None
+    """True leaves images on disk and decodes them during training; False decodes all of them beforehand. Default: True
+    where the decoded images would take more than half of the memory."""
+
+
+DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainingOptions)}
+
+
+def is_elu_resnet(options: TrainingOptions) -> bool:
+    """Returns True for the residual networks of Signed Supermask, which have a recipe of their own."""
+    return options.model is not None and options.model.startswith("elu_resnet")

@@ -1,0 +1,61 @@
+"""The optimizer of a run: the recipe's, inside that of the method."""
+
+from decimal import Decimal
+
+import jax
+import numpy as np
+import optax
+
+import flipout_jax as fj
+from flipout_jax._select._groups import check_reachable
+
+from ..data import Dataset
+from ..errors import UserError
+from ..methods.before_training import as_user_error
+from ..methods.pruning import allocation
+from ..options.config import Config, resolved
+from ..recipe import optimizer as recipe
+from ..step.steps import Steps
+
+# Steps whose gradients are not finite are skipped, however many there are.
+_NO_LIMIT = 2**30
+
+
+def optimizer(config: Config, steps_per_epoch: int, key: jax.Array) -> optax.GradientTransformationExtraArgs:
+    """The optimizer of a run.
+
+    The state of every method, dense included, holds masks and flips, so that the pictures of all runs show the same. A
+    step whose gradients are not finite is skipped and counted; its pruning still comes on time.
+    """
+    config = resolved(config)
+    method = config.method
+    rate = method.learning_rate(config, steps_per_epoch)
+    rule = recipe.optimizer(config, rate, steps_per_epoch, method.decays)
+    inner = optax.apply_if_finite(rule, max_consecutive_errors=_NO_LIMIT)
+    by_epoch = method.prunings(config)
+    schedule = by_epoch._replace(steps=tuple(steps_per_epoch * epoch for epoch in by_epoch.steps))
+    return method.optimizer(config, schedule, inner, key)
+
+
+def learning_rate(config: Config, steps_per_epoch: int, epoch: int) -> float:
+    """The learning rate of the last step of an epoch."""
+    config = resolved(config)
+    step = config.method.optimizer_epoch(config, epoch) * steps_per_epoch - 1
+    return float(np.asarray(config.method.learning_rate(config, steps_per_epoch)(step)))
+
+
+def check(config: Config, data: Dataset, batch_size: int, steps: Steps) -> None:
+    """Raises a `UserError` where the method cannot reach what the options ask for with this network and these data."""
+    config.method.check_data(config, data, batch_size)
+    if not config.method.has_target:
+        return
+    params = jax.eval_shape(lambda: steps.init(0).params)
+    sizes = [leaf.size for path, leaf in jax.tree.leaves_with_path(params) if fj.kernels(path, leaf)]
+    try:
+        check_reachable(allocation(config), fj.schedules.one_shot(config.sparsity, step=1), sizes)
+    except fj.ArgumentError as error:
+        raise as_user_error(error) from error
+    if (1 - Decimal(str(config.sparsity))) * sum(sizes) < 1:
+        raise UserError(
+            f"--sparsity must keep at least one of the {sum(sizes)} prunable weights, got {config.sparsity!r}."
+        )
