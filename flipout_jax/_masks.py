@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
+from ._numerics import where
 from ._prunable import check_arrays, kernels, path_string, select
 from ._prune import PruneState, check_masks, is_prunable
-from ._where import where
 
 PyTree = Any
 

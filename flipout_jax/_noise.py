@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from . import _dtypes, _errors, _sharding
+from . import _errors, _numerics
 
 
 class GradientNoiseState(NamedTuple):
@@ -90,11 +90,11 @@ def _add(key: jax.Array, gradient: jax.Array, mask: Any, scale: Any) -> jax.Arra
     if not jnp.issubdtype(gradient.dtype, jnp.inexact) or gradient.size == 0:
         return gradient
     # At least float32: the sum of squares of a half-precision gradient overflows or vanishes.
-    wide = jnp.abs(gradient).astype(_dtypes.wider(jnp.finfo(gradient.dtype).dtype, jnp.float32))
+    wide = jnp.abs(gradient).astype(_numerics.wider(jnp.finfo(gradient.dtype).dtype, jnp.float32))
     std = scale * jnp.sqrt(jnp.sum(jnp.square(wide))) / math.sqrt(gradient.size)
     std = jnp.where(jnp.isfinite(std) & jnp.asarray(mask), std, 0).astype(wide.dtype)
-    draw = _sharding.sharded_like(lambda key: jax.random.normal(key, gradient.shape, gradient.dtype), gradient)
+    draw = _numerics.sharded_like(lambda key: jax.random.normal(key, gradient.shape, gradient.dtype), gradient)
     noise = draw(key)
-    dtype = _dtypes.wider(noise.dtype, std.dtype)
+    dtype = _numerics.wider(noise.dtype, std.dtype)
     noisy = gradient + (std.astype(dtype) * noise.astype(dtype)).astype(gradient.dtype)
     return jnp.where(jnp.isfinite(noisy), noisy, gradient)

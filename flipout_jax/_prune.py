@@ -8,14 +8,14 @@ import optax
 from jax import Array, lax
 from jax.core import Tracer
 
-from . import _dtypes, _errors
+from . import _errors, _numerics
+from ._numerics import where
 from ._prunable import check_paths, check_prunable, kernels, path_string, select
 from ._recompute import with_recompute
 from ._saliency import Saliency, magnitude
 from ._select import _target
 from ._select._allocation import Allocation, check_allocation, global_
 from ._select._groups import check_reachable, prune_masks
-from ._where import where
 from .schedules import Threshold
 
 PyTree = Any
@@ -187,7 +187,7 @@ def _clear(masks: PyTree, updates: PyTree, params: PyTree) -> PyTree:
         if not is_prunable(mask, param):
             return update
         # Wide enough that `param + update` is exactly 0, also when the updates have less precision.
-        dtype = _dtypes.wider(update.dtype, param.dtype)
+        dtype = _numerics.wider(update.dtype, param.dtype)
         return where(mask, update.astype(dtype), -param.astype(dtype))
 
     return jax.tree.map(one, masks, updates, params)

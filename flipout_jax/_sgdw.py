@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from . import _dtypes, _errors
+from . import _errors, _numerics
 
 PyTree = Any
 Rate = float | Array | optax.Schedule
@@ -70,7 +70,7 @@ def independent_weight_decay(
 
         def decayed(update, param):
             # Of a weight of half precision, in the precision of the update.
-            dtype = _dtypes.wider(update.dtype, param.dtype)
+            dtype = _numerics.wider(update.dtype, param.dtype)
             return (update.astype(dtype) - jnp.asarray(rate, dtype) * param.astype(dtype)).astype(update.dtype)
 
         count = jnp.asarray(optax.safe_increment(state.decay_count))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from . import _dtypes, _errors
+from . import _errors, _numerics
 from ._prunable import check_arrays, select
 
 PyTree = Any
@@ -68,7 +68,7 @@ def hoyer_square(params: PyTree, prunable: Any = None) -> Array:
     ]
     total = jnp.zeros((), jnp.float32)
     for term in terms:
-        dtype = _dtypes.wider(total.dtype, term.dtype)
+        dtype = _numerics.wider(total.dtype, term.dtype)
         total = total.astype(dtype) + term.astype(dtype)
     return total
 
@@ -150,7 +150,7 @@ def _chosen(prunable: Any, params: PyTree) -> list[bool]:
 
 
 def _of_tensor(w: Array) -> Array:
-    w = w.astype(_dtypes.wider(w.dtype, jnp.float32))
+    w = w.astype(_numerics.wider(w.dtype, jnp.float32))
     # Not `abs`, whose derivative at 0 is 1 to JAX: a weight that is 0 must get nothing.
     size = w * lax.stop_gradient(jnp.sign(w))
     largest = lax.stop_gradient(jnp.max(size, initial=0.0))
@@ -164,6 +164,6 @@ def _of_tensor(w: Array) -> Array:
 
 def _add(update: Array, w: Array, strength: Any) -> Array:
     # In the wide type to the end: half precision has less room than the gradient.
-    wide = _dtypes.wider(_dtypes.wider(w.dtype, update.dtype), jnp.float32)
+    wide = _numerics.wider(_numerics.wider(w.dtype, update.dtype), jnp.float32)
     gradient = jax.grad(_of_tensor)(w.astype(wide))
     return (update.astype(wide) + jnp.asarray(strength, wide) * gradient).astype(update.dtype)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from .. import _dtypes, _errors
+from .. import _errors, _numerics
 from ._base import PyTree, Saliency
 
 
@@ -96,7 +96,7 @@ def flips(power: float = 2.0, *, decay: float = 1.0, dtype: DTypeLike | None = N
     def score(state, params):
         def one(flips, w):
             # At least float32: half precision would round the counts and underflow the power.
-            at_least_float32 = _dtypes.wider(w.dtype, jnp.float32)
+            at_least_float32 = _numerics.wider(w.dtype, jnp.float32)
             return jnp.abs(w.astype(at_least_float32)) ** exponent / (flips.astype(at_least_float32) + 1)
 
         return jax.tree.map(one, state.flips, params)

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from .. import _dtypes, _errors
+from .. import _errors, _numerics
 from ._base import PyTree
 
 
 def zeros(params: PyTree) -> PyTree:
     """A zero for each weight: float32, or float64 for weights of it."""
-    return jax.tree.map(lambda w: jnp.zeros_like(w, _dtypes.wider(w.dtype, jnp.float32)), params)
+    return jax.tree.map(lambda w: jnp.zeros_like(w, _numerics.wider(w.dtype, jnp.float32)), params)
 
 
 def renew(rule: Callable[..., Array], values: PyTree, *trees: PyTree) -> PyTree:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .. import _errors, _sharding
+from .. import _errors, _numerics
 from ._base import Saliency
 
 
@@ -58,4 +58,4 @@ def random(key: jax.Array) -> Saliency:
 
 def _draw(key: jax.Array, leaf: jax.Array) -> jax.Array:
     like = jnp.zeros_like(leaf, jnp.uint32)
-    return _sharding.sharded_like(lambda key: jax.random.bits(key, leaf.shape), like)(key)
+    return _numerics.sharded_like(lambda key: jax.random.bits(key, leaf.shape), like)(key)

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from .. import _dtypes
+from .. import _numerics
 from .._prunable import path_string
 from ._base import Saliency
 
@@ -83,7 +83,7 @@ def wanda(activation_norms: Mapping[str, jax.typing.ArrayLike]) -> Saliency:
         def one(path, w):
             if not w.ndim:
                 return w
-            w = jnp.abs(w.astype(_dtypes.wider(w.dtype, jnp.float32)))
+            w = jnp.abs(w.astype(_numerics.wider(w.dtype, jnp.float32)))
             return w * _fitted(state.activation_norms, path_string(path), w).astype(w.dtype)
 
         return jax.tree.map_with_path(one, params)
@@ -104,7 +104,7 @@ def _check_norms(activation_norms: Any) -> dict[str, Array]:
             norm, real = jnp.zeros(()), False
         if not real:
             raise ValueError(f"{wanted}, got {given!r} for {path!r}.")
-        norm = norm.astype(_dtypes.wider(norm.dtype, jnp.float32))
+        norm = norm.astype(_numerics.wider(norm.dtype, jnp.float32))
         if not isinstance(norm, Tracer) and not bool(jnp.all(jnp.isfinite(norm) & (norm >= 0))):
             wrong = np.asarray(norm)[~(np.isfinite(norm) & (np.asarray(norm) >= 0))]
             raise ValueError(f"{wanted}, got {wrong[0]!s} for {path!r}.")

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .. import _dtypes
+from .. import _numerics
 from ..schedules import Milestones
 from . import _target
 from ._allocation import Allocation
 from ._selection import keep_highest
-from ._uint64 import Wide
+from ._uint64 import UInt64
 
 PyTree = Any
 Groups = tuple[tuple[int, ...], ...]
@@ -34,7 +34,7 @@ def prune_masks(scores: PyTree, masks: PyTree, schedule, allocation: Allocation,
 
 
 def keep_in_groups(
-    scores: Sequence[Array], live: Sequence[Array], keep: Sequence[Wide], groups: Groups, allocation: Allocation
+    scores: Sequence[Array], live: Sequence[Array], keep: Sequence[UInt64], groups: Groups, allocation: Allocation
 ) -> list[Array]:
     """Masks of the highest live scores: `keep[i]` of the leaves of the i-th group, and what else is asked for."""
     if allocation.normalized:
@@ -49,7 +49,7 @@ def keep_in_groups(
 
 def _normalized(score: Array, live: Array) -> Array:
     """Scores divided by the mean magnitude of the finite ones of live weights."""
-    score = score.astype(_dtypes.wider(score.dtype, jnp.float32))
+    score = score.astype(_numerics.wider(score.dtype, jnp.float32))
     counted = live & jnp.isfinite(score)
     magnitude = jnp.where(counted, jnp.abs(score), 0)
     # In parts of the largest, so that the sum stays finite.

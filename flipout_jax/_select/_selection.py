@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from .. import _dtypes, _sharding
+from .. import _numerics
 from . import _uint64
-from ._uint64 import Wide
+from ._uint64 import UInt64
 
 # Two bits settle 32 in 16 passes; fewer counts a pass take more passes, and more of them take longer each.
 _DIGIT_BITS = 2
@@ -26,11 +26,11 @@ class _Threshold(NamedTuple):
     """A threshold, with how many live keys are at least as high and how many are higher."""
 
     value: Array
-    at_least: Wide
-    above: Wide
+    at_least: UInt64
+    above: UInt64
 
 
-def keep_highest(scores: Sequence[Array], live: Sequence[Array], keep: Wide, per_leaf: int = 0) -> list[Array]:
+def keep_highest(scores: Sequence[Array], live: Sequence[Array], keep: UInt64, per_leaf: int = 0) -> list[Array]:
     """Masks of the `keep` highest scores among the live ones.
 
     Equal scores rank by position, the lower position in flattened tree order first. NaN ranks lowest. Where fewer
@@ -49,25 +49,25 @@ def keep_highest(scores: Sequence[Array], live: Sequence[Array], keep: Wide, per
     if not scores:
         return []
     select = functools.partial(_keep_highest, per_leaf=per_leaf)
-    return _sharding.sharded_like(select, list(live))(list(scores), list(live), keep)
+    return _numerics.sharded_like(select, list(live))(list(scores), list(live), keep)
 
 
-def _keep_highest(scores: list[Array], live: list[Array], keep: Wide, per_leaf: int) -> list[Array]:
+def _keep_highest(scores: list[Array], live: list[Array], keep: UInt64, per_leaf: int) -> list[Array]:
     # The threshold and the masks must see the very same bits: without the barrier, the compiler may compute a score
     # twice, with different rounding.
-    dtype = functools.reduce(_dtypes.wider, [score.dtype for score in scores])
+    dtype = functools.reduce(_numerics.wider, [score.dtype for score in scores])
     keys = lax.optimization_barrier([_ordered_bits(score.astype(dtype)) for score in scores])
     if not per_leaf:
         return _highest(keys, live, keep)
     pairs = list(zip(keys, live, strict=True))
-    guarded = [_highest([key], [alive], _uint64.wide(min(per_leaf, key.size)))[0] for key, alive in pairs]
-    taken = functools.reduce(_uint64.add, [_uint64.wide(jnp.sum(mask, dtype=jnp.uint32)) for mask in guarded])
-    left = _uint64.where(_uint64.at_least(keep, taken), _uint64.subtract(keep, taken), _uint64.wide(0))
+    guarded = [_highest([key], [alive], _uint64.of(min(per_leaf, key.size)))[0] for key, alive in pairs]
+    taken = functools.reduce(_uint64.add, [_uint64.of(jnp.sum(mask, dtype=jnp.uint32)) for mask in guarded])
+    left = _uint64.where(_uint64.at_least(keep, taken), _uint64.subtract(keep, taken), _uint64.of(0))
     others = _highest(keys, [alive & ~mask for alive, mask in zip(live, guarded, strict=True)], left)
     return [mask | other for mask, other in zip(guarded, others, strict=True)]
 
 
-def _highest(keys: list[Array], live: list[Array], keep: Wide) -> list[Array]:
+def _highest(keys: list[Array], live: list[Array], keep: UInt64) -> list[Array]:
     """Masks of the `keep` highest live keys, ties by position."""
     threshold = _kth_highest(lambda zero: (keys, live), keys[0].dtype, keep)
     ties, ties_kept = (_uint64.subtract(count, threshold.above) for count in (threshold.at_least, keep))
@@ -102,7 +102,7 @@ def _ordered_bits(score: Array) -> Array:
 
 
 def _kth_highest(
-    keys_and_live: Callable[[Array], tuple[list[Array], list[Array]]], unsigned: np.dtype, k: Wide
+    keys_and_live: Callable[[Array], tuple[list[Array], list[Array]]], unsigned: np.dtype, k: UInt64
 ) -> _Threshold:
     """The k-th highest live key; 0 where fewer than k are live.
 
@@ -115,24 +115,24 @@ def _kth_highest(
         # Behind a barrier, so that the compiler does not see that each pass has the same 0.
         zero, _ = lax.optimization_barrier((jnp.uint32(0), found.value))
         counts = [found.at_least, *_count_at_least(*keys_and_live(zero), candidates), found.above]
-        counts = Wide(*(jnp.stack(words) for words in zip(*counts, strict=True)))
+        counts = UInt64(*(jnp.stack(words) for words in zip(*counts, strict=True)))
         digit = jnp.sum(_uint64.at_least(_uint64.take(counts, slice(1, digits)), k), dtype=jnp.int32)
         value = found.value | digit.astype(unsigned) << shift
         return _Threshold(value, _uint64.take(counts, digit), _uint64.take(counts, digit + 1)), None
 
     # That all keys reach 0 is no news, so how many there are is not counted: more than any k will do.
-    start = _Threshold(jnp.zeros((), unsigned), _uint64.wide(2**64 - 1), _uint64.wide(0))
+    start = _Threshold(jnp.zeros((), unsigned), _uint64.of(2**64 - 1), _uint64.of(0))
     # A loop, and not one pass after the other, since each pass is code for every leaf.
     shifts = jnp.arange(8 * unsigned.itemsize - _DIGIT_BITS, -1, -_DIGIT_BITS, unsigned)
     return lax.scan(settle, start, shifts)[0]
 
 
-def _count_at_least(keys: Sequence[Array], live: Sequence[Array], thresholds: list[Array]) -> list[Wide]:
+def _count_at_least(keys: Sequence[Array], live: Sequence[Array], thresholds: list[Array]) -> list[UInt64]:
     """How many live keys reach each threshold, over all leaves."""
-    totals = [_uint64.wide(0)] * len(thresholds)
+    totals = [_uint64.of(0)] * len(thresholds)
     for key, alive in zip(keys, live, strict=True):
         counts = _count([alive & (key >= threshold) for threshold in thresholds])
-        totals = [_uint64.add(total, _uint64.wide(count)) for total, count in zip(totals, counts, strict=True)]
+        totals = [_uint64.add(total, _uint64.of(count)) for total, count in zip(totals, counts, strict=True)]
     return totals
 
 
@@ -155,7 +155,7 @@ def _count_apart(conditions: list[Array]) -> list[Array]:
     return [jnp.sum(condition, dtype=jnp.uint32) for condition in conditions]
 
 
-def _cut(keys: list[Array], live: list[Array], threshold: Array, keep: Wide) -> tuple[Array, Array]:
+def _cut(keys: list[Array], live: list[Array], threshold: Array, keep: UInt64) -> tuple[Array, Array]:
     """Where the first `keep` of the ties end: the leaf, and the position in it."""
 
     def ties(key, alive):
@@ -169,8 +169,8 @@ def _cut(keys: list[Array], live: list[Array], threshold: Array, keep: Wide) -> 
         return [~_position(key.shape, zero) for key in keys], live_ties
 
     pairs = list(zip(keys, live, strict=True))
-    counts = _uint64.wide(jnp.stack([ties(key, alive) for key, alive in pairs]))
-    _, before = lax.scan(lambda before, count: (_uint64.add(before, count), before), _uint64.wide(0), counts)
+    counts = _uint64.of(jnp.stack([ties(key, alive) for key, alive in pairs]))
+    _, before = lax.scan(lambda before, count: (_uint64.add(before, count), before), _uint64.of(0), counts)
     leaf = jnp.sum(_uint64.at_least(keep, _uint64.add(before, counts)), dtype=jnp.int32)
     left = _uint64.subtract(keep, _uint64.take(before, leaf))
     last = _kth_highest(ties_of_leaf, jnp.dtype(jnp.uint32), left).value

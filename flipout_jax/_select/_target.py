@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .. import _dtypes, _errors
+from .. import _errors, _numerics
 from ..schedules import Milestones, Threshold
 from . import _uint64
-from ._uint64 import Wide
+from ._uint64 import UInt64
 
 PyTree = Any
 Target = Callable[[Any], Any]
@@ -104,13 +104,13 @@ def clear_below(threshold: Threshold, scores: PyTree, masks: PyTree) -> PyTree:
     def one(mask, score):
         if not mask.ndim:
             return mask
-        dtype = _dtypes.wider(score.dtype, jnp.float32)
+        dtype = _numerics.wider(score.dtype, jnp.float32)
         return mask & (score.astype(dtype) >= jnp.asarray(threshold.value, dtype))
 
     return jax.tree.map(one, masks, scores)
 
 
-def kept(schedule: Target, step: Array, size: int) -> Wide:
+def kept(schedule: Target, step: Array, size: int) -> UInt64:
     """How many of `size` weights the schedule keeps at a step, `ceil((1 - s) * size)`.
 
     The targets of `Milestones` are exact. Any other schedule gives a float32, which is read as the decimal of at
@@ -126,19 +126,19 @@ def kept(schedule: Target, step: Array, size: int) -> Wide:
     distance = jnp.where(binary > nearest.low, binary - nearest.low, nearest.low - binary)
     is_decimal = (nearest.high == 0) & (distance <= _HALF_STEP)
     removed = _uint64.where(is_decimal, _times_millionths(millionths, size), _times_binary(binary, size))
-    return _uint64.subtract(_uint64.wide(size), removed)
+    return _uint64.subtract(_uint64.of(size), removed)
 
 
-def _times_binary(fraction: Array, size: int) -> Wide:
+def _times_binary(fraction: Array, size: int) -> UInt64:
     """`floor(fraction * size / 2**32)`."""
     high, low = size >> 32, size & 0xFFFFFFFF
-    return _uint64.add(_uint64.multiply(fraction, high), _uint64.wide(_uint64.multiply(fraction, low).high))
+    return _uint64.add(_uint64.multiply(fraction, high), _uint64.of(_uint64.multiply(fraction, low).high))
 
 
-def _times_millionths(fraction: Array, size: int) -> Wide:
+def _times_millionths(fraction: Array, size: int) -> UInt64:
     """`floor(fraction * size / 10**6)` for a fraction of at most 10**6, by long division in base 1000."""
     whole, rest = divmod(size, _MILLION)
     thousands, units = fraction // 1000, fraction % 1000
     product = thousands * rest
     carried = (product % 1000) * 1000 + units * rest
-    return _uint64.add(_uint64.multiply(fraction, whole), _uint64.wide(product // 1000 + carried // _MILLION))
+    return _uint64.add(_uint64.multiply(fraction, whole), _uint64.of(product // 1000 + carried // _MILLION))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from .. import _dtypes
+from .. import _numerics
 from ._cross_entropy import CrossEntropy
 from ._problem import Problem, check_concrete, listed, not_finite
 
@@ -122,13 +122,13 @@ def _sum(a: PyTree, b: PyTree) -> PyTree:
 @jax.jit
 def product(a: list[Array], b: list[Array]) -> list[Array]:
     """The products of arrays of the same shapes."""
-    dtypes = [_dtypes.wider(x.dtype, y.dtype) for x, y in zip(a, b, strict=True)]
+    dtypes = [_numerics.wider(x.dtype, y.dtype) for x, y in zip(a, b, strict=True)]
     return [x.astype(dtype) * y.astype(dtype) for x, y, dtype in zip(a, b, dtypes, strict=True)]
 
 
 def _widened(arrays: list[Array]) -> list[Array]:
     """The arrays in float32 at least: half precision would round their sum."""
-    return [x.astype(_dtypes.wider(x.dtype, jnp.float32)) for x in arrays]
+    return [x.astype(_numerics.wider(x.dtype, jnp.float32)) for x in arrays]
 
 
 def _check(problem: Problem, arrays: list[Array], what: str) -> None:

@@ -9,7 +9,7 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from .. import _dtypes, _errors
+from .. import _errors, _numerics
 
 PyTree = Any
 
@@ -30,7 +30,7 @@ class CrossEntropy(NamedTuple):
         inputs, labels = _pair(batch)
         logits = self.apply(params, inputs)
         _check_shapes(logits, labels)
-        logits = logits.astype(_dtypes.wider(logits.dtype, jnp.float32)) / self.temperature
+        logits = logits.astype(_numerics.wider(logits.dtype, jnp.float32)) / self.temperature
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(labels)))
 
     def check(self, params: PyTree, batch: tuple[PyTree, ArrayLike]) -> None:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .. import _dtypes, _errors
+from .. import _errors, _numerics
 from .._prunable import kernels
 from .._select._allocation import Allocation, global_
 from ._batches import Loss, check_batches, mean_gradient
@@ -97,7 +97,7 @@ def drive(
 
 @functools.partial(jax.jit, static_argnames="factors")
 def _scores(weights: list[Array], gradient: list[Array], masks: list[Array], factors: tuple[float, ...]) -> list[Array]:
-    dtype = functools.reduce(_dtypes.wider, [g.dtype for g in gradient], jnp.float32)
+    dtype = functools.reduce(_numerics.wider, [g.dtype for g in gradient], jnp.float32)
     sizes, slopes = ([jnp.abs(x.astype(dtype)) for x in leaves] for leaves in (weights, gradient))
     products = [size * slope for size, slope in zip(sizes, slopes, strict=True)]
     live = sum(jnp.sum(mask, dtype=jnp.uint32).astype(dtype) for mask in masks)

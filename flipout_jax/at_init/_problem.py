@@ -107,7 +107,7 @@ def prune(problem: Problem, score: Callable[[list[Array]], list[Array]], may_ret
                 "`params` must give scores that tell the weights apart, got 0 for all of them, as a last layer of "
                 "zeros would cause."
             )
-        keep = [_uint64.wide(count) for count in counts]
+        keep = [_uint64.of(count) for count in counts]
         live = everything if may_return else masks
         masks = _keep(scores, live, keep, groups=problem.groups, allocation=problem.allocation)
     left = jax.device_get(_any(masks))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import _dtypes
+from .. import _numerics
 from .._prunable import kernels
 from .._select._allocation import Allocation, global_
 from ._problem import Problem, check_concrete, listed, not_finite, pose, prune
@@ -89,7 +89,7 @@ def synaptic_flow(apply: Callable[[PyTree, PyTree], PyTree], problem: Problem, i
             raise ValueError(f"`apply` must return floats, got {[str(jnp.result_type(x)) for x in outputs]}.")
         dtype = jnp.float32
         for output in outputs:
-            dtype = _dtypes.wider(dtype, output.dtype)
+            dtype = _numerics.wider(dtype, output.dtype)
         return jnp.sum(jnp.stack([jnp.sum(output.astype(dtype)) for output in outputs]))
 
     @jax.jit
@@ -97,7 +97,7 @@ def synaptic_flow(apply: Callable[[PyTree, PyTree], PyTree], problem: Problem, i
         leaves = [jnp.abs(x) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in leaves]
         weights = [jnp.where(mask, jnp.abs(w), jnp.zeros_like(w)) for mask, w in zip(masks, weights, strict=True)]
         flow, gradient = jax.value_and_grad(total)(weights, leaves, inputs)
-        dtypes = [_dtypes.wider(w.dtype, jnp.float32) for w in weights]
+        dtypes = [_numerics.wider(w.dtype, jnp.float32) for w in weights]
         pairs = zip(gradient, weights, dtypes, strict=True)
         return flow, [jnp.abs(g.astype(dtype) * w.astype(dtype)) for g, w, dtype in pairs]
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .. import _dtypes, _errors
+from .. import _errors, _numerics
 from .._prunable import check_prunable, kernels
 from ._trees import map_prunable, paired
 
@@ -115,7 +115,7 @@ def consensus(*, prunable: Any = kernels, axis: int = -1, keep_one: bool = True)
         del key
 
         def start(path, leaf):
-            return jnp.full(_channels(path, leaf, axis), _START, _dtypes.wider(leaf.dtype, jnp.float32))
+            return jnp.full(_channels(path, leaf, axis), _START, _numerics.wider(leaf.dtype, jnp.float32))
 
         return map_prunable("params", prunable, params, start, lambda _: jnp.zeros((), jnp.float32))
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .. import _dtypes, _errors
+from .. import _errors, _numerics
 from .._prunable import check_prunable, kernels
 from ._trees import map_prunable
 
@@ -107,7 +107,7 @@ def _raised(leaf: Array, exponent: float) -> Array:
     """`sign(leaf) |leaf|**exponent`, in the leaf's type."""
     # An integer power is products, whose rounding keeps the order, and 1 keeps every bit.
     whole = int(exponent) if exponent.is_integer() else exponent
-    return _odd(leaf.astype(_dtypes.wider(leaf.dtype, jnp.float32)), whole).astype(leaf.dtype)
+    return _odd(leaf.astype(_numerics.wider(leaf.dtype, jnp.float32)), whole).astype(leaf.dtype)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))

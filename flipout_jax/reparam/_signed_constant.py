@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from .. import _errors, _sharding
+from .. import _errors, _numerics
 from .._prunable import check_prunable, kernels, path_string, select
 from ._fans import check_axis, fans
 
@@ -99,7 +99,7 @@ def signed_constant(
             dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
             c = magnitude(options, path_string(path), leaf.shape, dtype)
             # In the shape of the leaf, so that they are sharded as it is.
-            signs = _sharding.sharded_like(
+            signs = _numerics.sharded_like(
                 lambda key, position=position, shape=leaf.shape: _is_plus(key, position, shape),
                 jnp.zeros_like(leaf, bool),
             )(key)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from .. import _dtypes, _errors
+from .. import _errors, _numerics
 from .._prunable import check_prunable, kernels
 from ._fans import check_axis, fans
 from ._straight_through import straight_through
@@ -165,7 +165,7 @@ def _by_threshold(
         keys = split(key, params)
 
         def draw(path, leaf):
-            start = jax.random.uniform(next(keys), leaf.shape, _dtypes.wider(leaf.dtype, jnp.float32), -1, 1)
+            start = jax.random.uniform(next(keys), leaf.shape, _numerics.wider(leaf.dtype, jnp.float32), -1, 1)
             largest = jnp.max(jnp.abs(start), initial=jnp.finfo(start.dtype).tiny)
             return start / largest * jnp.asarray(bound(path, leaf), start.dtype)
 
