@@ -9,6 +9,7 @@ import optax
 from jax import Array
 
 from . import _errors, schedules
+from ._errors import ArgumentError
 from ._prunable import kernels
 from ._prune import check_given, if_due, prune
 from ._saliency import Saliency, magnitude
@@ -45,7 +46,7 @@ def acdc(
     It is `prune` by magnitude with masks that open. All that is said there holds here, but that pruned weights return.
 
     Args:
-      inner: any optax optimiser. The authors' is SGD with momentum and weight decay.
+      inner: any optax optimizer. The authors' is SGD with momentum and weight decay.
       sparsity: sparsity of every sparse phase, in [0, 1).
       phases: when phases start: `schedules.alternating`, or `schedules.Phases` of any steps. Whether training ends
         sparse is up to them.
@@ -58,7 +59,7 @@ def acdc(
         updates of a dense phase are several times as long: there, give False.
 
     Returns:
-      An optimiser whose state is a `PruneState`.
+      An optimizer whose state is a `PruneState`.
 
     Raises:
       ValueError: at once for a wrong static argument; at `init` when `prunable` selects nothing, `min_kept_per_layer`
@@ -115,16 +116,18 @@ def acdc(
 
 def _check_phases(phases: Any) -> Phases:
     if not (isinstance(phases, Phases) and all(map(_target.are_steps, phases))):
-        raise ValueError(
-            "`phases` must be schedules.Phases of integer steps of at least 1, as schedules.alternating makes it, got "
-            f"{phases!r}."
+        raise ArgumentError(
+            "phases",
+            "must be schedules.Phases of integer steps of at least 1, as schedules.alternating makes it, got "
+            f"{phases!r}.",
         )
     changes = [step for pair in itertools.zip_longest(*phases) for step in pair if step is not None]
     are_paired = len(phases.sparse) - len(phases.dense) in (0, 1)
     if not (changes and are_paired and all(a < b for a, b in itertools.pairwise(changes))):
-        raise ValueError(
-            "`phases` must alternate, the first of them sparse: the first step of `sparse`, the first of `dense`, the "
-            f"second of `sparse` and so on must rise, got {phases!r}."
+        raise ArgumentError(
+            "phases",
+            "must alternate, the first of them sparse: the first step of `sparse`, the first of `dense`, the "
+            f"second of `sparse` and so on must rise, got {phases!r}.",
         )
     return phases
 
@@ -135,19 +138,20 @@ def _opened(masks: PyTree) -> PyTree:
 
 
 def _mirrors_params(inner: optax.GradientTransformation, state: PyTree) -> list[bool]:
-    """Whether each leaf of an optimiser's state belongs to a tree like the parameters, as momentum does."""
+    """Whether each leaf of an optimizer's state belongs to a tree like the parameters, as momentum does."""
     try:
         tree = optax.tree.map_params(inner, lambda _: True, state, transform_non_params=lambda _: False)
     except Exception as error:
-        raise ValueError(
-            "`reset_momentum` must be False for an `inner` in whose state optax.tree.map_params finds no momentum, got "
-            f"True, and from it {type(error).__name__}: {error}"
+        raise ArgumentError(
+            "reset_momentum",
+            "must be False for an `inner` in whose state optax.tree.map_params finds no momentum, got "
+            f"True, and from it {type(error).__name__}: {error}",
         ) from error
     return jax.tree.leaves(tree)
 
 
 def _reset(inner: optax.GradientTransformation, state: PyTree, params: PyTree, is_due: Array) -> PyTree:
-    """The state of an optimiser, with what mirrors the parameters as `init` gives it where that is due."""
+    """The state of an optimizer, with what mirrors the parameters as `init` gives it where that is due."""
     leaves, treedef = jax.tree.flatten(state)
     mirrors, fresh = _mirrors_params(inner, state), jax.tree.leaves(inner.init(params))
     return treedef.unflatten(

@@ -41,7 +41,7 @@ def flipout(
     `noise_scale=optax.linear_schedule(1.0, 0.0, steps // 2)`, and a learning rate that falls along a cosine.
 
     Args:
-      inner: any optax optimiser. The paper's is SGD with momentum and weight decay.
+      inner: any optax optimizer. The paper's is SGD with momentum and weight decay.
       sparsity: target sparsity by step: one of `schedules`, or any traceable function from the number of updates
         done to a float in [0, 1); see `prune`.
       key: a PRNG key for the noise; its implementation is the one that draws, see `gradient_noise`.
@@ -53,7 +53,7 @@ def flipout(
       prunable: which parameters: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
 
     Returns:
-      An optimiser whose state is a `PruneState`, with `masks` and `flips` in it.
+      An optimizer whose state is a `PruneState`, with `masks` and `flips` in it.
 
     Raises:
       ValueError: at once for a wrong `inner`, `sparsity`, `key`, `power`, `noise_scale`, `flip_decay` or `allocation`;

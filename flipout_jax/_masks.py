@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
+from ._errors import ArgumentError
 from ._numerics import where
 from ._prunable import check_arrays, kernels, path_string, select
 from ._prune import PruneState, check_masks, is_prunable
@@ -15,10 +16,10 @@ PyTree = Any
 
 
 def get_masks(opt_state: PyTree) -> PyTree:
-    """The masks in an optimiser state, however deep: in `optax.chain`, `optax.MultiSteps`, `nnx.Optimizer`, ...
+    """The masks in an optimizer state, however deep: in `optax.chain`, `optax.MultiSteps`, `nnx.Optimizer`, ...
 
     Args:
-      opt_state: an optimiser state, or anything that holds one.
+      opt_state: an optimizer state, or anything that holds one.
 
     Returns:
       The masks: bool arrays of the parameters' shapes where prunable, the scalar True elsewhere. For NNX, arrays
@@ -37,20 +38,20 @@ def get_masks(opt_state: PyTree) -> PyTree:
 
 
 def set_masks(opt_state: PyTree, masks: PyTree) -> PyTree:
-    """The optimiser state with other masks, however deep: the dual of `get_masks`.
+    """The optimizer state with other masks, however deep: the dual of `get_masks`.
 
-    All else stays as it is: the counts of steps, the saliency's state, and the inner optimiser's moments. So a state
+    All else stays as it is: the counts of steps, the saliency's state, and the inner optimizer's moments. So a state
     that was kept from an earlier step goes on from there, with the learning rate of that step, under later masks.
 
     It changes no weight. Until the first update makes them 0, newly masked weights are still in the forward pass:
     call `apply_masks` on the parameters as well.
 
     Args:
-      opt_state: an optimiser state, or anything that holds one, such as `nnx.Optimizer`.
+      opt_state: an optimizer state, or anything that holds one, such as `nnx.Optimizer`.
       masks: the new masks, as `get_masks` gives them, for the same parameters. They are copied.
 
     Returns:
-      A new optimiser state of the same structure.
+      A new optimizer state of the same structure.
 
     Raises:
       ValueError: if there is no `PruneState`, or more than one; or if the masks do not match those that it holds,
@@ -84,7 +85,7 @@ def apply_masks(params: PyTree, masks: PyTree) -> PyTree:
     is 0.
 
     `prune` makes masked weights 0 at the end of each update, so a training that starts from `initial_masks`, as the
-    functions that prune at initialisation make them, has one forward pass before the first: call this before it.
+    functions that prune at initialization make them, has one forward pass before the first: call this before it.
 
     Args:
       params: the parameters $w$.
@@ -109,12 +110,12 @@ def apply_masks(params: PyTree, masks: PyTree) -> PyTree:
 
 
 def find_state(opt_state: PyTree) -> PruneState:
-    """The one `PruneState` in an optimiser state, with plain arrays in place of NNX variables."""
+    """The one `PruneState` in an optimizer state, with plain arrays in place of NNX variables."""
     found = [x for x in jax.tree.leaves(opt_state, is_leaf=_is_prune_state) if _is_prune_state(x)]
     if len(found) != 1:
-        raise ValueError(
-            f"`opt_state` must hold one PruneState, as prune and flipout make it, got {len(found)} in "
-            f"{type(opt_state).__name__}."
+        raise ArgumentError(
+            "opt_state",
+            f"must hold one PruneState, as prune and flipout make it, got {len(found)} in {type(opt_state).__name__}.",
         )
     # A tree can only hold NNX variables when somebody has imported NNX.
     nnx = sys.modules.get("flax.nnx")
@@ -151,7 +152,7 @@ def sparsity(params: PyTree, prunable: Any = kernels) -> float | jax.Array:
     """
     leaves = [leaf for chosen, leaf in zip(select(prunable, params), jax.tree.leaves(params), strict=True) if chosen]
     if not leaves:
-        raise ValueError(f"`params` must hold at least one prunable parameter, got {params!r}.")
+        raise ArgumentError("params", f"must hold at least one prunable parameter, got {params!r}.")
     total = sum(leaf.size for leaf in leaves)
     zeros = [jnp.sum(leaf == 0, dtype=jnp.uint32) for leaf in leaves]
     if any(isinstance(count, Tracer) for count in zeros):
@@ -168,7 +169,7 @@ def check(params: PyTree, opt_state: PyTree) -> None:
 
     Args:
       params: the parameters.
-      opt_state: the optimiser state that goes with them.
+      opt_state: the optimizer state that goes with them.
 
     Raises:
       ValueError: naming the first parameter that is not zero where it is masked; or if `opt_state` holds no masks,
@@ -187,15 +188,16 @@ def check(params: PyTree, opt_state: PyTree) -> None:
         wrong = ~mask & (leaf != 0)
         count, masked = (int(jnp.sum(which, dtype=jnp.uint32)) for which in (wrong, ~mask))
         if count:
-            raise ValueError(
-                f"`params` must be zero where masked, got {count} of {masked} masked weights of {path!r} "
+            raise ArgumentError(
+                "params",
+                f"must be zero where masked, got {count} of {masked} masked weights of {path!r} "
                 f"that are not, such as {leaf[wrong][0]!s}. "
                 + (
                     "Make prune the last transformation, and take these parameters from the same step as the "
-                    "optimiser state."
+                    "optimizer state."
                     if bool(jnp.isfinite(leaf[wrong]).all())
                     else "A weight that is not finite stays so: see optax.apply_if_finite, or lower the learning rate."
-                )
+                ),
             )
 
 
@@ -204,7 +206,7 @@ def paired(params: PyTree, *trees: PyTree) -> list[tuple]:
     leaves = jax.tree.leaves_with_path(params)
     check_arrays("params", leaves)
     if any(isinstance(x, Tracer) for x in jax.tree.leaves((params, trees))):
-        raise ValueError("`params` must hold concrete arrays, got traced ones: call this outside of jit.")
+        raise ArgumentError("params", "must hold concrete arrays, got traced ones: call this outside of jit.")
     paths = [path_string(path) for path, _ in leaves]
     others = [jax.tree.leaves(tree) for tree in trees]
     for tree, other in zip(trees, others, strict=True):
@@ -212,8 +214,9 @@ def paired(params: PyTree, *trees: PyTree) -> list[tuple]:
         if paths != [path_string(path) for path, _ in jax.tree.leaves_with_path(tree)] or any(
             shape not in ((), leaf.shape) for shape, (_, leaf) in zip(shapes, leaves, strict=True)
         ):
-            raise ValueError(
-                f"`params` must be the parameters that `opt_state` was made for, of the shapes {shapes}, got "
-                f"{[leaf.shape for _, leaf in leaves]}. For an NNX model, give nnx.state(model, nnx.Param)."
+            raise ArgumentError(
+                "params",
+                f"must be the parameters that `opt_state` was made for, of the shapes {shapes}, got "
+                f"{[leaf.shape for _, leaf in leaves]}. For an NNX model, give nnx.state(model, nnx.Param).",
             )
     return [(path_string(path), leaf, *rest) for (path, leaf), *rest in zip(leaves, *others, strict=True)]

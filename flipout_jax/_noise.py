@@ -29,12 +29,12 @@ def gradient_noise(key: jax.Array, scale: float | optax.Schedule = 1.0) -> optax
        \varepsilon \sim \mathcal{N}(0, I) $$
 
     with $\lambda$ = `scale` and $n_l$ the number of weights of tensor $l$, pruned ones included. It is drawn anew
-    each step for each tensor, biases and normalisation included, before weight decay.
+    each step for each tensor, biases and normalization included, before weight decay.
 
     Inside `prune` the gradients come masked, and masked weights get no noise. The norm is then that of the live
     gradients, so the noise of a tensor fades with the square root of its density, as in the reference code.
 
-    A tensor whose norm is not finite gets no noise, so that one bad element does not spread to its neighbours. Nor does
+    A tensor whose norm is not finite gets no noise, so that one bad element does not spread to its neighbors. Nor does
     an element that the noise would take beyond the largest number of its type, such as 65,504 in float16.
 
     Args:
@@ -45,7 +45,7 @@ def gradient_noise(key: jax.Array, scale: float | optax.Schedule = 1.0) -> optax
         any traceable function from the number of updates done to that, so that the noise fades or ends.
 
     Returns:
-      An optax transformation, to be chained before the optimiser. Its update takes `masks` as an extra argument.
+      An optax transformation, to be chained before the optimizer. Its update takes `masks` as an extra argument.
 
     Raises:
       ValueError: if `key` is not one PRNG key or `scale` is a negative number.

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import DictKey, GetAttrKey, SequenceKey
 
+from ._errors import ArgumentError
+
 KeyPath = tuple[Any, ...]
 Predicate = Callable[[KeyPath, Any], bool]
 
@@ -41,7 +43,7 @@ def kernels(path: KeyPath, leaf: Any) -> bool:
     """Whether a leaf is the kernel of a dense or convolution layer. The default of `prunable`.
 
     A kernel is a floating-point array of at least two axes, named as in Flax (`kernel`), Haiku (`w`, `w_i`, `w_h`)
-    or Equinox (`weight`, `weight_ih`, `weight_hh`). Biases, normalisations and embeddings are not kernels. Equinox
+    or Equinox (`weight`, `weight_ih`, `weight_hh`). Biases, normalizations and embeddings are not kernels. Equinox
     calls their arrays `weight` too, so there the name of the layer decides: one that holds `embed` or `norm`, or is
     `wte`, `wpe` or one of `bn`, `ln`, `gn`, `rn` with or without a number, is left out.
 
@@ -89,7 +91,7 @@ def by_path(pattern: str) -> Predicate:
     try:
         compiled = re.compile(pattern)
     except (re.error, TypeError) as error:
-        raise ValueError(f"`pattern` must be a regular expression, got {pattern!r}: {error}.") from error
+        raise ArgumentError("pattern", f"must be a regular expression, got {pattern!r}: {error}.") from error
 
     def matches(path: KeyPath, leaf: Any) -> bool:
         return bool(jnp.issubdtype(leaf.dtype, jnp.floating) and compiled.search(path_string(path)))
@@ -119,8 +121,8 @@ def select(prunable: Any, params: Any) -> list[bool]:
         try:
             chosen = [bool(prunable(path, leaf)) for path, leaf in leaves]
         except TypeError as error:
-            raise ValueError(
-                f"`prunable` must be a predicate on (key path, leaf), got {prunable!r}, which fails: {error}."
+            raise ArgumentError(
+                "prunable", f"must be a predicate on (key path, leaf), got {prunable!r}, which fails: {error}."
             ) from error
         name = getattr(prunable, "__qualname__", repr(prunable))
     else:
@@ -129,20 +131,22 @@ def select(prunable: Any, params: Any) -> list[bool]:
     if not any(chosen):
         some = ", ".join(path_string(path) or "(the root)" for path, _ in leaves[:8])
         more = f", ... ({len(leaves)} in all)" if len(leaves) > 8 else ""
-        raise ValueError(
-            f"`prunable` must select at least one parameter, got {name}, which selects none of: {some}{more}. "
+        raise ArgumentError(
+            "prunable",
+            f"must select at least one parameter, got {name}, which selects none of: {some}{more}. "
             + ("It looks for arrays of two axes or more named kernel, weight or w. " if prunable is kernels else "")
-            + "Give by_path(regex), a predicate on (key path, leaf), or a tree of booleans."
+            + "Give by_path(regex), a predicate on (key path, leaf), or a tree of booleans.",
         )
     for is_chosen, (path, leaf) in zip(chosen, leaves, strict=True):
         if is_chosen and not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise ValueError(
-                f"`prunable` must select floating-point arrays, got {path_string(path)!r} of {leaf.dtype}."
+            raise ArgumentError(
+                "prunable", f"must select floating-point arrays, got {path_string(path)!r} of {leaf.dtype}."
             )
         if is_chosen and leaf.size >= 2**32:
-            raise ValueError(
-                f"`prunable` must select arrays of fewer than 2**32 elements, got {path_string(path)!r} of "
-                f"{leaf.size}; store it as several arrays."
+            raise ArgumentError(
+                "prunable",
+                f"must select arrays of fewer than 2**32 elements, got {path_string(path)!r} of "
+                f"{leaf.size}; store it as several arrays.",
             )
     return chosen
 
@@ -151,9 +155,10 @@ def check_arrays(name: str, leaves: list[tuple[KeyPath, Any]]) -> None:
     """Raises unless every leaf is an array, or has at least its shape and type."""
     for path, leaf in leaves:
         if not (hasattr(leaf, "dtype") and hasattr(leaf, "shape")):
-            raise ValueError(
-                f"`{name}` must hold arrays, got {leaf!r} at {path_string(path) or 'the root'!r}. For an Equinox "
-                "model, give eqx.filter(model, eqx.is_inexact_array)."
+            raise ArgumentError(
+                name,
+                f"must hold arrays, got {leaf!r} at {path_string(path) or 'the root'!r}. For an Equinox "
+                "model, give eqx.filter(model, eqx.is_inexact_array).",
             )
 
 
@@ -163,9 +168,10 @@ def check_paths(name: str, tree: Any, params: Any) -> None:
     wanted, got = ([path_string(path) for path, _ in jax.tree.leaves_with_path(x)] for x in (params, tree))
     for expected, actual in itertools.zip_longest(wanted, got):
         if expected != actual:
-            raise ValueError(
-                f"`{name}` must have the structure of the parameters, got {actual or 'nothing'!r} where they have "
-                f"{expected or 'nothing'!r}."
+            raise ArgumentError(
+                name,
+                f"must have the structure of the parameters, got {actual or 'nothing'!r} where they have "
+                f"{expected or 'nothing'!r}.",
             )
 
 
@@ -173,22 +179,24 @@ def check_prunable(prunable: Any) -> None:
     """Raises at once for what can be neither a predicate nor a tree of booleans."""
     if prunable is None or isinstance(prunable, str):
         example = f"by_path({prunable!r})" if prunable else "kernels"
-        raise ValueError(
-            f"`prunable` must be a predicate on (key path, leaf), such as flipout_jax.{example}, or a tree of "
-            f"booleans, got {prunable!r}."
+        raise ArgumentError(
+            "prunable",
+            f"must be a predicate on (key path, leaf), such as flipout_jax.{example}, or a tree of "
+            f"booleans, got {prunable!r}.",
         )
 
 
 def _booleans(prunable: Any, params: Any) -> list[bool]:
     values, treedef = jax.tree.flatten(prunable)
     if treedef != jax.tree.structure(params):
-        raise ValueError(
-            f"`prunable` must be a predicate or a tree of booleans with the structure of the parameters, got "
-            f"{treedef} for {jax.tree.structure(params)}."
+        raise ArgumentError(
+            "prunable",
+            f"must be a predicate or a tree of booleans with the structure of the parameters, got "
+            f"{treedef} for {jax.tree.structure(params)}.",
         )
     for value in values:
         if not isinstance(value, bool):
-            raise ValueError(f"`prunable` must be a tree of Python booleans, got the leaf {value!r}.")
+            raise ArgumentError("prunable", f"must be a tree of Python booleans, got the leaf {value!r}.")
     return values
 
 

@@ -1,4 +1,4 @@
-"""Pruning while training, as a wrapper around any optax optimiser."""
+"""Pruning while training, as a wrapper around any optax optimizer."""
 
 from typing import Any, NamedTuple
 
@@ -9,6 +9,7 @@ from jax import Array, lax
 from jax.core import Tracer
 
 from . import _errors, _numerics
+from ._errors import ArgumentError
 from ._numerics import where
 from ._prunable import check_paths, check_prunable, kernels, path_string, select
 from ._recompute import with_recompute
@@ -29,7 +30,7 @@ class PruneState(NamedTuple):
       masks: True where a weight is live; mirrors the parameters leaf for leaf: bool of the leaf's shape where it is
         prunable, the scalar True where it is not.
       saliency_state: state of the saliency, such as `FlipsState`.
-      inner_state: state of the wrapped optimiser.
+      inner_state: state of the wrapped optimizer.
     """
 
     count: Array
@@ -47,7 +48,7 @@ def prune(
     prunable: Any = kernels,
     initial_masks: PyTree | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Wraps an optimiser so that it prunes while it trains.
+    r"""Wraps an optimizer so that it prunes while it trains.
 
     $$ u_j = \begin{cases} \text{inner's update} & \text{if } m_j \\ -w_j & \text{otherwise} \end{cases} $$
 
@@ -61,7 +62,7 @@ def prune(
     so one bad gradient does not decide what goes. A weight that was NaN or infinite before does not become 0 when it
     is pruned, since no update makes it 0: `optax.apply_if_finite` keeps such weights from coming about.
 
-    It must be the outermost transformation. What changes the updates afterwards (a later link of `optax.chain`) or
+    It must be the outermost transformation. What changes the updates afterward (a later link of `optax.chain`) or
     keeps its own parameters (`schedule_free_eval_params`, an average of parameters) breaks the exact zeros.
     `optax.MultiSteps` and `optax.apply_if_finite` may wrap it.
 
@@ -70,7 +71,7 @@ def prune(
     as `jax.lax.pmean` makes gradients: of parts of them, no device knows what to compare with.
 
     Args:
-      inner: any optax optimiser.
+      inner: any optax optimizer.
       sparsity: target sparsity by step: one of `schedules`, or any traceable function from the number of updates
         done, an int32 scalar, to a float in [0, 1). What lies outside counts as the nearest number inside. Or
         `schedules.threshold`, which removes what scores below a value: then no count is fixed.
@@ -82,7 +83,7 @@ def prune(
       initial_masks: masks to start from, as `PruneState.masks` holds them; all weights live if None.
 
     Returns:
-      An optimiser whose state is a `PruneState`.
+      An optimizer whose state is a `PruneState`.
 
     Raises:
       ValueError: at once for a wrong static argument; at `init` when `prunable` selects nothing, `initial_masks`
@@ -102,12 +103,12 @@ def prune(
     inner = optax.with_extra_args_support(inner)
     schedule = _target.check_schedule(sparsity)
     if not (isinstance(saliency, Saliency) and all(map(callable, saliency))):
-        raise ValueError(f"`saliency` must be a Saliency, such as flipout_jax.magnitude(), got {saliency!r}.")
+        raise ArgumentError("saliency", f"must be a Saliency, such as flipout_jax.magnitude(), got {saliency!r}.")
     check_allocation(allocation)
     if isinstance(schedule, Threshold) and allocation != global_():
-        raise ValueError(
-            "`allocation` must be global_(), without options, for a threshold, which all layers share, "
-            f"got {allocation!r}."
+        raise ArgumentError(
+            "allocation",
+            f"must be global_(), without options, for a threshold, which all layers share, got {allocation!r}.",
         )
     check_prunable(prunable)
 
@@ -209,11 +210,14 @@ def if_due(due: Array, change, masks: PyTree) -> PyTree:
 def check_given(state: Any, params: Any) -> PyTree:
     """The parameters of an update, or a `ValueError` unless it is given them and its state."""
     if params is None:
-        raise ValueError("`params` must be given: call optimizer.update(grads, opt_state, params), got params=None.")
+        raise ArgumentError(
+            "params", "must be given: call optimizer.update(grads, opt_state, params), got params=None."
+        )
     if not isinstance(state, PruneState):
-        raise ValueError(
-            f"`state` must be the PruneState that init made, or that the last update returned, got "
-            f"{type(state).__name__}: call optimizer.update(grads, opt_state, params)."
+        raise ArgumentError(
+            "state",
+            f"must be the PruneState that init made, or that the last update returned, got "
+            f"{type(state).__name__}: call optimizer.update(grads, opt_state, params).",
         )
     return params
 
@@ -222,25 +226,29 @@ def _check_shapes(grads: PyTree, params: PyTree) -> None:
     by_path = jax.tree.leaves_with_path(params)
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(grads)]
     if len(shapes) != len(by_path):
-        raise ValueError(f"`updates` must have a gradient for each of {len(by_path)} parameters, got {len(shapes)}.")
+        raise ArgumentError(
+            "updates", f"must have a gradient for each of {len(by_path)} parameters, got {len(shapes)}."
+        )
     for (path, param), shape in zip(by_path, shapes, strict=True):
         if shape != jnp.shape(param):
-            raise ValueError(
-                f"`updates` must have the shapes of the parameters, got {shape} for {path_string(path)!r}, whose shape "
-                f"is {jnp.shape(param)}."
+            raise ArgumentError(
+                "updates",
+                f"must have the shapes of the parameters, got {shape} for {path_string(path)!r}, whose shape "
+                f"is {jnp.shape(param)}.",
             )
 
 
 def _check_scores(scores: PyTree, masks: PyTree) -> None:
-    wanted = "`saliency.score` must give a tree like the parameters, with floats or unsigned integers of their shapes"
+    wanted = "must give a tree like the parameters, with floats or unsigned integers of their shapes"
     if jax.tree.structure(scores) != jax.tree.structure(masks):
-        raise ValueError(f"{wanted}, got the structure {jax.tree.structure(scores)}.")
+        raise ArgumentError("saliency.score", f"{wanted}, got the structure {jax.tree.structure(scores)}.")
     for (path, mask), score in zip(jax.tree.leaves_with_path(masks), jax.tree.leaves(scores), strict=True):
         dtype = jnp.result_type(score)
         is_ordered = jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.unsignedinteger)
         if mask.ndim and not (is_ordered and jnp.shape(score) == mask.shape):
-            raise ValueError(
-                f"{wanted}, got {dtype}{list(jnp.shape(score))} for {path_string(path)!r} of shape {mask.shape}."
+            raise ArgumentError(
+                "saliency.score",
+                f"{wanted}, got {dtype}{list(jnp.shape(score))} for {path_string(path)!r} of shape {mask.shape}.",
             )
 
 
@@ -255,11 +263,12 @@ def check_masks(name: str, masks: PyTree, params: PyTree, chosen: list[bool]) ->
         shape = leaf.shape if is_chosen else ()
         if mask.dtype != jnp.bool_ or mask.shape != shape:
             what = "prunable" if is_chosen else "not prunable"
-            raise ValueError(
-                f"`{name}` must hold bool{list(shape)} for {path_string(path)!r}, which is {what}, got "
-                f"{mask.dtype}{list(mask.shape)}."
+            raise ArgumentError(
+                name,
+                f"must hold bool{list(shape)} for {path_string(path)!r}, which is {what}, got "
+                f"{mask.dtype}{list(mask.shape)}.",
             )
         if not is_chosen and not isinstance(mask, Tracer) and not mask:
-            raise ValueError(f"`{name}` must be True for {path_string(path)!r}, which is not prunable, got {mask!r}.")
+            raise ArgumentError(name, f"must be True for {path_string(path)!r}, which is not prunable, got {mask!r}.")
         checked.append(mask)
     return jax.tree.unflatten(jax.tree.structure(params), checked)

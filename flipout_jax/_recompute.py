@@ -1,6 +1,6 @@
 """Outputs of a function that are computed anew from its other outputs, where that is enough.
 
-What a loop or a branch reads must be in memory before it starts. For an optimiser's updates that is a write and a read
+What a loop or a branch reads must be in memory before it starts. For an optimizer's updates that is a write and a read
 of as many bytes as the parameters have, on every step, though only a pruning step looks at them. Most updates follow
 from the new state, which is written in any case: SGD's are the new momentum times the learning rate.
 """
@@ -22,7 +22,7 @@ def with_recompute(
     """Calls `function(free, spent)`, whose outputs are a pair, and says how to compute the first from the second.
 
     Args:
-      function: pure; gives two trees of arrays, such as the updates and the new state of an optimiser.
+      function: pure; gives two trees of arrays, such as the updates and the new state of an optimizer.
       free: arrays that may be read again later.
       spent: arrays that should not be read again, as the second output takes their memory: the old state.
 

@@ -9,6 +9,7 @@ import optax
 from jax import Array
 
 from . import _errors, _numerics
+from ._errors import ArgumentError
 
 PyTree = Any
 Rate = float | Array | optax.Schedule
@@ -63,8 +64,8 @@ def independent_weight_decay(
 
     def update(updates, state, params=None):
         if params is None:
-            raise ValueError(
-                "`params` must be given: call optimizer.update(grads, opt_state, params), got params=None."
+            raise ArgumentError(
+                "params", "must be given: call optimizer.update(grads, opt_state, params), got params=None."
             )
         rate = weight_decay(state.decay_count) if callable(weight_decay) else weight_decay
 
@@ -106,7 +107,7 @@ def sgdw(
       mask: which parameters decay; see `independent_weight_decay`.
 
     Returns:
-      An optimiser.
+      An optimizer.
 
     Raises:
       ValueError: if `weight_decay` is a number below 0, or `momentum` is not in [0, 1).

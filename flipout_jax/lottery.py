@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from . import _errors, schedules
+from ._errors import ArgumentError
 from ._prunable import kernels, path_string
 from ._prune import PruneState, check_masks, is_prunable, prune
 from ._saliency import Saliency, magnitude
@@ -52,9 +53,9 @@ def tickets(
     $R$ prunings and $R + 1$ trainings: the first is dense, the last is that of the final ticket. Counts and ties are
     those of `prune` under `schedules.geometric`, and a pruned weight never returns.
 
-    Where a training starts is up to `train`. From the initialisation, these are the tickets of Frankle and Carbin;
+    Where a training starts is up to `train`. From the initialization, these are the tickets of Frankle and Carbin;
     from step $k$ of the dense training, those of Frankle et al., which larger networks need. What is rewound is the
-    weights, the optimiser's state with its step count, and so the learning rate; rewind the order of the batches as
+    weights, the optimizer's state with its step count, and so the learning rate; rewind the order of the batches as
     well. `set_masks` and `apply_masks` put the masks into a kept state and its weights, as in the example.
 
     Args:
@@ -109,18 +110,19 @@ def tickets(
       hypothesis](https://arxiv.org/abs/1912.05671), 2019.
     """
     if not callable(train):
-        raise ValueError(f"`train` must be a function from masks to trained parameters, got {train!r}.")
+        raise ArgumentError("train", f"must be a function from masks to trained parameters, got {train!r}.")
     rounds = _errors.integer("rounds", rounds, at_least=1)
     schedule = schedules.geometric(sparsity, begin=1, end=rounds, prunings=rounds)
-    # The wrapper itself, around an optimiser that moves nothing, with rounds for steps: one rule of what stays.
+    # The wrapper itself, around an optimizer that moves nothing, with rounds for steps: one rule of what stays.
     pruner = prune(optax.set_to_zero(), schedule, saliency=saliency, allocation=allocation, prunable=prunable)
     state: Any = pruner.init(params)
     # A history has an entry for each weight.
     shapes = {leaf.shape for leaf in jax.tree.leaves(state.masks) if leaf.ndim}
     if any(jnp.shape(leaf) in shapes for leaf in jax.tree.leaves(state.saliency_state)):
-        raise ValueError(
-            f"`saliency` must judge by the trained weights alone, as flipout_jax.magnitude() does, got {saliency!r}, "
-            "which follows the training."
+        raise ArgumentError(
+            "saliency",
+            f"must judge by the trained weights alone, as flipout_jax.magnitude() does, got {saliency!r}, "
+            "which follows the training.",
         )
     if after is not None:
         state = _resumed(state, params, after, rounds)
@@ -137,24 +139,24 @@ def _search(train, update, state: PruneState, params: PyTree, rounds: int, last:
             trained = jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(last.params))
             state = next_round(state, trained)
         last = Ticket(int(state.count), state.masks, train(state.masks))
-        _check_trained("`train` must return", last, params)
+        _check_trained("train", "must return", last, params)
         yield last
 
 
 def _resumed(state: PruneState, params: PyTree, after: Any, rounds: int) -> PruneState:
     """The state of a search that has made the ticket `after`."""
     if not isinstance(after, Ticket):
-        raise ValueError(f"`after` must be a Ticket of an earlier search, got {after!r}.")
+        raise ArgumentError("after", f"must be a Ticket of an earlier search, got {after!r}.")
     done = _errors.integer("after.round", after.round, at_least=0)
     if done > rounds:
-        raise ValueError(f"`after.round` must be at most `rounds`, which is {rounds}, got {done!r}.")
+        raise ArgumentError("after.round", f"must be at most `rounds`, which is {rounds}, got {done!r}.")
     chosen = [mask.ndim > 0 for mask in jax.tree.leaves(state.masks)]
     masks = check_masks("after.masks", after.masks, params, chosen)
-    _check_trained("`after.params` must hold", after._replace(masks=masks), params)
+    _check_trained("after.params", "must hold", after._replace(masks=masks), params)
     return state._replace(count=jnp.array(done, jnp.int32), masks=masks)
 
 
-def _check_trained(must: str, ticket: Ticket, params: PyTree) -> None:
+def _check_trained(argument: str, must: str, ticket: Ticket, params: PyTree) -> None:
     """Raises unless the ticket's parameters are like `params`, finite, and 0 where masked."""
     wanted, got = (
         [(path_string(path), jnp.shape(leaf)) for path, leaf in jax.tree.leaves_with_path(tree)]
@@ -162,21 +164,25 @@ def _check_trained(must: str, ticket: Ticket, params: PyTree) -> None:
     )
     if wanted != got:
         expected, actual = next((a, b) for a, b in itertools.zip_longest(wanted, got) if a != b)
-        raise ValueError(
+        raise ArgumentError(
+            argument,
             f"{must} parameters like `params`, got {_described(actual)} in round {ticket.round} where `params` has "
-            f"{_described(expected)}."
+            f"{_described(expected)}.",
         )
     for (path, _), leaf, mask in zip(wanted, *map(jax.tree.leaves, (ticket.params, ticket.masks)), strict=True):
         if not is_prunable(mask, leaf):
             continue
         if not jnp.isfinite(leaf).all():
-            raise ValueError(f"{must} finite weights, got NaN or infinity in {path!r} in round {ticket.round}.")
+            raise ArgumentError(
+                argument, f"{must} finite weights, got NaN or infinity in {path!r} in round {ticket.round}."
+            )
         wrong = int(jnp.sum(~mask & (leaf != 0), dtype=jnp.uint32))
         if wrong:
-            raise ValueError(
+            raise ArgumentError(
+                argument,
                 f"{must} 0 where the masks are False, got {wrong} weights of {path!r} that are not in round "
-                f"{ticket.round}: start from apply_masks(params, masks), and give the masks to the optimiser by "
-                "set_masks or `initial_masks`."
+                f"{ticket.round}: start from apply_masks(params, masks), and give the masks to the optimizer by "
+                "set_masks or `initial_masks`.",
             )
 
 

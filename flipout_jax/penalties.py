@@ -12,6 +12,7 @@ import optax
 from jax import Array, lax
 
 from . import _errors, _numerics
+from ._errors import ArgumentError
 from ._prunable import check_arrays, select
 
 PyTree = Any
@@ -45,7 +46,7 @@ def hoyer_square(params: PyTree, prunable: Any = None) -> Array:
     Args:
       params: the parameters.
       prunable: which of them: a predicate on (key path, leaf), such as `kernels`, or a tree of booleans; see `prune`.
-        None takes all that are floating-point, biases and normalisation too, as FlipOut's comparison did.
+        None takes all that are floating-point, biases and normalization too, as FlipOut's comparison did.
 
     Returns:
       The penalty, a scalar.
@@ -78,7 +79,7 @@ def add_hoyer_square(strength: float | optax.Schedule, prunable: Any = None) -> 
 
     $$ g \leftarrow g + \lambda \, \nabla H(w) $$
 
-    with $\lambda$ = `strength` and $H$ = `hoyer_square`. It comes before the optimiser, inside `prune`. A weight that
+    with $\lambda$ = `strength` and $H$ = `hoyer_square`. It comes before the optimizer, inside `prune`. A weight that
     is 0, as pruned ones are, gets nothing.
 
     The recipe of FlipOut's comparison: 350 epochs with this and a weight decay of $5 \times 10^{-4}$, on all
@@ -92,7 +93,7 @@ def add_hoyer_square(strength: float | optax.Schedule, prunable: Any = None) -> 
       prunable: which parameters; see `hoyer_square`.
 
     Returns:
-      An optax transformation, to be chained before the optimiser. Its state is a `HoyerSquareState`.
+      An optax transformation, to be chained before the optimizer. Its state is a `HoyerSquareState`.
 
     Raises:
       ValueError: at once for a wrong `strength`; at `init` and `update` when `prunable` selects nothing; at `update`
@@ -126,8 +127,8 @@ def add_hoyer_square(strength: float | optax.Schedule, prunable: Any = None) -> 
     def update(updates, state, params=None, **extra_args):
         del extra_args
         if params is None:
-            raise ValueError(
-                "`params` must be given: call optimizer.update(grads, opt_state, params), got params=None."
+            raise ArgumentError(
+                "params", "must be given: call optimizer.update(grads, opt_state, params), got params=None."
             )
         now = strength(state.hoyer_count) if callable(strength) else strength
         leaves, treedef = jax.tree.flatten(updates)

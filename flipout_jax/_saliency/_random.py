@@ -1,4 +1,4 @@
-"""Saliency by chance."""
+"""Random saliency."""
 
 from typing import NamedTuple
 
@@ -20,13 +20,13 @@ class RandomState(NamedTuple):
 
 
 def random(key: jax.Array) -> Saliency:
-    """Saliency by chance: every live weight is as likely to go as any other. The control of every comparison.
+    """Random saliency: every live weight is equally likely to be pruned. It is the control of every comparison.
 
-    Each weight has one random 32-bit number for the whole training, and the lowest go. Removing the lowest of a
-    fixed random order, again and again, draws uniformly from the live weights each time.
+    Each weight has one random 32-bit number for the whole training, and the weights with the lowest numbers are pruned.
+    Repeatedly pruning the lowest of a fixed random order draws uniformly from the live weights each time.
 
     Args:
-      key: a PRNG key; its implementation is the one that draws.
+      key: a PRNG key; its implementation generates the numbers.
 
     Returns:
       A saliency whose state holds the key.

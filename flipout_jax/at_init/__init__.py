@@ -1,4 +1,4 @@
-"""Pruning at initialisation: `(loss_fn, params, batches, sparsity) -> masks`, one method a file.
+"""Pruning at initialization: `(loss_fn, params, batches, sparsity) -> masks`, one method a file.
 
 The masks are like those of a `PruneState`, for `flipout_jax.prune(inner, schedule, initial_masks=masks)`. They are
 found on the host, before training, so none of this is traceable.

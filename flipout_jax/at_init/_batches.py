@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 
 from .. import _numerics
+from .._errors import ArgumentError
 from ._cross_entropy import CrossEntropy
 from ._problem import Problem, check_concrete, listed, not_finite
 
@@ -21,21 +22,25 @@ Loss = Callable[[PyTree, Any], Array]
 def check_batches(loss_fn: Any, params: PyTree, batches: Any) -> list[Any]:
     """The batches as a list, or a `ValueError` unless they are batches for this loss."""
     if not callable(loss_fn):
-        raise ValueError(f"`loss_fn` must be a function (params, batch) -> scalar, got {loss_fn!r}.")
-    wanted = "`batches` must be a list of batches, each as `loss_fn` takes it"
+        raise ArgumentError("loss_fn", f"must be a function (params, batch) -> scalar, got {loss_fn!r}.")
+    wanted = "must be a list of batches, each as `loss_fn` takes it"
     if isinstance(batches, jax.Array | np.ndarray):
-        raise ValueError(f"{wanted}, got one array, {_described(batches)}; give [batch] for a single batch.")
+        raise ArgumentError(
+            "batches", f"{wanted}, got one array, {_described(batches)}; give [batch] for a single batch."
+        )
     if isinstance(batches, Mapping | str) or not hasattr(batches, "__iter__"):
-        raise ValueError(f"{wanted}, got {type(batches).__name__}; give [batch] for a single batch.")
+        raise ArgumentError("batches", f"{wanted}, got {type(batches).__name__}; give [batch] for a single batch.")
     batches = list(batches)
     if not batches:
-        raise ValueError(f"{wanted}, got none. An iterator that was read before is empty.")
+        raise ArgumentError("batches", f"{wanted}, got none. An iterator that was read before is empty.")
     # What differs in its axes or its type is inputs and labels, and no two batches of one loss.
     if all(isinstance(batch, jax.Array | np.ndarray) for batch in batches) and (
         len({(batch.ndim, str(batch.dtype)) for batch in batches}) > 1
     ):
-        raise ValueError(
-            f"{wanted}, got what looks like a single batch, {', '.join(map(_described, batches))}; give [batch] for it."
+        raise ArgumentError(
+            "batches",
+            f"{wanted}, got what looks like a single batch, {', '.join(map(_described, batches))}; "
+            "give [batch] for it.",
         )
     check_concrete("batches", batches)
     if isinstance(loss_fn, CrossEntropy):
@@ -61,7 +66,9 @@ def mean_gradient(loss_fn: Loss, problem: Problem, batches: list[Any]) -> Callab
     def over_batches(masks):
         value, gradient = _mean(one(problem.leaves, problem.weights, masks, batch) for batch in batches)
         if not math.isfinite(value):
-            raise ValueError(f"`loss_fn` must be finite, got a mean of {float(value)!r} over {len(batches)} batches.")
+            raise ArgumentError(
+                "loss_fn", f"must be finite, got a mean of {float(value)!r} over {len(batches)} batches."
+            )
         _check(problem, gradient, "gradients")
         return gradient
 
@@ -99,7 +106,7 @@ def _loss_of_weights(loss_fn: Loss, problem: Problem) -> Callable[[list[Array], 
         is_array = hasattr(value, "dtype") and hasattr(value, "shape")
         if not (is_array and value.shape == () and jnp.issubdtype(value.dtype, jnp.floating)):
             got = _described(value) if is_array else type(value).__name__
-            raise ValueError(f"`loss_fn` must return one float, a scalar, got {got}.")
+            raise ArgumentError("loss_fn", f"must return one float, a scalar, got {got}.")
         return value
 
     return loss
@@ -134,7 +141,7 @@ def _widened(arrays: list[Array]) -> list[Array]:
 def _check(problem: Problem, arrays: list[Array], what: str) -> None:
     wrong = not_finite(problem, arrays)
     if wrong:
-        raise ValueError(f"`loss_fn` must have finite {what}, got NaN or infinity for {listed(wrong)}.")
+        raise ArgumentError("loss_fn", f"must have finite {what}, got NaN or infinity for {listed(wrong)}.")
 
 
 def _described(array: Any) -> str:

@@ -10,6 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from .. import _errors, _numerics
+from .._errors import ArgumentError
 
 PyTree = Any
 
@@ -41,9 +42,10 @@ class CrossEntropy(NamedTuple):
         lowest, highest = int(jnp.min(labels)), int(jnp.max(labels))
         classes = logits.shape[-1]
         if lowest < 0 or highest >= classes:
-            raise ValueError(
-                f"`labels` must be in [0, {classes}), as the logits have {classes} classes, got "
-                f"{lowest if lowest < 0 else highest!r}."
+            raise ArgumentError(
+                "labels",
+                f"must be in [0, {classes}), as the logits have {classes} classes, got "
+                f"{lowest if lowest < 0 else highest!r}.",
             )
 
 
@@ -75,7 +77,7 @@ def cross_entropy(apply: Callable[[PyTree, PyTree], Array], temperature: float =
       0.6931
     """
     if not callable(apply):
-        raise ValueError(f"`apply` must be a function (params, inputs) -> logits, got {apply!r}.")
+        raise ArgumentError("apply", f"must be a function (params, inputs) -> logits, got {apply!r}.")
     _errors.above_zero("temperature", temperature)
     # A Python float, which promotes nothing.
     return CrossEntropy(apply, float(temperature))
@@ -84,7 +86,7 @@ def cross_entropy(apply: Callable[[PyTree, PyTree], Array], temperature: float =
 def _pair(batch: Any) -> tuple[PyTree, Any]:
     if not (isinstance(batch, tuple | list) and len(batch) == 2):
         what = f"{len(batch)} of them" if isinstance(batch, tuple | list) else type(batch).__name__
-        raise ValueError(f"`batches` must hold pairs (inputs, labels), as the loss is a cross-entropy, got {what}.")
+        raise ArgumentError("batches", f"must hold pairs (inputs, labels), as the loss is a cross-entropy, got {what}.")
     return batch[0], batch[1]
 
 
@@ -93,12 +95,12 @@ def _check_shapes(logits: Any, labels: Any) -> None:
     dtype, shape = getattr(logits, "dtype", None), getattr(logits, "shape", ())
     if dtype is None or not shape or not jnp.issubdtype(dtype, jnp.floating):
         got = f"{dtype}{list(shape)}" if dtype is not None else type(logits).__name__
-        raise ValueError(f"`apply` must return logits, floats of shape (..., classes), got {got}.")
+        raise ArgumentError("apply", f"must return logits, floats of shape (..., classes), got {got}.")
     if not (hasattr(labels, "dtype") and jnp.issubdtype(labels.dtype, jnp.integer) and labels.shape == shape[:-1]):
         got = f"{labels.dtype}{list(labels.shape)}" if hasattr(labels, "dtype") else repr(labels)
-        raise ValueError(
-            f"`labels` must be integers of shape {shape[:-1]}, one for each row of the logits of shape {shape}, got "
-            f"{got}."
+        raise ArgumentError(
+            "labels",
+            f"must be integers of shape {shape[:-1]}, one for each row of the logits of shape {shape}, got {got}.",
         )
     if not labels.size:
-        raise ValueError(f"`labels` must hold at least one label, got an array of shape {labels.shape}.")
+        raise ArgumentError("labels", f"must hold at least one label, got an array of shape {labels.shape}.")

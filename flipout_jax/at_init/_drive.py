@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from .. import _errors, _numerics
+from .._errors import ArgumentError
 from .._prunable import kernels
 from .._select._allocation import Allocation, global_
 from ._batches import Loss, check_batches, mean_gradient
@@ -39,11 +40,11 @@ def drive(
     $(1 - s)^{t/T}$ is left, $s$ = `sparsity`, and the next gradient is that of the pruned network. What is pruned
     stays pruned. A term that is 0 everywhere adds nothing.
 
-    Call it with the parameters that a few dense epochs have trained. Then reset what is left to the initialisation,
+    Call it with the parameters that a few dense epochs have trained. Then reset what is left to the initialization,
     and train, as in the example. With `weights=(1, 0, 0)` it is magnitude pruning after these epochs, and with
     `weights=(0, 1, 0)` iterative SNIP.
 
-    Batches count equally, whatever their sizes. What normalisation layers do in scoring is what `loss_fn` does.
+    Batches count equally, whatever their sizes. What normalization layers do in scoring is what `loss_fn` does.
 
     Args:
       loss_fn: `(params, batch) -> scalar`.
@@ -109,11 +110,11 @@ def _scores(weights: list[Array], gradient: list[Array], masks: list[Array], fac
 
 
 def _check_weights(weights: Any) -> tuple[float, ...]:
-    wanted = "`weights` must be three finite numbers of at least 0, not all of them 0"
+    wanted = "must be three finite numbers of at least 0, not all of them 0"
     try:
         factors = tuple(_errors.finite("weights", weight) for weight in weights)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{wanted}, got {weights!r}.") from error
+        raise ArgumentError("weights", f"{wanted}, got {weights!r}.") from error
     if len(factors) != 3 or min(factors) < 0 or not max(factors):
-        raise ValueError(f"{wanted}, got {weights!r}.")
+        raise ArgumentError("weights", f"{wanted}, got {weights!r}.")
     return factors

@@ -31,16 +31,16 @@ def force(
     kept, $s$ = `sparsity`. So a pruned weight returns where the smaller network comes to need it. `snip` with the
     same number of iterations is the variant where it may not.
 
-    Batches count equally, whatever their sizes. What normalisation layers do in scoring is what `loss_fn` does.
+    Batches count equally, whatever their sizes. What normalization layers do in scoring is what `loss_fn` does.
 
-    With NNX, in training mode and so with normalisation by each batch:
+    With NNX, in training mode and so with normalization by each batch:
 
         graphdef, weights, rest = nnx.split(model, nnx.Param, ...)
         loss_fn = fj.at_init.cross_entropy(lambda w, x: nnx.merge(graphdef, w, rest, copy=True)(x))
 
     Args:
       loss_fn: `(params, batch) -> scalar`, such as `cross_entropy(apply)`.
-      params: the parameters at initialisation, any tree of arrays.
+      params: the parameters at initialization, any tree of arrays.
       batches: the batches, each as `loss_fn` takes it; read once, and all of them used in each iteration.
       sparsity: fraction of the prunable weights that goes, in [0, 1). Of N exactly `ceil((1 - s) * N)` stay.
       iterations: how many steps to take to that sparsity, at least 1. One alone is `snip`.

@@ -6,6 +6,7 @@ from typing import Any
 from jax import Array
 
 from .. import _errors
+from .._errors import ArgumentError
 from .._prunable import kernels
 from .._select._allocation import Allocation, global_
 from ._batches import Loss, check_batches, mean_gradient, mean_hessian_product, product
@@ -34,17 +35,17 @@ def grasp(
     weights alone: $g$ has no part for other parameters, and neither has $H$. The Hessian is never formed: its
     product with $g$ is the derivative of the gradient along $g$. The batches are gone through twice.
 
-    Together the batches should hold all classes; they count equally, whatever their sizes. What normalisation layers
+    Together the batches should hold all classes; they count equally, whatever their sizes. What normalization layers
     do in scoring is what `loss_fn` does.
 
-    With NNX, in training mode and so with normalisation by each batch:
+    With NNX, in training mode and so with normalization by each batch:
 
         graphdef, weights, rest = nnx.split(model, nnx.Param, ...)
         loss_fn = fj.at_init.cross_entropy(lambda w, x: nnx.merge(graphdef, w, rest, copy=True)(x))
 
     Args:
       loss_fn: `(params, batch) -> scalar`, twice differentiable, such as `cross_entropy(apply)`.
-      params: the parameters at initialisation, any tree of arrays.
+      params: the parameters at initialization, any tree of arrays.
       batches: the batches, each as `loss_fn` takes it; read once.
       sparsity: fraction of the prunable weights that goes, in [0, 1). Of N exactly `ceil((1 - s) * N)` stay.
       temperature: what the logits of a `cross_entropy` are divided by, in place of its own temperature; None leaves
@@ -81,9 +82,10 @@ def grasp(
     """
     if not isinstance(loss_fn, CrossEntropy):
         if temperature is not None:
-            raise ValueError(
-                f"`temperature` must be None for a `loss_fn` that is no at_init.cross_entropy, as only that knows its "
-                f"logits, got {temperature!r}."
+            raise ArgumentError(
+                "temperature",
+                f"must be None for a `loss_fn` that is no at_init.cross_entropy, as only that knows its "
+                f"logits, got {temperature!r}.",
             )
     elif temperature is not None:
         _errors.above_zero("temperature", temperature)

@@ -1,4 +1,4 @@
-"""Pruning at initialisation by magnitude."""
+"""Pruning at initialization by magnitude."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,7 @@ def magnitude(
     prunable: Any = kernels,
     allocation: Allocation = global_(),
 ) -> PyTree:
-    r"""Magnitude pruning at initialisation: the smallest weights go, before any training.
+    r"""Magnitude pruning at initialization: the smallest weights go, before any training.
 
     $$ s_j = |w_j| $$
 
@@ -30,7 +30,7 @@ def magnitude(
     `flipout_jax.magnitude`.
 
     Args:
-      params: the parameters at initialisation, any tree of arrays.
+      params: the parameters at initialization, any tree of arrays.
       sparsity: fraction of the prunable weights that goes, in [0, 1). Of N exactly `ceil((1 - s) * N)` stay.
       prunable: which parameters: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
       allocation: from which layers: `global_()`, with a guard against emptied ones if it is told so, or `uniform()`.

@@ -1,4 +1,4 @@
-"""What every method at initialisation has in common: what may go, how many stay, and the masks of given scores."""
+"""What every method at initialization has in common: what may go, how many stay, and the masks of given scores."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,6 +12,7 @@ from jax import Array
 from jax.core import Tracer
 
 from .. import _errors, _prunable, schedules
+from .._errors import ArgumentError
 from .._select import _uint64
 from .._select._allocation import Allocation, check_allocation
 from .._select._groups import Groups, check_reachable, group, keep_in_groups
@@ -69,15 +70,17 @@ def pose(params: PyTree, sparsity: Any, iterations: int, prunable: Any, allocati
     leaves = jax.tree.leaves_with_path(params)
     for path, leaf in leaves:
         if hasattr(leaf, "shape") and not isinstance(leaf, jax.Array | np.ndarray | np.generic):
-            raise ValueError(
-                f"`params` must hold arrays, got {leaf!r} at {_prunable.path_string(path) or 'the root'!r}."
+            raise ArgumentError(
+                "params", f"must hold arrays, got {leaf!r} at {_prunable.path_string(path) or 'the root'!r}."
             )
     chosen = tuple(_prunable.select(prunable, params))
     if not chosen:
-        raise ValueError(f"`params` must hold at least one prunable parameter, got {params!r}.")
+        raise ArgumentError("params", f"must hold at least one prunable parameter, got {params!r}.")
     sizes = [leaf.size for is_chosen, (_, leaf) in zip(chosen, leaves, strict=True) if is_chosen]
     if Fraction(schedule.densities[-1]) * sum(sizes) < 1:
-        raise ValueError(f"`sparsity` must keep at least one of the {sum(sizes)} prunable weights, got {sparsity!r}.")
+        raise ArgumentError(
+            "sparsity", f"must keep at least one of the {sum(sizes)} prunable weights, got {sparsity!r}."
+        )
     check_reachable(allocation, schedule, sizes)
     groups = group(allocation, sizes)
     kept = zip(*(schedule.kept(sum(sizes[i] for i in members)) for members in groups), strict=True)
@@ -103,9 +106,10 @@ def prune(problem: Problem, score: Callable[[list[Array]], list[Array]], may_ret
     for iteration, counts in enumerate(problem.kept):
         scores = score(masks)
         if iteration == 0 and not any(jax.device_get(_any(scores))):
-            raise ValueError(
-                "`params` must give scores that tell the weights apart, got 0 for all of them, as a last layer of "
-                "zeros would cause."
+            raise ArgumentError(
+                "params",
+                "must give scores that tell the weights apart, got 0 for all of them, as a last layer of "
+                "zeros would cause.",
             )
         keep = [_uint64.of(count) for count in counts]
         live = everything if may_return else masks
@@ -153,4 +157,4 @@ def listed(paths: Sequence[str]) -> str:
 def check_concrete(name: str, tree: PyTree) -> None:
     """Raises if a leaf is traced."""
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree)):
-        raise ValueError(f"`{name}` must hold concrete arrays, got traced ones: call this outside of jit.")
+        raise ArgumentError(name, "must hold concrete arrays, got traced ones: call this outside of jit.")

@@ -1,4 +1,4 @@
-"""Pruning at initialisation by chance."""
+"""Pruning at initialization by chance."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def random(
     prunable: Any = kernels,
     allocation: Allocation = global_(),
 ) -> PyTree:
-    """Random masks at initialisation: what every other method must beat.
+    """Random masks at initialization: what every other method must beat.
 
     Every weight is as likely to go as any other. They are the masks of `prune` with the saliency `flipout_jax.random`.
 

@@ -34,16 +34,16 @@ def snip(
     iteration the fraction $(1 - s)^{t/T}$ is left, $s$ = `sparsity`, and the next gradient is that of the pruned
     network. What is pruned stays pruned; `force` is the variant where it may return.
 
-    Batches count equally, whatever their sizes. What normalisation layers do in scoring is what `loss_fn` does.
+    Batches count equally, whatever their sizes. What normalization layers do in scoring is what `loss_fn` does.
 
-    With NNX, in training mode and so with normalisation by each batch:
+    With NNX, in training mode and so with normalization by each batch:
 
         graphdef, weights, rest = nnx.split(model, nnx.Param, ...)
         loss_fn = fj.at_init.cross_entropy(lambda w, x: nnx.merge(graphdef, w, rest, copy=True)(x))
 
     Args:
       loss_fn: `(params, batch) -> scalar`, such as `cross_entropy(apply)`.
-      params: the parameters at initialisation, any tree of arrays.
+      params: the parameters at initialization, any tree of arrays.
       batches: the batches, each as `loss_fn` takes it; read once.
       sparsity: fraction of the prunable weights that goes, in [0, 1). Of N exactly `ceil((1 - s) * N)` stay.
       iterations: how many steps to take to that sparsity, at least 1.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import _numerics
+from .._errors import ArgumentError
 from .._prunable import kernels
 from .._select._allocation import Allocation, global_
 from ._problem import Problem, check_concrete, listed, not_finite, pose, prune
@@ -34,7 +35,7 @@ def synflow(
     of ones. In iteration $t$ of $T$ = `iterations` the fraction $(1 - s)^{t/T}$ with the highest scores is kept, $s$
     = `sparsity`. What is pruned stays pruned.
 
-    `apply` must be in evaluation mode: normalisation by the statistics of a batch of ones would undo the flow. With
+    `apply` must be in evaluation mode: normalization by the statistics of a batch of ones would undo the flow. With
     NNX:
 
         model.eval()
@@ -43,7 +44,7 @@ def synflow(
 
     Args:
       apply: `(params, inputs) -> outputs`, a tree of floats.
-      params: the parameters at initialisation, any tree of arrays. All floats of it become absolute, prunable or not.
+      params: the parameters at initialization, any tree of arrays. All floats of it become absolute, prunable or not.
       inputs: an example batch, any tree of arrays or `jax.ShapeDtypeStruct`s; one row is enough. Of floats only the
         shapes count; other arrays, such as tokens, are passed on as they are.
       sparsity: fraction of the prunable weights that goes, in [0, 1). Of N exactly `ceil((1 - s) * N)` stay.
@@ -75,7 +76,7 @@ def synflow(
       Tanaka et al., [Pruning neural networks without any data](https://arxiv.org/abs/2006.05467), 2020.
     """
     if not callable(apply):
-        raise ValueError(f"`apply` must be a function (params, inputs) -> outputs, got {apply!r}.")
+        raise ArgumentError("apply", f"must be a function (params, inputs) -> outputs, got {apply!r}.")
     problem = pose(params, sparsity, iterations, prunable, allocation)
     return prune(problem, synaptic_flow(apply, problem, ones(inputs)))
 
@@ -86,7 +87,7 @@ def synaptic_flow(apply: Callable[[PyTree, PyTree], PyTree], problem: Problem, i
     def total(weights, leaves, inputs):
         outputs = jax.tree.leaves(apply(problem.merge(leaves, weights), inputs))
         if not outputs or not all(jnp.issubdtype(jnp.result_type(x), jnp.floating) for x in outputs):
-            raise ValueError(f"`apply` must return floats, got {[str(jnp.result_type(x)) for x in outputs]}.")
+            raise ArgumentError("apply", f"must return floats, got {[str(jnp.result_type(x)) for x in outputs]}.")
         dtype = jnp.float32
         for output in outputs:
             dtype = _numerics.wider(dtype, output.dtype)
@@ -106,10 +107,11 @@ def synaptic_flow(apply: Callable[[PyTree, PyTree], PyTree], problem: Problem, i
         wrong = not_finite(problem, scores)
         if wrong or not math.isfinite(flow):
             where = f" and scores that are not for {listed(wrong)}" if wrong else ""
-            raise ValueError(
-                f"`params` must have a finite flow through the network, got R = {float(flow)!r} in {flow.dtype}{where}."
+            raise ArgumentError(
+                "params",
+                f"must have a finite flow through the network, got R = {float(flow)!r} in {flow.dtype}{where}."
                 " Where the network is too deep for float32, give parameters of float64 with jax_enable_x64. Where it "
-                "normalises by the batch, set it to evaluation mode."
+                "normalizes by the batch, set it to evaluation mode.",
             )
         return scores
 
@@ -121,13 +123,15 @@ def ones(inputs: PyTree) -> PyTree:
     check_concrete("inputs", inputs)
     leaves = jax.tree.leaves(inputs)
     if not leaves or not all(hasattr(x, "shape") and hasattr(x, "dtype") for x in leaves):
-        raise ValueError(f"`inputs` must be an example batch of arrays or jax.ShapeDtypeStructs, got {inputs!r}.")
+        raise ArgumentError("inputs", f"must be an example batch of arrays or jax.ShapeDtypeStructs, got {inputs!r}.")
 
     def one(x):
         if jnp.issubdtype(x.dtype, jnp.floating):
             return jnp.ones(x.shape, jax.dtypes.canonicalize_dtype(x.dtype))
         if not isinstance(x, jax.Array | np.ndarray | np.generic):
-            raise ValueError(f"`inputs` must hold arrays where they are not floats, as their values count, got {x!r}.")
+            raise ArgumentError(
+                "inputs", f"must hold arrays where they are not floats, as their values count, got {x!r}."
+            )
         return x
 
     return jax.tree.map(one, inputs)
