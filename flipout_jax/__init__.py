@@ -46,6 +46,7 @@ from ._saliency import wanda as wanda
 from ._select._allocation import Allocation as Allocation
 from ._select._allocation import global_ as global_
 from ._select._allocation import uniform as uniform
+from ._select._groups import check_reachable as check_reachable
 from ._sgdw import IndependentWeightDecayState as IndependentWeightDecayState
 from ._sgdw import independent_weight_decay as independent_weight_decay
 from ._sgdw import sgdw as sgdw

@@ -1,4 +1,4 @@
-"""AC/DC: training that alternates between a pruned and a dense network."""
+"""AC/DC: training that alternates between sparse and dense phases."""
 
 import itertools
 from typing import Any
@@ -9,8 +9,9 @@ import optax
 from jax import Array
 
 from . import _errors, schedules
+from ._errors import ArgumentError
 from ._prunable import kernels
-from ._prune import check_given, if_due, prune
+from ._prune import check_update_arguments, if_due, prune
 from ._saliency import Saliency, magnitude
 from ._select import _target
 from ._select._allocation import Allocation, global_
@@ -29,7 +30,7 @@ def acdc(
     prunable: Any = kernels,
     reset_momentum: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""AC/DC: alternates compressed and decompressed phases, so that pruned weights get another chance.
+    r"""AC/DC: alternates sparse and dense phases, so that pruned weights get another chance.
 
     $$ m \leftarrow \begin{cases}
          \text{top}_k(|w|) & \text{at the end of the updates } \texttt{phases.sparse} \\
@@ -37,32 +38,35 @@ def acdc(
        \end{cases} \qquad k = \lceil (1 - s) N \rceil $$
 
     with $s$ = `sparsity`, and $m$ the mask of the $N$ prunable weights $w$. Training starts dense. Each sparse phase
-    keeps the weights that are highest when it starts, whichever they were before, and holds these masks. It is `prune`:
-    gradients are masked, and pruned weights exactly 0 after each update. In a dense phase all weights train, and those
-    that were pruned start from 0. After an update of `phases.dense` the masks are still those of the sparse network
-    that it ends, so that the network can be measured or saved there; the next update opens them.
+    keeps the weights that rank highest when it starts, independent of earlier masks, and holds the masks fixed. As in
+    `prune`, gradients are masked, and pruned weights are exactly 0 after each update. In a dense phase all weights are
+    trained, and weights that were pruned start from 0. After an update of `phases.dense`, the masks are still those of
+    the sparse phase that it ends, so that the sparse network can be evaluated or saved at that point. The next update
+    resets the masks.
 
-    It is `prune` by magnitude with masks that open. All that is said there holds here, but that pruned weights return.
+    This is magnitude pruning by `prune`, with masks that are reset to dense. Everything documented there applies here,
+    except that pruned weights return.
 
     Args:
-      inner: any optax optimiser. The authors' is SGD with momentum and weight decay.
+      inner: any optax optimizer. The authors' is SGD with momentum and weight decay.
       sparsity: sparsity of every sparse phase, in [0, 1).
-      phases: when phases start: `schedules.alternating`, or `schedules.Phases` of any steps. Whether training ends
-        sparse is up to them.
-      saliency: what goes; the paper's is `magnitude()`. See `prune`.
-      allocation: from which layers; the authors' is `global_()`. See `prune`.
-      prunable: which parameters: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
-      reset_momentum: whether each dense phase starts from the momentum that `inner.init` gives, for all parameters,
-        as in the authors' runs. It is all of `inner`'s state that mirrors the parameters, Adam's second moment as well.
-        Counts of steps go on, and with them the learning rate, but Adam's bias correction too, so that its first
-        updates of a dense phase are several times as long: there, give False.
+      phases: the starts of the phases: `schedules.alternating`, or `schedules.Phases` with any steps. They determine if
+        training ends sparse or dense.
+      saliency: the pruning criterion; the paper's is `magnitude()`. See `prune`.
+      allocation: how sparsity is shared across layers; the authors' is `global_()`. See `prune`.
+      prunable: the parameters to prune: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
+      reset_momentum: if True, each dense phase starts with the momentum reset to its value from `inner.init`, for all
+        parameters, as in the authors' runs. This resets all of `inner`'s state that mirrors the parameters, including
+        Adam's second moment. Step counts are not reset, and neither is the learning rate. Adam's bias correction is not
+        reset either, so its first updates of a dense phase are several times too large: set False for Adam.
 
     Returns:
-      An optimiser whose state is a `PruneState`.
+      An optimizer whose state is a `PruneState`.
 
     Raises:
-      ValueError: at once for a wrong static argument; at `init` when `prunable` selects nothing, `min_kept_per_layer`
-        is more than `sparsity` leaves, or no momentum can be found in `inner`'s state; at `update` without `params`.
+      ValueError: immediately for a wrong static argument; at `init` if `prunable` selects nothing, `min_kept_per_layer`
+        keeps more weights than `sparsity` does, or no momentum can be found in `inner`'s state; at `update` without
+        `params`.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, flipout_jax as fj
@@ -79,8 +83,8 @@ def acdc(
       >>> live
       [16, 4, 4, 4, 4, 16, 4, 4, 4]
 
-    Differs from the reference code: phases start with any step, where the code's start with an epoch. Exactly $k$
-    weights stay, where the code keeps those strictly above the $k$-th highest magnitude.
+    Differs from the reference code: phases can start at any step, while those of the code start with an epoch. Exactly
+    $k$ weights are kept, while the code keeps those strictly above the $k$-th highest magnitude.
 
     References:
       Peste et al., [AC/DC](https://arxiv.org/abs/2106.12379), 2021.
@@ -97,17 +101,19 @@ def acdc(
     def init(params):
         state: Any = pruner.init(params)
         if reset_momentum:
+            # This raises an error now, rather than at the first update, if there is no momentum.
             _mirrors_params(inner, state.inner_state)
         return state
 
     def update(updates, state, params=None, **extra_args):
-        params = check_given(state, params)
-        opens = _target.is_among(dense, state.count)
-        # As the phase's first update starts, and not as the one before it ends: there the masks have just been read for
-        # the updates, and would be copied in every step, and a reset would be a pass over the state of its own.
-        state = state._replace(masks=if_due(opens, _opened, state.masks))
+        params = check_update_arguments(state, params)
+        starts_dense = _target.is_among(dense, state.count)
+        # Masks and momentum are reset at the start of the phase's first update, not at the end of the previous update.
+        # There the masks have just been read for the updates, so they would be copied at every step, and resetting the
+        # momentum would take a separate pass over the state.
+        state = state._replace(masks=if_due(starts_dense, _all_live, state.masks))
         if reset_momentum:
-            state = state._replace(inner_state=_reset(inner, state.inner_state, params, opens))
+            state = state._replace(inner_state=_reset(inner, state.inner_state, params, starts_dense))
         return pruner.update(updates, state, params, **extra_args)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -115,41 +121,45 @@ def acdc(
 
 def _check_phases(phases: Any) -> Phases:
     if not (isinstance(phases, Phases) and all(map(_target.are_steps, phases))):
-        raise ValueError(
-            "`phases` must be schedules.Phases of integer steps of at least 1, as schedules.alternating makes it, got "
-            f"{phases!r}."
+        raise ArgumentError(
+            "phases",
+            "must be schedules.Phases of integer steps of at least 1, as schedules.alternating makes it, got "
+            f"{phases!r}.",
         )
     changes = [step for pair in itertools.zip_longest(*phases) for step in pair if step is not None]
     are_paired = len(phases.sparse) - len(phases.dense) in (0, 1)
     if not (changes and are_paired and all(a < b for a, b in itertools.pairwise(changes))):
-        raise ValueError(
-            "`phases` must alternate, the first of them sparse: the first step of `sparse`, the first of `dense`, the "
-            f"second of `sparse` and so on must rise, got {phases!r}."
+        raise ArgumentError(
+            "phases",
+            "must alternate, the first of them sparse: the first step of `sparse`, the first of `dense`, the "
+            f"second of `sparse` and so on must rise, got {phases!r}.",
         )
     return phases
 
 
-def _opened(masks: PyTree) -> PyTree:
-    # From each mask, and not `ones_like`, so that it is sharded and varies over devices as the mask does.
+def _all_live(masks: PyTree) -> PyTree:
+    # An expression of the mask, unlike `ones_like`, is sharded and varies over devices like the mask.
     return jax.tree.map(lambda mask: mask | True, masks)
 
 
 def _mirrors_params(inner: optax.GradientTransformation, state: PyTree) -> list[bool]:
-    """Whether each leaf of an optimiser's state belongs to a tree like the parameters, as momentum does."""
+    """Returns, for each leaf of an optimizer's state, True if it is part of a tree like the parameters, as momentum."""
     try:
         tree = optax.tree.map_params(inner, lambda _: True, state, transform_non_params=lambda _: False)
     except Exception as error:
-        raise ValueError(
-            "`reset_momentum` must be False for an `inner` in whose state optax.tree.map_params finds no momentum, got "
-            f"True, and from it {type(error).__name__}: {error}"
+        raise ArgumentError(
+            "reset_momentum",
+            "must be False for an `inner` in whose state optax.tree.map_params finds no momentum, got "
+            f"True, and from it {type(error).__name__}: {error}",
         ) from error
     return jax.tree.leaves(tree)
 
 
 def _reset(inner: optax.GradientTransformation, state: PyTree, params: PyTree, is_due: Array) -> PyTree:
-    """The state of an optimiser, with what mirrors the parameters as `init` gives it where that is due."""
+    """Returns the optimizer state with all that mirrors the parameters reset to its value from `init` if it is due."""
     leaves, treedef = jax.tree.flatten(state)
-    mirrors, fresh = _mirrors_params(inner, state), jax.tree.leaves(inner.init(params))
+    mirrors = _mirrors_params(inner, state)
+    fresh = jax.tree.leaves(inner.init(params))
     return treedef.unflatten(
         [
             jnp.where(is_due, new.astype(old.dtype), old) if mirrors_params else old

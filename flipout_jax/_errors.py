@@ -1,4 +1,4 @@
-"""Checks of static arguments: each error names the argument, echoes the value and says what would be right."""
+"""Checks of arguments: each error names the argument, echoes the value and says what would be right."""
 
 import math
 import numbers
@@ -14,13 +14,13 @@ _LAST_STEP = 2**31 - 1
 
 
 class ArgumentError(ValueError):
-    """A wrong argument.
+    """An error caused by a wrong argument.
 
-    Programs that have names of their own for arguments, such as the options of a command line, put theirs in its place.
+    A program with its own names for arguments, such as the options of a command line, can show its own name instead.
 
     Attributes:
       argument: the name of the argument, such as `sparsity`.
-      problem: the rest of the sentence: what the argument must be, and what it was.
+      problem: the rest of the message: what the argument must be, and what was given.
 
     Example:
       >>> import optax, flipout_jax as fj
@@ -32,7 +32,7 @@ class ArgumentError(ValueError):
     """
 
     def __init__(self, argument: str, problem: str):
-        # Both are arguments of the base class too, so that the error can be pickled.
+        # The base class stores both arguments, so that the error can be pickled.
         super().__init__(argument, problem)
         self.argument = argument
         self.problem = problem
@@ -42,7 +42,7 @@ class ArgumentError(ValueError):
 
 
 def integer(name: str, value: Any, at_least: int) -> int:
-    """The value as an int, or a `ArgumentError` unless it is an integer of at least `at_least`."""
+    """Returns the value as an int, or raises an `ArgumentError` unless it is an integer of at least `at_least`."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -53,14 +53,14 @@ def integer(name: str, value: Any, at_least: int) -> int:
 
 
 def boolean(name: str, value: Any) -> bool:
-    """The value as a bool, or a `ArgumentError` unless it is one."""
+    """Returns the value as a bool, or raises an `ArgumentError` unless it is one."""
     if not isinstance(value, bool | np.bool_):
         raise ArgumentError(name, f"must be True or False, got {value!r}.")
     return bool(value)
 
 
 def step(name: str, value: Any) -> int:
-    """The value as an int, or a `ArgumentError` unless it is a step that an int32 can count, from 1 on."""
+    """Returns the value as an int, or raises an `ArgumentError` unless it is a step from 1 to the largest int32."""
     number = integer(name, value, at_least=1)
     if number > _LAST_STEP:
         raise ArgumentError(name, f"must be at most {_LAST_STEP}, the largest count of steps, got {value!r}.")
@@ -68,21 +68,21 @@ def step(name: str, value: Any) -> int:
 
 
 def above_zero(name: str, value: Any) -> None:
-    """Raises unless the value is a finite number above 0."""
+    """Raises an `ArgumentError` unless the value is a finite number above 0."""
     number = _number(name, value, "a finite number above 0")
     if number is not None and not (number > 0 and math.isfinite(number)):
         raise ArgumentError(name, f"must be a finite number above 0, got {value!r}.")
 
 
 def not_negative(name: str, value: Any) -> None:
-    """Raises unless the value is a finite number of at least 0."""
+    """Raises an `ArgumentError` unless the value is a finite number of at least 0."""
     number = _number(name, value, "a finite number of at least 0")
     if number is not None and not (number >= 0 and math.isfinite(number)):
         raise ArgumentError(name, f"must be a finite number of at least 0, got {value!r}.")
 
 
 def fraction(name: str, value: Any) -> float:
-    """The value as a float, or a `ArgumentError` unless it is a number in [0, 1)."""
+    """Returns the value as a float, or raises an `ArgumentError` unless it is a number in [0, 1)."""
     number = _number(name, value, "a number in [0, 1)")
     if number is None or not 0 <= number < 1:
         raise ArgumentError(name, f"must be a number in [0, 1), got {value!r}.")
@@ -90,7 +90,7 @@ def fraction(name: str, value: Any) -> float:
 
 
 def finite(name: str, value: Any) -> float:
-    """The value as a float, or a `ArgumentError` unless it is a finite number."""
+    """Returns the value as a float, or raises an `ArgumentError` unless it is a finite number."""
     number = _number(name, value, "a finite number")
     if number is None or not math.isfinite(number):
         raise ArgumentError(name, f"must be a finite number, got {value!r}.")
@@ -98,7 +98,7 @@ def finite(name: str, value: Any) -> float:
 
 
 def _number(name: str, value: Any, wanted: str) -> float | None:
-    """The value as a float; None for a traced one, whose value nobody knows yet."""
+    """Returns the value as a float, or None if it is traced and so has no value yet."""
     if isinstance(value, Tracer):
         return None
     is_scalar = isinstance(value, numbers.Real) or getattr(value, "shape", None) == ()
@@ -111,7 +111,7 @@ def _number(name: str, value: Any, wanted: str) -> float | None:
 
 
 def key(name: str, value: Any) -> jax.Array:
-    """The value as a typed PRNG key, or a `ArgumentError` unless it is one key, typed or raw."""
+    """Returns the value as a typed PRNG key, or raises an `ArgumentError` unless it is one key, typed or raw."""
     wanted = "must be one PRNG key, such as jax.random.key(0)"
     if isinstance(value, np.ndarray):
         value = jnp.asarray(value)
@@ -128,6 +128,15 @@ def key(name: str, value: Any) -> jax.Array:
 
 
 def optimizer(name: str, value: Any) -> None:
-    """Raises unless the value is an optax transformation."""
+    """Raises an `ArgumentError` unless the value is an optax transformation."""
     if not (callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))):
         raise ArgumentError(name, f"must be an optax GradientTransformation, such as optax.sgd(0.1), got {value!r}.")
+
+
+def given_params(params: Any) -> Any:
+    """Returns the parameters passed to an `update`, or raises an `ArgumentError` if they are None."""
+    if params is None:
+        raise ArgumentError(
+            "params", "must be given: call optimizer.update(grads, opt_state, params), got params=None."
+        )
+    return params

@@ -25,39 +25,39 @@ def flipout(
     allocation: Allocation = global_(),
     prunable: Any = kernels,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""FlipOut: prunes the weights that keep crossing zero, while they train.
+    r"""FlipOut: prunes the weights that keep crossing zero during training.
 
     $$ s_j = \frac{|w_j|^p}{f_j + 1} $$
 
-    where $f_j$ counts the steps in which the sign of $w_j$ changed and $p$ = `power`. On pruning steps the lowest
-    scores of all prunable weights go. Each update does, in this order: mask the gradients; add noise of standard
-    deviation `noise_scale * ||masked g|| / sqrt(size)` to every parameter's gradient; mask again; `inner.update`;
-    count the flips of live weights; on a pruning step score, prune, and clear.
+    where $f_j$ counts the steps in which the sign of $w_j$ changed, and $p$ = `power`. On pruning steps, the prunable
+    weights with the lowest scores are pruned. Each update performs, in this order: mask the gradients; add noise of
+    standard deviation `noise_scale * ||masked g|| / sqrt(size)` to every parameter's gradient; mask again; call
+    `inner.update`; count the flips of live weights; on a pruning step, score and prune.
 
     It is `prune` with the saliency `flips(power, decay=flip_decay)` around `gradient_noise(key, noise_scale)` and
     `inner`.
 
-    The recipe that we recommend is not the paper's: the last pruning half-way through training,
-    `noise_scale=optax.linear_schedule(1.0, 0.0, steps // 2)`, and a learning rate that falls along a cosine.
+    We recommend a recipe that differs from the paper's: the last pruning halfway through training,
+    `noise_scale=optax.linear_schedule(1.0, 0.0, steps // 2)`, and a cosine learning-rate schedule.
 
     Args:
-      inner: any optax optimiser. The paper's is SGD with momentum and weight decay.
+      inner: any optax optimizer. The paper's is SGD with momentum and weight decay.
       sparsity: target sparsity by step: one of `schedules`, or any traceable function from the number of updates
         done to a float in [0, 1); see `prune`.
-      key: a PRNG key for the noise; its implementation is the one that draws, see `gradient_noise`.
+      key: a PRNG key for the noise; its implementation generates the noise, see `gradient_noise`.
       power: exponent of the magnitude, at least 0.
-      noise_scale: noise in root mean squares of each tensor's gradient, at least 0; 0 draws nothing. Or a schedule of
-        it by the number of updates done, so that the noise fades or ends; see `gradient_noise`.
-      flip_decay: what the count of flips keeps of itself at each step, in (0, 1]; the paper's is 1. See `flips`.
-      allocation: from which layers; the paper's is `global_()`. See `prune`.
-      prunable: which parameters: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
+      noise_scale: scale of the noise relative to the root mean square of each tensor's gradient, at least 0; 0 adds no
+        noise. It may be a function from the number of updates done; see `gradient_noise`.
+      flip_decay: factor by which the flip counts are multiplied at each step, in (0, 1]; the paper's is 1. See `flips`.
+      allocation: how sparsity is shared across layers; the paper's is `global_()`. See `prune`.
+      prunable: the parameters to prune: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
 
     Returns:
-      An optimiser whose state is a `PruneState`, with `masks` and `flips` in it.
+      An optimizer whose state is a `PruneState` that holds `masks` and `flips`.
 
     Raises:
-      ValueError: at once for a wrong `inner`, `sparsity`, `key`, `power`, `noise_scale`, `flip_decay` or `allocation`;
-        at `init` when `prunable` selects nothing; at `update` without `params`.
+      ValueError: immediately for a wrong `inner`, `sparsity`, `key`, `power`, `noise_scale`, `flip_decay` or
+        `allocation`; at `init` if `prunable` selects nothing; at `update` without `params`.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, flipout_jax as fj
@@ -78,8 +78,8 @@ def flipout(
       >>> fj.sparsity(params)
       0.75
 
-    Differs from the reference code: the magnitude is taken before the power, and a pruning is part of the update that
-    precedes it. The noise is that of the code, whose norm is divided by the root of the tensor's whole size.
+    Differs from the reference code: the magnitude is taken before the power, and a pruning is part of the preceding
+    update. The noise follows the code, which divides the norm by the square root of the tensor's full size.
 
     References:
       Apostol, Stol and Forré, [FlipOut](https://arxiv.org/abs/2009.02594), 2020.
@@ -88,6 +88,7 @@ def flipout(
     key = _errors.key("key", key)
     if not callable(noise_scale):
         _errors.not_negative("noise_scale", noise_scale)
-    if not (isinstance(noise_scale, int | float) and noise_scale == 0):
+    has_noise = not (isinstance(noise_scale, int | float) and noise_scale == 0)
+    if has_noise:
         inner = optax.chain(gradient_noise(key, noise_scale), inner)
     return prune(inner, sparsity, saliency=flips(power, decay=flip_decay), allocation=allocation, prunable=prunable)

@@ -1,4 +1,4 @@
-"""Masks in hand: find them, set them, apply them, measure sparsity, check that masked weights are zero."""
+"""Functions on masks: get, set and apply them, measure sparsity, and check that masked weights are zero."""
 
 import sys
 from typing import Any
@@ -7,22 +7,23 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
+from ._errors import ArgumentError
+from ._numerics import where
 from ._prunable import check_arrays, kernels, path_string, select
 from ._prune import PruneState, check_masks, is_prunable
-from ._where import where
 
 PyTree = Any
 
 
 def get_masks(opt_state: PyTree) -> PyTree:
-    """The masks in an optimiser state, however deep: in `optax.chain`, `optax.MultiSteps`, `nnx.Optimizer`, ...
+    """Returns the masks in an optimizer state at any nesting: `optax.chain`, `optax.MultiSteps`, `nnx.Optimizer`, ...
 
     Args:
-      opt_state: an optimiser state, or anything that holds one.
+      opt_state: an optimizer state, or anything that holds one.
 
     Returns:
-      The masks: bool arrays of the parameters' shapes where prunable, the scalar True elsewhere. For NNX, arrays
-      without the variables around them.
+      The masks: bool arrays of the parameters' shapes for prunable parameters, and the scalar True for all others. For
+      NNX, the arrays are not wrapped in variables.
 
     Raises:
       ValueError: if there is no `PruneState`, or more than one.
@@ -37,24 +38,24 @@ def get_masks(opt_state: PyTree) -> PyTree:
 
 
 def set_masks(opt_state: PyTree, masks: PyTree) -> PyTree:
-    """The optimiser state with other masks, however deep: the dual of `get_masks`.
+    """Returns the optimizer state with other masks, at any nesting: the counterpart of `get_masks`.
 
-    All else stays as it is: the counts of steps, the saliency's state, and the inner optimiser's moments. So a state
-    that was kept from an earlier step goes on from there, with the learning rate of that step, under later masks.
+    Everything else is unchanged: step counts, the saliency's state, and the inner optimizer's moments. So a state saved
+    at an earlier step can continue from there, with the learning rate of that step, under later masks.
 
-    It changes no weight. Until the first update makes them 0, newly masked weights are still in the forward pass:
-    call `apply_masks` on the parameters as well.
+    It changes no weights. Newly masked weights still take part in the forward pass until the first update sets them to
+    0, so call `apply_masks` on the parameters as well.
 
     Args:
-      opt_state: an optimiser state, or anything that holds one, such as `nnx.Optimizer`.
-      masks: the new masks, as `get_masks` gives them, for the same parameters. They are copied.
+      opt_state: an optimizer state, or anything that holds one, such as `nnx.Optimizer`.
+      masks: the new masks for the same parameters, in the form that `get_masks` returns. They are copied.
 
     Returns:
-      A new optimiser state of the same structure.
+      A new optimizer state of the same structure.
 
     Raises:
-      ValueError: if there is no `PruneState`, or more than one; or if the masks do not match those that it holds,
-        naming the path.
+      ValueError: if there is no `PruneState` or more than one, or if the new masks do not match the old ones; names
+        the path.
 
     Example:
       >>> import jax.numpy as jnp, optax, flipout_jax as fj
@@ -69,32 +70,32 @@ def set_masks(opt_state: PyTree, masks: PyTree) -> PyTree:
         if not _is_prune_state(node):
             return node
         chosen = [mask.ndim > 0 for mask in jax.tree.leaves(node.masks)]
-        # Copies, so that donating the state does not delete the caller's.
+        # The masks are copied, so that donating the state does not delete the caller's arrays.
         return node._replace(masks=jax.tree.map(jnp.copy, check_masks("masks", masks, node.masks, chosen)))
 
     return jax.tree.map(with_masks, opt_state, is_leaf=_is_prune_state)
 
 
 def apply_masks(params: PyTree, masks: PyTree) -> PyTree:
-    r"""The parameters, with exact zeros where the masks are False.
+    r"""Returns the parameters with exact zeros where the masks are False.
 
     $$ w_j \leftarrow \begin{cases} w_j & \text{if } m_j \\ 0 & \text{otherwise} \end{cases} $$
 
-    It selects and does not multiply, so a masked NaN or infinity becomes 0 as well. The gradient of a masked weight
-    is 0.
+    It uses a select instead of a product, so a masked NaN or infinity becomes 0 as well. The gradient of a masked
+    weight is 0. It may be called in a traced function.
 
-    `prune` makes masked weights 0 at the end of each update, so a training that starts from `initial_masks`, as the
-    functions that prune at initialisation make them, has one forward pass before the first: call this before it.
+    `prune` sets masked weights to 0 at the end of each update. If training starts from `initial_masks`, such as those
+    of the methods in `at_init`, the first forward pass comes before that, so call this function first.
 
     Args:
       params: the parameters $w$.
-      masks: the masks $m$: bool of the leaf's shape, or the scalar True, which leaves the leaf as it is.
+      masks: the masks $m$: bool of the leaf's shape, or the scalar True, which leaves the leaf unchanged.
 
     Returns:
-      Parameters of the same structure, shapes and types. It may be called in a traced function.
+      Parameters of the same structure, shapes and types.
 
     Raises:
-      ValueError: if the masks do not match the parameters, naming the path.
+      ValueError: if the masks do not match the parameters; names the path.
 
     Example:
       >>> import jax.numpy as jnp, flipout_jax as fj
@@ -109,18 +110,18 @@ def apply_masks(params: PyTree, masks: PyTree) -> PyTree:
 
 
 def find_state(opt_state: PyTree) -> PruneState:
-    """The one `PruneState` in an optimiser state, with plain arrays in place of NNX variables."""
+    """Returns the only `PruneState` in an optimizer state, with plain arrays in place of NNX variables."""
     found = [x for x in jax.tree.leaves(opt_state, is_leaf=_is_prune_state) if _is_prune_state(x)]
     if len(found) != 1:
-        raise ValueError(
-            f"`opt_state` must hold one PruneState, as prune and flipout make it, got {len(found)} in "
-            f"{type(opt_state).__name__}."
+        raise ArgumentError(
+            "opt_state",
+            f"must hold one PruneState, as prune and flipout make it, got {len(found)} in {type(opt_state).__name__}.",
         )
-    # A tree can only hold NNX variables when somebody has imported NNX.
+    # A tree can hold NNX variables only if NNX has been imported.
     nnx = sys.modules.get("flax.nnx")
     if not nnx:
         return found[0]
-    # Later releases of flax renamed `pure`, and the old name warns.
+    # Newer releases of Flax renamed `pure`, and the old name raises a deprecation warning.
     as_pure = nnx.as_pure if hasattr(nnx, "as_pure") else nnx.pure
     return as_pure(found[0])
 
@@ -130,13 +131,13 @@ def _is_prune_state(node: Any) -> bool:
 
 
 def sparsity(params: PyTree, prunable: Any = kernels) -> float | jax.Array:
-    """The fraction of exact zeros among the prunable weights.
+    """Returns the fraction of exact zeros among the prunable weights.
 
-    It looks at the weights and knows no masks: a live weight that happens to be 0 counts as well.
+    It is measured from the weights, not from masks: a live weight that happens to be 0 counts as well.
 
     Args:
       params: the parameters.
-      prunable: which parameters: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
+      prunable: the parameters to count: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
 
     Returns:
       The fraction, in [0, 1]: a Python float, or a float32 scalar inside a traced function.
@@ -151,27 +152,29 @@ def sparsity(params: PyTree, prunable: Any = kernels) -> float | jax.Array:
     """
     leaves = [leaf for chosen, leaf in zip(select(prunable, params), jax.tree.leaves(params), strict=True) if chosen]
     if not leaves:
-        raise ValueError(f"`params` must hold at least one prunable parameter, got {params!r}.")
+        raise ArgumentError("params", f"must hold at least one prunable parameter, got {params!r}.")
     total = sum(leaf.size for leaf in leaves)
     zeros = [jnp.sum(leaf == 0, dtype=jnp.uint32) for leaf in leaves]
     if any(isinstance(count, Tracer) for count in zeros):
-        # A float, since JAX takes a Python integer for an int32.
+        # The total is a float, since JAX would convert a Python integer to int32, which may overflow.
         return sum((count.astype(jnp.float32) / float(total) for count in zeros), start=jnp.zeros((), jnp.float32))
-    return sum(int(count) for count in zeros) / total if total else 0.0
+    if total == 0:
+        return 0.0
+    return sum(int(count) for count in zeros) / total
 
 
 def check(params: PyTree, opt_state: PyTree) -> None:
     """Raises unless every masked weight is exactly 0.
 
-    Call it after training, or when in doubt: a transformation after `prune`, an average of parameters, or a
-    checkpoint restored by halves breaks the zeros without a word.
+    Call it after training, or when in doubt: a transformation after `prune`, an average of parameters, or a partially
+    restored checkpoint silently breaks the zeros.
 
     Args:
       params: the parameters.
-      opt_state: the optimiser state that goes with them.
+      opt_state: the matching optimizer state.
 
     Raises:
-      ValueError: naming the first parameter that is not zero where it is masked; or if `opt_state` holds no masks,
+      ValueError: if a parameter is not zero where it is masked, naming the first one; or if `opt_state` holds no masks,
         or masks of other parameters.
 
     Example:
@@ -185,35 +188,40 @@ def check(params: PyTree, opt_state: PyTree) -> None:
             continue
         leaf = jnp.asarray(leaf)
         wrong = ~mask & (leaf != 0)
-        count, masked = (int(jnp.sum(which, dtype=jnp.uint32)) for which in (wrong, ~mask))
+        count = int(jnp.sum(wrong, dtype=jnp.uint32))
         if count:
-            raise ValueError(
-                f"`params` must be zero where masked, got {count} of {masked} masked weights of {path!r} "
-                f"that are not, such as {leaf[wrong][0]!s}. "
-                + (
-                    "Make prune the last transformation, and take these parameters from the same step as the "
-                    "optimiser state."
-                    if bool(jnp.isfinite(leaf[wrong]).all())
-                    else "A weight that is not finite stays so: see optax.apply_if_finite, or lower the learning rate."
+            masked = int(jnp.sum(~mask, dtype=jnp.uint32))
+            if bool(jnp.isfinite(leaf[wrong]).all()):
+                advice = (
+                    "Make prune the last transformation, and take these parameters from the same step as the optimizer "
+                    "state."
                 )
+            else:
+                advice = "A weight that is not finite stays so: see optax.apply_if_finite, or lower the learning rate."
+            raise ArgumentError(
+                "params",
+                f"must be zero where masked, got {count} of {masked} masked weights of {path!r} "
+                f"that are not, such as {leaf[wrong][0]!s}. {advice}",
             )
 
 
 def paired(params: PyTree, *trees: PyTree) -> list[tuple]:
-    """(path, leaf, leaf of each tree) for each parameter, or a `ValueError` unless they match."""
+    """Returns (path, leaf, leaf of each tree) for each parameter, or raises an `ArgumentError` if they do not match."""
     leaves = jax.tree.leaves_with_path(params)
     check_arrays("params", leaves)
     if any(isinstance(x, Tracer) for x in jax.tree.leaves((params, trees))):
-        raise ValueError("`params` must hold concrete arrays, got traced ones: call this outside of jit.")
+        raise ArgumentError("params", "must hold concrete arrays, got traced ones: call this outside of jit.")
     paths = [path_string(path) for path, _ in leaves]
     others = [jax.tree.leaves(tree) for tree in trees]
     for tree, other in zip(trees, others, strict=True):
         shapes = [x.shape for x in other]
-        if paths != [path_string(path) for path, _ in jax.tree.leaves_with_path(tree)] or any(
+        same_paths = paths == [path_string(path) for path, _ in jax.tree.leaves_with_path(tree)]
+        if not same_paths or any(
             shape not in ((), leaf.shape) for shape, (_, leaf) in zip(shapes, leaves, strict=True)
         ):
-            raise ValueError(
-                f"`params` must be the parameters that `opt_state` was made for, of the shapes {shapes}, got "
-                f"{[leaf.shape for _, leaf in leaves]}. For an NNX model, give nnx.state(model, nnx.Param)."
+            raise ArgumentError(
+                "params",
+                f"must be the parameters that `opt_state` was made for, of the shapes {shapes}, got "
+                f"{[leaf.shape for _, leaf in leaves]}. For an NNX model, give nnx.state(model, nnx.Param).",
             )
     return [(path_string(path), leaf, *rest) for (path, leaf), *rest in zip(leaves, *others, strict=True)]

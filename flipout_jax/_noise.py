@@ -1,4 +1,4 @@
-"""Gradient noise: what makes the sign of a redundant weight flip."""
+"""Gradient noise, which makes the signs of redundant weights flip."""
 
 import math
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from . import _dtypes, _errors, _sharding
+from . import _errors, _numerics
 
 
 class GradientNoiseState(NamedTuple):
@@ -15,7 +15,7 @@ class GradientNoiseState(NamedTuple):
 
     Attributes:
       noise_key: the key of the next step's noise, a scalar typed key.
-      noise_count: number of updates done, which a schedule of the noise goes by; int32 scalar, saturating.
+      noise_count: number of updates done, the argument of a noise schedule; int32 scalar, saturating.
     """
 
     noise_key: jax.Array
@@ -23,32 +23,33 @@ class GradientNoiseState(NamedTuple):
 
 
 def gradient_noise(key: jax.Array, scale: float | optax.Schedule = 1.0) -> optax.GradientTransformationExtraArgs:
-    r"""Adds Gaussian noise to every gradient, as large as the gradient itself.
+    r"""Adds Gaussian noise to every gradient, scaled to the size of the gradient.
 
     $$ g_l \leftarrow g_l + \lambda \, \frac{\lVert g_l \rVert_2}{\sqrt{n_l}} \, \varepsilon, \qquad
        \varepsilon \sim \mathcal{N}(0, I) $$
 
-    with $\lambda$ = `scale` and $n_l$ the number of weights of tensor $l$, pruned ones included. It is drawn anew
-    each step for each tensor, biases and normalisation included, before weight decay.
+    with $\lambda$ = `scale` and $n_l$ the number of weights of tensor $l$, including pruned ones. New noise is drawn at
+    each step for each tensor, including biases and normalization parameters, before weight decay.
 
-    Inside `prune` the gradients come masked, and masked weights get no noise. The norm is then that of the live
-    gradients, so the noise of a tensor fades with the square root of its density, as in the reference code.
+    Inside `prune` the gradients are already masked, and masked weights get no noise. The norm is then that of the live
+    gradients, so the noise of a tensor decreases with the square root of its density, as in the reference code.
 
-    A tensor whose norm is not finite gets no noise, so that one bad element does not spread to its neighbours. Nor does
-    an element that the noise would take beyond the largest number of its type, such as 65,504 in float16.
+    A tensor whose norm is not finite gets no noise, so that one bad element does not affect the others. An element gets
+    no noise if the result would exceed the largest number of its type, such as 65,504 in float16.
 
     Args:
-      key: a PRNG key; its implementation is the one that draws. The default, `threefry2x32`, gives an element the same
-        noise however the gradient is sharded, and each device draws its own part. `jax.random.key(0, impl="rbg")` is
-        faster on one accelerator, but XLA draws all of a sharded gradient's noise on every device.
-      scale: standard deviation of the noise, in root mean squares of the tensor's gradient; at least 0. Or a schedule,
-        any traceable function from the number of updates done to that, so that the noise fades or ends.
+      key: a PRNG key; its implementation generates the noise. With the default, `threefry2x32`, each element gets the
+        same noise however the gradient is sharded, and each device generates its own part.
+        `jax.random.key(0, impl="rbg")` is faster on one accelerator, but XLA then generates all of a sharded gradient's
+        noise on every device.
+      scale: standard deviation of the noise relative to the root mean square of the tensor's gradient, at least 0. It
+        may be a schedule, any traceable function from the number of updates done, so that the noise fades or ends.
 
     Returns:
-      An optax transformation, to be chained before the optimiser. Its update takes `masks` as an extra argument.
+      An optax transformation, to be chained before the optimizer. Its update accepts `masks` as an extra argument.
 
     Raises:
-      ValueError: if `key` is not one PRNG key or `scale` is a negative number.
+      ValueError: if `key` is not one PRNG key, or `scale` is a negative number.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, flipout_jax as fj
@@ -68,7 +69,7 @@ def gradient_noise(key: jax.Array, scale: float | optax.Schedule = 1.0) -> optax
 
     def init(params):
         del params
-        # A copy, so that donating the state does not delete the caller's key.
+        # The key is copied, so that donating the state does not delete the caller's key.
         return GradientNoiseState(jnp.copy(key), jnp.zeros((), jnp.int32))
 
     def update(updates, state, params=None, *, masks: Any = None, **extra_args):
@@ -76,9 +77,9 @@ def gradient_noise(key: jax.Array, scale: float | optax.Schedule = 1.0) -> optax
         next_key, step_key = jax.random.split(state.noise_key)
         leaves, treedef = jax.tree.flatten(updates)
         keys = jax.random.split(step_key, len(leaves)) if leaves else ()
-        masked = jax.tree.leaves(masks) if masks is not None else [True] * len(leaves)
-        now = scale if scale_at is None else scale_at(state.noise_count)
-        noisy = [_add(k, leaf, mask, now) for k, leaf, mask in zip(keys, leaves, masked, strict=True)]
+        mask_leaves = jax.tree.leaves(masks) if masks is not None else [True] * len(leaves)
+        current = scale if scale_at is None else scale_at(state.noise_count)
+        noisy = [_add_noise(k, leaf, mask, current) for k, leaf, mask in zip(keys, leaves, mask_leaves, strict=True)]
         return treedef.unflatten(noisy), GradientNoiseState(
             next_key, jnp.asarray(optax.safe_increment(state.noise_count))
         )
@@ -86,15 +87,15 @@ def gradient_noise(key: jax.Array, scale: float | optax.Schedule = 1.0) -> optax
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _add(key: jax.Array, gradient: jax.Array, mask: Any, scale: Any) -> jax.Array:
+def _add_noise(key: jax.Array, gradient: jax.Array, mask: Any, scale: Any) -> jax.Array:
     if not jnp.issubdtype(gradient.dtype, jnp.inexact) or gradient.size == 0:
         return gradient
-    # At least float32: the sum of squares of a half-precision gradient overflows or vanishes.
-    wide = jnp.abs(gradient).astype(_dtypes.wider(jnp.finfo(gradient.dtype).dtype, jnp.float32))
+    # In half precision, the sum of squares would overflow or underflow.
+    wide = jnp.abs(gradient).astype(_numerics.wider(jnp.finfo(gradient.dtype).dtype, jnp.float32))
     std = scale * jnp.sqrt(jnp.sum(jnp.square(wide))) / math.sqrt(gradient.size)
     std = jnp.where(jnp.isfinite(std) & jnp.asarray(mask), std, 0).astype(wide.dtype)
-    draw = _sharding.sharded_like(lambda key: jax.random.normal(key, gradient.shape, gradient.dtype), gradient)
+    draw = _numerics.sharded_like(lambda key: jax.random.normal(key, gradient.shape, gradient.dtype), gradient)
     noise = draw(key)
-    dtype = _dtypes.wider(noise.dtype, std.dtype)
+    dtype = _numerics.wider(noise.dtype, std.dtype)
     noisy = gradient + (std.astype(dtype) * noise.astype(dtype)).astype(gradient.dtype)
     return jnp.where(jnp.isfinite(noisy), noisy, gradient)

@@ -1,4 +1,4 @@
-"""Which parameters at all: predicates on the key path and the leaf."""
+"""Selecting prunable parameters: predicates on the key path and the leaf."""
 
 import itertools
 import re
@@ -9,24 +9,26 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import DictKey, GetAttrKey, SequenceKey
 
+from ._errors import ArgumentError
+
 KeyPath = tuple[Any, ...]
 Predicate = Callable[[KeyPath, Any], bool]
 
-# Flax (Linen, NNX) says kernel; Haiku says w, and w_i and w_h in recurrent cells; Equinox says weight, and weight_ih
-# and weight_hh in recurrent cells.
+# Flax (Linen, NNX) names them kernel; Haiku w, and w_i and w_h in recurrent cells; Equinox weight, and weight_ih and
+# weight_hh in recurrent cells.
 _UNAMBIGUOUS = {"kernel"}
 _AMBIGUOUS = {"w", "w_i", "w_h", "weight", "weight_ih", "weight_hh"}
 _NOT_A_KERNEL = re.compile(r"embed|norm|^(wte|wpe|[blgr]n)\d*$", re.IGNORECASE)
 
 
 def path_string(path: KeyPath) -> str:
-    """A key path as text, its keys joined by `/`; the `.value` of an NNX variable is left out.
+    """Returns a key path as text, its keys joined by `/`; the `.value` of an NNX variable is omitted.
 
     Args:
-      path: a key path, as `jax.tree.leaves_with_path` gives it.
+      path: a key path, as `jax.tree.leaves_with_path` returns it.
 
     Returns:
-      The text, empty for the root.
+      The text, which is empty for the root.
 
     Example:
       >>> import jax, jax.numpy as jnp, flipout_jax as fj
@@ -38,19 +40,19 @@ def path_string(path: KeyPath) -> str:
 
 
 def kernels(path: KeyPath, leaf: Any) -> bool:
-    """Whether a leaf is the kernel of a dense or convolution layer. The default of `prunable`.
+    """Selects the kernels of dense and convolution layers. This is the default of `prunable`.
 
     A kernel is a floating-point array of at least two axes, named as in Flax (`kernel`), Haiku (`w`, `w_i`, `w_h`)
-    or Equinox (`weight`, `weight_ih`, `weight_hh`). Biases, normalisations and embeddings are not kernels. Equinox
-    calls their arrays `weight` too, so there the name of the layer decides: one that holds `embed` or `norm`, or is
-    `wte`, `wpe` or one of `bn`, `ln`, `gn`, `rn` with or without a number, is left out.
+    or Equinox (`weight`, `weight_ih`, `weight_hh`). Biases, normalizations and embeddings are not kernels. Equinox
+    names their arrays `weight` as well, so there the name of the layer decides: a layer is skipped if its name contains
+    `embed` or `norm`, or is `wte`, `wpe`, or one of `bn`, `ln`, `gn`, `rn` with or without a number.
 
     Args:
       path: the key path of the leaf.
       leaf: the leaf, or anything with its shape and dtype.
 
     Returns:
-      Whether to prune it.
+      True if the leaf is a kernel.
 
     Example:
       >>> import jax, jax.numpy as jnp, flipout_jax as fj
@@ -69,10 +71,11 @@ def kernels(path: KeyPath, leaf: Any) -> bool:
 
 
 def by_path(pattern: str) -> Predicate:
-    """Prunes the floating-point leaves whose path matches a regular expression.
+    """Selects the floating-point leaves whose path matches a regular expression.
 
     Args:
-      pattern: looked for, with `re.search`, in the path as `path_string` gives it, such as `layers/0/kernel`.
+      pattern: the regular expression, which `re.search` applies to the path in the form of `path_string`, such as
+        `layers/0/kernel`.
 
     Returns:
       A predicate for `prunable`. A pattern that matches no parameter raises a `ValueError` at `init`.
@@ -89,7 +92,7 @@ def by_path(pattern: str) -> Predicate:
     try:
         compiled = re.compile(pattern)
     except (re.error, TypeError) as error:
-        raise ValueError(f"`pattern` must be a regular expression, got {pattern!r}: {error}.") from error
+        raise ArgumentError("pattern", f"must be a regular expression, got {pattern!r}: {error}.") from error
 
     def matches(path: KeyPath, leaf: Any) -> bool:
         return bool(jnp.issubdtype(leaf.dtype, jnp.floating) and compiled.search(path_string(path)))
@@ -99,14 +102,14 @@ def by_path(pattern: str) -> Predicate:
 
 
 def select(prunable: Any, params: Any) -> list[bool]:
-    """Which leaves of `params` to prune, in tree order.
+    """Returns which leaves of `params` to prune, in tree order.
 
     Args:
       prunable: a predicate on (key path, leaf), or a tree of Python booleans with the structure of `params`.
       params: the parameters.
 
     Returns:
-      A boolean a leaf. Scalars are never pruned.
+      A boolean for each leaf. Scalars are never pruned.
 
     Raises:
       ValueError: if nothing is selected, a selected leaf is not floating-point, or the tree does not match.
@@ -119,76 +122,87 @@ def select(prunable: Any, params: Any) -> list[bool]:
         try:
             chosen = [bool(prunable(path, leaf)) for path, leaf in leaves]
         except TypeError as error:
-            raise ValueError(
-                f"`prunable` must be a predicate on (key path, leaf), got {prunable!r}, which fails: {error}."
+            raise ArgumentError(
+                "prunable", f"must be a predicate on (key path, leaf), got {prunable!r}, which fails: {error}."
             ) from error
         name = getattr(prunable, "__qualname__", repr(prunable))
     else:
-        chosen, name = _booleans(prunable, params), "the boolean tree"
+        chosen = _booleans(prunable, params)
+        name = "the boolean tree"
     chosen = [is_chosen and leaf.ndim > 0 for is_chosen, (_, leaf) in zip(chosen, leaves, strict=True)]
     if not any(chosen):
         some = ", ".join(path_string(path) or "(the root)" for path, _ in leaves[:8])
-        more = f", ... ({len(leaves)} in all)" if len(leaves) > 8 else ""
-        raise ValueError(
-            f"`prunable` must select at least one parameter, got {name}, which selects none of: {some}{more}. "
-            + ("It looks for arrays of two axes or more named kernel, weight or w. " if prunable is kernels else "")
-            + "Give by_path(regex), a predicate on (key path, leaf), or a tree of booleans."
+        if len(leaves) > 8:
+            some += f", ... ({len(leaves)} in all)"
+        hint = ""
+        if prunable is kernels:
+            hint = "It looks for arrays of two axes or more named kernel, weight or w. "
+        raise ArgumentError(
+            "prunable",
+            f"must select at least one parameter, got {name}, which selects none of: {some}. {hint}"
+            "Give by_path(regex), a predicate on (key path, leaf), or a tree of booleans.",
         )
     for is_chosen, (path, leaf) in zip(chosen, leaves, strict=True):
         if is_chosen and not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise ValueError(
-                f"`prunable` must select floating-point arrays, got {path_string(path)!r} of {leaf.dtype}."
+            raise ArgumentError(
+                "prunable", f"must select floating-point arrays, got {path_string(path)!r} of {leaf.dtype}."
             )
         if is_chosen and leaf.size >= 2**32:
-            raise ValueError(
-                f"`prunable` must select arrays of fewer than 2**32 elements, got {path_string(path)!r} of "
-                f"{leaf.size}; store it as several arrays."
+            raise ArgumentError(
+                "prunable",
+                f"must select arrays of fewer than 2**32 elements, got {path_string(path)!r} of "
+                f"{leaf.size}; store it as several arrays.",
             )
     return chosen
 
 
 def check_arrays(name: str, leaves: list[tuple[KeyPath, Any]]) -> None:
-    """Raises unless every leaf is an array, or has at least its shape and type."""
+    """Raises an `ArgumentError` unless every leaf is an array, or at least has a shape and a dtype."""
     for path, leaf in leaves:
         if not (hasattr(leaf, "dtype") and hasattr(leaf, "shape")):
-            raise ValueError(
-                f"`{name}` must hold arrays, got {leaf!r} at {path_string(path) or 'the root'!r}. For an Equinox "
-                "model, give eqx.filter(model, eqx.is_inexact_array)."
+            raise ArgumentError(
+                name,
+                f"must hold arrays, got {leaf!r} at {path_string(path) or 'the root'!r}. For an Equinox "
+                "model, give eqx.filter(model, eqx.is_inexact_array).",
             )
 
 
 def check_paths(name: str, tree: Any, params: Any) -> None:
-    """Raises unless the tree has leaves where the parameters have them, named by the argument `name`."""
-    # By path, so that a tree without the variables of NNX around its arrays, as `get_masks` gives it, matches as well.
-    wanted, got = ([path_string(path) for path, _ in jax.tree.leaves_with_path(x)] for x in (params, tree))
-    for expected, actual in itertools.zip_longest(wanted, got):
+    """Raises an `ArgumentError` for the argument `name` unless the tree has the leaf paths of the parameters."""
+    # This compares paths and not structures, so that a tree without the variables of NNX around its arrays matches.
+    wanted_paths = [path_string(path) for path, _ in jax.tree.leaves_with_path(params)]
+    paths = [path_string(path) for path, _ in jax.tree.leaves_with_path(tree)]
+    for expected, actual in itertools.zip_longest(wanted_paths, paths):
         if expected != actual:
-            raise ValueError(
-                f"`{name}` must have the structure of the parameters, got {actual or 'nothing'!r} where they have "
-                f"{expected or 'nothing'!r}."
+            raise ArgumentError(
+                name,
+                f"must have the structure of the parameters, got {actual or 'nothing'!r} where they have "
+                f"{expected or 'nothing'!r}.",
             )
 
 
 def check_prunable(prunable: Any) -> None:
-    """Raises at once for what can be neither a predicate nor a tree of booleans."""
+    """Raises an `ArgumentError` if the value can be neither a predicate nor a tree of booleans."""
     if prunable is None or isinstance(prunable, str):
         example = f"by_path({prunable!r})" if prunable else "kernels"
-        raise ValueError(
-            f"`prunable` must be a predicate on (key path, leaf), such as flipout_jax.{example}, or a tree of "
-            f"booleans, got {prunable!r}."
+        raise ArgumentError(
+            "prunable",
+            f"must be a predicate on (key path, leaf), such as flipout_jax.{example}, or a tree of "
+            f"booleans, got {prunable!r}.",
         )
 
 
 def _booleans(prunable: Any, params: Any) -> list[bool]:
     values, treedef = jax.tree.flatten(prunable)
     if treedef != jax.tree.structure(params):
-        raise ValueError(
-            f"`prunable` must be a predicate or a tree of booleans with the structure of the parameters, got "
-            f"{treedef} for {jax.tree.structure(params)}."
+        raise ArgumentError(
+            "prunable",
+            f"must be a predicate or a tree of booleans with the structure of the parameters, got "
+            f"{treedef} for {jax.tree.structure(params)}.",
         )
     for value in values:
         if not isinstance(value, bool):
-            raise ValueError(f"`prunable` must be a tree of Python booleans, got the leaf {value!r}.")
+            raise ArgumentError("prunable", f"must be a tree of Python booleans, got the leaf {value!r}.")
     return values
 
 

@@ -1,8 +1,8 @@
-"""Outputs of a function that are computed anew from its other outputs, where that is enough.
+"""Recomputing outputs of a function from its other outputs, where they suffice.
 
-What a loop or a branch reads must be in memory before it starts. For an optimiser's updates that is a write and a read
-of as many bytes as the parameters have, on every step, though only a pruning step looks at them. Most updates follow
-from the new state, which is written in any case: SGD's are the new momentum times the learning rate.
+The inputs of a loop or a branch must be in memory before it starts. For an optimizer's updates, that means writing and
+reading as many bytes as the parameters have, on every step, although only a pruning step uses them. Most updates can be
+computed from the new state, which is written anyway: SGD's are the new momentum times the learning rate.
 """
 
 from collections.abc import Callable
@@ -17,26 +17,27 @@ PyTree = Any
 
 
 def with_recompute(
-    function: Callable[..., tuple[PyTree, PyTree]], free: PyTree, spent: PyTree
+    function: Callable[..., tuple[PyTree, PyTree]], reusable: PyTree, consumed: PyTree
 ) -> tuple[tuple[PyTree, PyTree], Callable[[PyTree], PyTree]]:
-    """Calls `function(free, spent)`, whose outputs are a pair, and says how to compute the first from the second.
+    """Calls `function(reusable, consumed)`, which returns a pair, and finds a way to recompute its first output.
 
     Args:
-      function: pure; gives two trees of arrays, such as the updates and the new state of an optimiser.
-      free: arrays that may be read again later.
-      spent: arrays that should not be read again, as the second output takes their memory: the old state.
+      function: a pure function that returns two trees of arrays, such as the updates and the new state of an optimizer.
+      reusable: arrays that may be read again later.
+      consumed: arrays that should not be read again, because the second output reuses their memory: the old state.
 
     Returns:
-      The outputs, and a function that gives the first output again when called with the same `free`. It reads that,
-      the second output and scalars alone where the first follows from them, and otherwise the first output itself.
+      The two outputs, and a function that returns the first output again when called with the same `reusable`. If the
+      first output can be computed from `reusable`, the second output and scalars alone, the function reads only these;
+      otherwise it reads the first output itself.
     """
-    if not any(isinstance(x, Tracer) for x in jax.tree.leaves((free, spent))):
-        # Outside of jit every value is in memory anyway, and a function that is called as it is can be looked into.
-        first, second = function(free, spent)
-        return (first, second), lambda free: first
-    closed, shapes = jax.make_jaxpr(function, return_shape=True)(free, spent)
+    if not any(isinstance(x, Tracer) for x in jax.tree.leaves((reusable, consumed))):
+        # Outside of jit every value is in memory anyway, and a function that is called directly can be debugged.
+        first, second = function(reusable, consumed)
+        return (first, second), lambda reusable: first
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(reusable, consumed)
     jaxpr = closed.jaxpr
-    inputs = jax.tree.leaves((free, spent))
+    inputs = jax.tree.leaves((reusable, consumed))
     outputs = jaxpr_as_fun(closed)(*inputs)
     first, second = jax.tree.unflatten(jax.tree.structure(shapes), outputs)
     count = len(jax.tree.leaves(first))
@@ -46,15 +47,15 @@ def with_recompute(
     for var, value in zip(jaxpr.outvars[count:], outputs[count:], strict=True):
         known.setdefault(id(var), value)
     recipe = _slice(jaxpr, jaxpr.outvars[:count], known)
-    gone = {id(var) for var in jaxpr.invars[len(jax.tree.leaves(free)) :] if var.aval.shape}
-    gone -= {id(var) for var in jaxpr.outvars[count:]}
-    if recipe is None or gone & set(map(id, recipe.invars)):
-        return (first, second), lambda free: first
+    unavailable = {id(var) for var in jaxpr.invars[len(jax.tree.leaves(reusable)) :] if var.aval.shape}
+    unavailable -= {id(var) for var in jaxpr.outvars[count:]}
+    if recipe is None or unavailable & set(map(id, recipe.invars)):
+        return (first, second), lambda reusable: first
 
-    def recompute(free):
-        again = known | dict(zip(map(id, jaxpr.invars), jax.tree.leaves(free), strict=False))
-        # Behind barriers, or the compiler finds that both computations are one, and holds what it gives.
-        read = [lax.optimization_barrier(again[id(var)]) for var in recipe.invars]
+    def recompute(reusable):
+        values_by_id = known | dict(zip(map(id, jaxpr.invars), jax.tree.leaves(reusable), strict=False))
+        # Without barriers, the compiler would recognize that both computations are the same and keep the result.
+        read = [lax.optimization_barrier(values_by_id[id(var)]) for var in recipe.invars]
         values = jaxpr_as_fun(ClosedJaxpr(recipe, ()))(*read)
         return jax.tree.unflatten(jax.tree.structure(first), values)
 
@@ -62,7 +63,7 @@ def with_recompute(
 
 
 def _slice(jaxpr: Jaxpr, wanted: list[Any], known: dict[int, Any]) -> Jaxpr | None:
-    """The equations that lead from known variables to the wanted ones; None if one of them does more than compute."""
+    """Returns the equations that compute the wanted variables from known ones, or None if one has side effects."""
     needed: dict[int, Var] = {}
 
     def need(atoms):
@@ -71,15 +72,15 @@ def _slice(jaxpr: Jaxpr, wanted: list[Any], known: dict[int, Any]) -> Jaxpr | No
     need(wanted)
     equations = []
     for equation in reversed(jaxpr.eqns):
-        made = {id(var) for var in equation.outvars}
-        if not any(name in needed and name not in known for name in made):
+        names = {id(var) for var in equation.outvars}
+        if not any(name in needed and name not in known for name in names):
             continue
         if equation.effects:
             return None
         equations.append(equation)
         need(equation.invars)
-    made = {id(var) for equation in equations for var in equation.outvars}
-    invars = [var for name, var in needed.items() if name not in made]
-    # The names are those of other inputs and outputs.
+    computed = {id(var) for equation in equations for var in equation.outvars}
+    invars = [var for name, var in needed.items() if name not in computed]
+    # The debug names belong to the inputs and outputs of the whole function, so they are removed.
     debug_info = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
     return Jaxpr((), invars, wanted, equations[::-1], debug_info=debug_info)

@@ -1,4 +1,4 @@
-"""Weight decay that the learning rate does not multiply, and SGD with it."""
+"""Weight decay that is independent of the learning rate, and SGD with such a decay."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from . import _dtypes, _errors
+from . import _errors, _numerics
 
 PyTree = Any
 Rate = float | Array | optax.Schedule
@@ -27,21 +27,21 @@ class IndependentWeightDecayState(NamedTuple):
 def independent_weight_decay(
     weight_decay: Rate, mask: PyTree | Callable[[PyTree], PyTree] | None = None
 ) -> optax.GradientTransformation:
-    r"""Takes a fixed fraction of each weight away at every step.
+    r"""Shrinks each weight by a fixed fraction at every step.
 
     $$ u_j \leftarrow u_j - \lambda_t w_j $$
 
-    Put it after the learning rate, so that the rate does not multiply the decay $\lambda$. In `optax.adamw`, or with
+    Chain it after the learning rate, so that the rate does not multiply the decay $\lambda$. In `optax.adamw`, or with
     `optax.add_decayed_weights` before the learning rate, the decay of a step is the product of both: at a learning rate
-    of 0.05, a twentieth of this.
+    of 0.05, it is one twentieth of the decay here.
 
     Args:
-      weight_decay: $\lambda$, at least 0; or a function from the number of updates done to it.
-      mask: a tree of booleans like the parameters, or a function that makes one of them: which of them decay. None
-        means all.
+      weight_decay: $\lambda$, at least 0, or a function from the number of updates done to $\lambda$.
+      mask: the parameters that decay: a tree of booleans like the parameters, or a function from the parameters to such
+        a tree. None means all.
 
     Returns:
-      A transformation of updates; it needs `params`.
+      An optax transformation whose update needs `params`.
 
     Raises:
       ValueError: if `weight_decay` is a number below 0; at `update` without `params`.
@@ -62,15 +62,12 @@ def independent_weight_decay(
         return IndependentWeightDecayState(jnp.zeros((), jnp.int32))
 
     def update(updates, state, params=None):
-        if params is None:
-            raise ValueError(
-                "`params` must be given: call optimizer.update(grads, opt_state, params), got params=None."
-            )
+        params = _errors.given_params(params)
         rate = weight_decay(state.decay_count) if callable(weight_decay) else weight_decay
 
         def decayed(update, param):
-            # Of a weight of half precision, in the precision of the update.
-            dtype = _dtypes.wider(update.dtype, param.dtype)
+            # The decay of a half-precision weight is computed in the precision of the update.
+            dtype = _numerics.wider(update.dtype, param.dtype)
             return (update.astype(dtype) - jnp.asarray(rate, dtype) * param.astype(dtype)).astype(update.dtype)
 
         count = jnp.asarray(optax.safe_increment(state.decay_count))
@@ -87,26 +84,26 @@ def sgdw(
     nesterov: bool = False,
     mask: PyTree | Callable[[PyTree], PyTree] | None = None,
 ) -> optax.GradientTransformation:
-    r"""SGD with momentum, and weight decay that is not multiplied by the learning rate.
+    r"""SGD with momentum and a weight decay that is independent of the learning rate.
 
     $$ v_t = \mu v_{t-1} - \eta_t g_t, \qquad
        w_{t+1} = w_t - \lambda_t w_t + \begin{cases} \mu v_t - \eta_t g_t & \text{Nesterov} \\
        v_t & \text{otherwise} \end{cases} $$
 
-    This is what makes `signed_supermask` sparse: with $\lambda = 5 \cdot 10^{-4}$ and 469 steps an epoch, a mask that
-    the gradient does not hold loses a fifth of itself in each epoch, whatever the learning rate. The decay reads the
-    weights from before the step and has no part in the momentum.
+    This decay makes `signed_supermask` sparse: with $\lambda = 5 \cdot 10^{-4}$ and 469 steps per epoch, a mask that
+    the gradient does not hold up shrinks by a fifth in each epoch, whatever the learning rate. The decay uses the
+    weights from before the step and does not enter the momentum.
 
     Args:
-      learning_rate: $\eta$; or a function from the number of updates done to it.
-      weight_decay: $\lambda$, at least 0; or such a function. For a decay that falls with the learning rate, as in the
+      learning_rate: $\eta$, or a function from the number of updates done to $\eta$.
+      weight_decay: $\lambda$, at least 0, or such a function. For a decay that falls with the learning rate, as in the
         paper's schedule, give both as schedules.
       momentum: $\mu$, in [0, 1).
-      nesterov: whether the step looks ahead along the momentum.
-      mask: which parameters decay; see `independent_weight_decay`.
+      nesterov: if True, uses Nesterov momentum.
+      mask: the parameters that decay; see `independent_weight_decay`.
 
     Returns:
-      An optimiser.
+      An optimizer.
 
     Raises:
       ValueError: if `weight_decay` is a number below 0, or `momentum` is not in [0, 1).
@@ -119,16 +116,17 @@ def sgdw(
       >>> round(float(updates["kernel"][0]), 6)
       -0.0005
 
-    Differs from `optax.sgd`: the learning rate is inside of the velocity $v$, as in Keras, whose SGD the paper ran; the
-    two are the same for a constant rate.
+    Differs from `optax.sgd`: the learning rate is part of the velocity $v$, as in Keras, whose SGD the paper used. The
+    two agree for a constant rate.
 
     References:
       Loshchilov and Hutter, [Decoupled weight decay regularization](https://arxiv.org/abs/1711.05101), 2019, whose
-      schedule multiplies both; TensorFlow Addons' SGDW, which multiplies none, and the paper of `signed_supermask`.
+      schedule multiplies both rate and decay; TensorFlow Addons' SGDW, whose schedule multiplies neither; and the paper
+      of `signed_supermask`.
     """
-    decay = _errors.fraction("momentum", momentum)
+    momentum = _errors.fraction("momentum", momentum)
     return optax.chain(
         optax.scale_by_learning_rate(learning_rate),
-        optax.trace(decay, nesterov) if decay else optax.identity(),
+        optax.trace(momentum, nesterov) if momentum else optax.identity(),
         independent_weight_decay(weight_decay, mask),
     )

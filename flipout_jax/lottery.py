@@ -1,4 +1,4 @@
-"""Lottery tickets: sparse sub-networks that train well from where the dense network started."""
+"""Lottery tickets: sparse subnetworks that train well from the starting point of the dense network."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from . import _errors, schedules
+from ._errors import ArgumentError
 from ._prunable import kernels, path_string
 from ._prune import PruneState, check_masks, is_prunable, prune
 from ._saliency import Saliency, magnitude
@@ -18,12 +19,12 @@ PyTree = Any
 
 
 class Ticket(NamedTuple):
-    """A sub-network, after one training of it.
+    """A subnetwork and the result of training it.
 
     Attributes:
-      round: how many prunings made it; 0 for the dense network.
-      masks: its masks, as `PruneState.masks` holds them.
-      params: the parameters that it trained to, as `train` returned them.
+      round: number of prunings that produced it; 0 for the dense network.
+      masks: its masks, in the form of `PruneState.masks`.
+      params: its trained parameters, as `train` returned them.
     """
 
     round: int
@@ -42,42 +43,42 @@ def tickets(
     prunable: Any = kernels,
     after: Ticket | None = None,
 ) -> Iterator[Ticket]:
-    r"""Lottery tickets by iterative magnitude pruning with rewinding.
+    r"""Finds lottery tickets by iterative magnitude pruning with rewinding.
 
     $$ m_0 = 1, \qquad w_i = \text{train}(m_i), \qquad
        m_{i + 1} = m_i \odot \text{top}_{k_{i + 1}}(|w_i|), \qquad k_i = \lceil (1 - s)^{i / R} N \rceil $$
 
-    with $s$ = `sparsity`, $R$ = `rounds`, and $N$ prunable weights. Every training starts anew from the same point,
-    under the masks so far, and the masks of the next one keep the $k_{i + 1}$ weights that it left highest. There are
-    $R$ prunings and $R + 1$ trainings: the first is dense, the last is that of the final ticket. Counts and ties are
-    those of `prune` under `schedules.geometric`, and a pruned weight never returns.
+    with $s$ = `sparsity`, $R$ = `rounds`, and $N$ prunable weights. Every training run starts again from the same
+    point, under the current masks, and the masks of the next run keep the $k_{i + 1}$ weights that rank highest after
+    it. There are $R$ prunings and $R + 1$ training runs: the first one is dense, and the last one trains the final
+    ticket. Counts and ties are those of `prune` under `schedules.geometric`, and a pruned weight never returns.
 
-    Where a training starts is up to `train`. From the initialisation, these are the tickets of Frankle and Carbin;
-    from step $k$ of the dense training, those of Frankle et al., which larger networks need. What is rewound is the
-    weights, the optimiser's state with its step count, and so the learning rate; rewind the order of the batches as
-    well. `set_masks` and `apply_masks` put the masks into a kept state and its weights, as in the example.
+    `train` determines the starting point. Starting from the initialization gives the tickets of Frankle and Carbin;
+    starting from step $k$ of the dense training gives those of Frankle et al., which larger networks need. Rewind the
+    weights, the optimizer's state with its step count, and with it the learning rate; rewind the order of the batches
+    as well. `set_masks` and `apply_masks` apply the masks to a saved state and its weights, as in the example.
 
     Args:
-      train: `masks -> params`, one training from the rewound point: pruned weights are 0 at its start and its end.
-      params: parameters of the rewound point. Their structure, shapes and types are looked at, and no value.
+      train: `masks -> params`, one training run from the rewind point; pruned weights are 0 at its start and its end.
+      params: parameters at the rewind point. Only their structure, shapes and types matter, not their values.
       sparsity: sparsity of the last ticket, in [0, 1).
-      rounds: number of prunings $R$, at least 1. To keep a fraction $p$ at each, give `sparsity` = $1 - p^R$.
-      saliency: what goes, by the trained weights alone: `magnitude()`, or `random(key)` for the control. One that
-        follows the training, as `flips()` does, has nothing to follow here.
-      allocation: from which layers: `global_()` or `uniform()`.
-      prunable: which parameters; see `prune`.
-      after: a ticket of an interrupted search. The next round is the first, as if it had not been interrupted.
+      rounds: number of prunings $R$, at least 1. To keep a fraction $p$ at each, set `sparsity` to $1 - p^R$.
+      saliency: the pruning criterion, which must depend on the trained weights alone: `magnitude()`, or `random(key)`
+        as a control. A criterion that follows training, as `flips()` does, has nothing to follow here.
+      allocation: how sparsity is shared across layers: `global_()` or `uniform()`.
+      prunable: the parameters to prune; see `prune`.
+      after: a ticket of an interrupted search, which continues with the round after it as if uninterrupted.
 
     Returns:
-      An iterator of a `Ticket` after each training. The next training starts when the next ticket is asked for, so
-      a search can be looked at, and stopped, after any of them.
+      An iterator that yields a `Ticket` after each training run. The next run starts when the next ticket is requested,
+      so a search can be inspected, and stopped, after any run.
 
     Raises:
-      ValueError: at once for a wrong argument; after a training that returned other parameters than `params`, or
-        weights that are not finite, or not 0 where masked.
+      ValueError: immediately for a wrong argument; after a training run that returned parameters unlike `params`,
+        weights that are not finite, or masked weights that are not 0.
 
     Example:
-      A dense training of 50 steps, rewound to step 10, with Adam's moments and the learning rate of that step:
+      A training run of 50 steps, rewound to step 10, with Adam's moments and the learning rate of that step:
 
       >>> import jax, jax.numpy as jnp, optax, flipout_jax as fj
       >>> x = jax.random.normal(jax.random.key(0), (64, 8))
@@ -109,18 +110,19 @@ def tickets(
       hypothesis](https://arxiv.org/abs/1912.05671), 2019.
     """
     if not callable(train):
-        raise ValueError(f"`train` must be a function from masks to trained parameters, got {train!r}.")
+        raise ArgumentError("train", f"must be a function from masks to trained parameters, got {train!r}.")
     rounds = _errors.integer("rounds", rounds, at_least=1)
     schedule = schedules.geometric(sparsity, begin=1, end=rounds, prunings=rounds)
-    # The wrapper itself, around an optimiser that moves nothing, with rounds for steps: one rule of what stays.
+    # Running `prune` around an optimizer that changes nothing, with one step per round, guarantees the same selection.
     pruner = prune(optax.set_to_zero(), schedule, saliency=saliency, allocation=allocation, prunable=prunable)
     state: Any = pruner.init(params)
-    # A history has an entry for each weight.
+    # A saliency that follows training has a state with an entry for each weight.
     shapes = {leaf.shape for leaf in jax.tree.leaves(state.masks) if leaf.ndim}
     if any(jnp.shape(leaf) in shapes for leaf in jax.tree.leaves(state.saliency_state)):
-        raise ValueError(
-            f"`saliency` must judge by the trained weights alone, as flipout_jax.magnitude() does, got {saliency!r}, "
-            "which follows the training."
+        raise ArgumentError(
+            "saliency",
+            f"must judge by the trained weights alone, as flipout_jax.magnitude() does, got {saliency!r}, "
+            "which follows the training.",
         )
     if after is not None:
         state = _resumed(state, params, after, rounds)
@@ -137,47 +139,55 @@ def _search(train, update, state: PruneState, params: PyTree, rounds: int, last:
             trained = jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(last.params))
             state = next_round(state, trained)
         last = Ticket(int(state.count), state.masks, train(state.masks))
-        _check_trained("`train` must return", last, params)
+        _check_trained("train", "must return", last, params)
         yield last
 
 
 def _resumed(state: PruneState, params: PyTree, after: Any, rounds: int) -> PruneState:
-    """The state of a search that has made the ticket `after`."""
+    """Returns the state of a search that has produced the ticket `after`."""
     if not isinstance(after, Ticket):
-        raise ValueError(f"`after` must be a Ticket of an earlier search, got {after!r}.")
+        raise ArgumentError("after", f"must be a Ticket of an earlier search, got {after!r}.")
     done = _errors.integer("after.round", after.round, at_least=0)
     if done > rounds:
-        raise ValueError(f"`after.round` must be at most `rounds`, which is {rounds}, got {done!r}.")
+        raise ArgumentError("after.round", f"must be at most `rounds`, which is {rounds}, got {done!r}.")
     chosen = [mask.ndim > 0 for mask in jax.tree.leaves(state.masks)]
     masks = check_masks("after.masks", after.masks, params, chosen)
-    _check_trained("`after.params` must hold", after._replace(masks=masks), params)
+    _check_trained("after.params", "must hold", after._replace(masks=masks), params)
     return state._replace(count=jnp.array(done, jnp.int32), masks=masks)
 
 
-def _check_trained(must: str, ticket: Ticket, params: PyTree) -> None:
-    """Raises unless the ticket's parameters are like `params`, finite, and 0 where masked."""
-    wanted, got = (
-        [(path_string(path), jnp.shape(leaf)) for path, leaf in jax.tree.leaves_with_path(tree)]
-        for tree in (params, ticket.params)
-    )
+def _check_trained(argument: str, must: str, ticket: Ticket, params: PyTree) -> None:
+    """Raises an `ArgumentError` unless the ticket's parameters are like `params`, finite, and 0 where masked."""
+    wanted = _paths_and_shapes(params)
+    got = _paths_and_shapes(ticket.params)
     if wanted != got:
         expected, actual = next((a, b) for a, b in itertools.zip_longest(wanted, got) if a != b)
-        raise ValueError(
+        raise ArgumentError(
+            argument,
             f"{must} parameters like `params`, got {_described(actual)} in round {ticket.round} where `params` has "
-            f"{_described(expected)}."
+            f"{_described(expected)}.",
         )
-    for (path, _), leaf, mask in zip(wanted, *map(jax.tree.leaves, (ticket.params, ticket.masks)), strict=True):
+    leaves = jax.tree.leaves(ticket.params)
+    masks = jax.tree.leaves(ticket.masks)
+    for (path, _), leaf, mask in zip(wanted, leaves, masks, strict=True):
         if not is_prunable(mask, leaf):
             continue
         if not jnp.isfinite(leaf).all():
-            raise ValueError(f"{must} finite weights, got NaN or infinity in {path!r} in round {ticket.round}.")
+            raise ArgumentError(
+                argument, f"{must} finite weights, got NaN or infinity in {path!r} in round {ticket.round}."
+            )
         wrong = int(jnp.sum(~mask & (leaf != 0), dtype=jnp.uint32))
         if wrong:
-            raise ValueError(
+            raise ArgumentError(
+                argument,
                 f"{must} 0 where the masks are False, got {wrong} weights of {path!r} that are not in round "
-                f"{ticket.round}: start from apply_masks(params, masks), and give the masks to the optimiser by "
-                "set_masks or `initial_masks`."
+                f"{ticket.round}: start from apply_masks(params, masks), and give the masks to the optimizer by "
+                "set_masks or `initial_masks`.",
             )
+
+
+def _paths_and_shapes(tree: PyTree) -> list[tuple[str, tuple[int, ...]]]:
+    return [(path_string(path), jnp.shape(leaf)) for path, leaf in jax.tree.leaves_with_path(tree)]
 
 
 def _described(path_and_shape: tuple[str, tuple[int, ...]] | None) -> str:

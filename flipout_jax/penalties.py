@@ -1,7 +1,7 @@
-"""Penalties that make weights small while they train, so that a pruning finds little to remove.
+"""Penalties that make weights small during training, so that pruning changes little.
 
-Each is a function of the parameters, to be added to a loss or looked at, and an optax transformation that adds its
-gradient, which needs no change of the loss.
+Each penalty is a function of the parameters, which can be added to a loss or monitored, and an optax transformation
+that adds its gradient, which requires no change to the loss.
 """
 
 from typing import Any, NamedTuple
@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from . import _dtypes, _errors
+from . import _errors, _numerics
 from ._prunable import check_arrays, select
 
 PyTree = Any
 
-# The gradient grows as the inverse of the weights, and overflows float32 for lesser ones.
-_LEAST = 1e-29
+# The gradient grows as the inverse of the weights, and overflows float32 for weights smaller than this.
+_SMALLEST = 1e-29
 
 
 class HoyerSquareState(NamedTuple):
@@ -31,21 +31,22 @@ class HoyerSquareState(NamedTuple):
 
 
 def hoyer_square(params: PyTree, prunable: Any = None) -> Array:
-    r"""Hoyer-Square: how many weights of each tensor count, in all.
+    r"""Hoyer-Square: the effective number of nonzero weights, summed over all tensors.
 
     $$ H(w) = \sum_l \frac{\left(\sum_j |w_{lj}|\right)^2}{\sum_j w_{lj}^2} $$
 
-    over the tensors $l$ of `params`. A term lies between 1, for a single weight that is not 0, and the size of the
-    tensor, for weights of one magnitude. It does not change when a tensor is scaled, so its gradient shrinks the small
-    weights and grows the large ones, and grows itself as the inverse of the tensor's weights.
+    summed over the tensors $l$ of `params`. Each term lies between 1, for a single nonzero weight, and the size of the
+    tensor, for weights of equal magnitude. It is invariant to the scale of a tensor, so its gradient shrinks small
+    weights and enlarges large ones. The size of the gradient is inversely proportional to the tensor's weights.
 
-    A tensor that is empty, all 0, or all below $10^{-29}$, where the gradient would overflow, counts 0 with gradient 0.
-    Sums are float32, or float64 for weights of it.
+    A tensor that is empty, all 0, or all below $10^{-29}$, where the gradient would overflow, contributes 0 and has
+    gradient 0. Sums are float32, or float64 for float64 weights.
 
     Args:
       params: the parameters.
-      prunable: which of them: a predicate on (key path, leaf), such as `kernels`, or a tree of booleans; see `prune`.
-        None takes all that are floating-point, biases and normalisation too, as FlipOut's comparison did.
+      prunable: the parameters to penalize: a predicate on (key path, leaf), such as `kernels`, or a tree of booleans;
+        see `prune`. None selects all floating-point parameters, including biases and normalization, as in FlipOut's
+        comparison.
 
     Returns:
       The penalty, a scalar.
@@ -61,14 +62,11 @@ def hoyer_square(params: PyTree, prunable: Any = None) -> Array:
     References:
       Yang, Wen and Li, [DeepHoyer](https://arxiv.org/abs/1908.09979), 2019.
     """
-    terms = [
-        _of_tensor(leaf)
-        for is_chosen, leaf in zip(_chosen(prunable, params), jax.tree.leaves(params), strict=True)
-        if is_chosen
-    ]
+    chosen = _chosen(prunable, params)
+    terms = [_term(leaf) for is_chosen, leaf in zip(chosen, jax.tree.leaves(params), strict=True) if is_chosen]
     total = jnp.zeros((), jnp.float32)
     for term in terms:
-        dtype = _dtypes.wider(total.dtype, term.dtype)
+        dtype = _numerics.wider(total.dtype, term.dtype)
         total = total.astype(dtype) + term.astype(dtype)
     return total
 
@@ -78,28 +76,28 @@ def add_hoyer_square(strength: float | optax.Schedule, prunable: Any = None) -> 
 
     $$ g \leftarrow g + \lambda \, \nabla H(w) $$
 
-    with $\lambda$ = `strength` and $H$ = `hoyer_square`. It comes before the optimiser, inside `prune`. A weight that
-    is 0, as pruned ones are, gets nothing.
+    with $\lambda$ = `strength` and $H$ = `hoyer_square`. Chain it before the optimizer, inside `prune`. A weight that
+    is 0, as pruned weights are, gets no gradient from it.
 
-    The recipe of FlipOut's comparison: 350 epochs with this and a weight decay of $5 \times 10^{-4}$, on all
-    parameters; then every weight below $10^{-4}$ goes, once; then 150 epochs of fine-tuning without it. The strength
-    decides how much is left. With `schedules.geometric` in place of the threshold, the same penalty prunes to a given
-    sparsity, at several steps.
+    The recipe of FlipOut's comparison is 350 epochs with this penalty and a weight decay of $5 \times 10^{-4}$ on all
+    parameters, then one pruning of every weight below $10^{-4}$, then 150 epochs of fine-tuning without the penalty.
+    The strength determines how many weights are kept. With `schedules.geometric` in place of the threshold, the same
+    penalty prunes to a given sparsity in several steps.
 
     Args:
-      strength: factor of the gradient, at least 0, or an optax schedule from the number of updates done before, so that
-        it can stop.
-      prunable: which parameters; see `hoyer_square`.
+      strength: factor of the gradient, at least 0, or an optax schedule from the number of updates done, so that the
+        penalty can end.
+      prunable: the parameters to penalize; see `hoyer_square`.
 
     Returns:
-      An optax transformation, to be chained before the optimiser. Its state is a `HoyerSquareState`.
+      An optax transformation, to be chained before the optimizer. Its state is a `HoyerSquareState`.
 
     Raises:
-      ValueError: at once for a wrong `strength`; at `init` and `update` when `prunable` selects nothing; at `update`
+      ValueError: immediately for a wrong `strength`; at `init` and `update` if `prunable` selects nothing; at `update`
         without `params`.
 
     Example:
-      The recipe, with 391 steps an epoch:
+      The recipe above, with 391 steps per epoch:
 
       >>> import jax.numpy as jnp, optax, flipout_jax as fj
       >>> penalty = fj.penalties.add_hoyer_square(lambda step: jnp.where(step < 350 * 391, 1e-4, 0.0))
@@ -125,15 +123,13 @@ def add_hoyer_square(strength: float | optax.Schedule, prunable: Any = None) -> 
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        if params is None:
-            raise ValueError(
-                "`params` must be given: call optimizer.update(grads, opt_state, params), got params=None."
-            )
-        now = strength(state.hoyer_count) if callable(strength) else strength
+        params = _errors.given_params(params)
+        current = strength(state.hoyer_count) if callable(strength) else strength
         leaves, treedef = jax.tree.flatten(updates)
+        chosen = _chosen(prunable, params)
         new = [
-            _add(update, leaf, now) if is_chosen else update
-            for is_chosen, update, leaf in zip(_chosen(prunable, params), leaves, jax.tree.leaves(params), strict=True)
+            _add_gradient(update, leaf, current) if is_chosen else update
+            for is_chosen, update, leaf in zip(chosen, leaves, jax.tree.leaves(params), strict=True)
         ]
         count = jnp.asarray(optax.safe_increment(state.hoyer_count))
         return treedef.unflatten(new), HoyerSquareState(count)
@@ -149,21 +145,22 @@ def _chosen(prunable: Any, params: PyTree) -> list[bool]:
     return [bool(jnp.issubdtype(leaf.dtype, jnp.floating)) for _, leaf in leaves]
 
 
-def _of_tensor(w: Array) -> Array:
-    w = w.astype(_dtypes.wider(w.dtype, jnp.float32))
-    # Not `abs`, whose derivative at 0 is 1 to JAX: a weight that is 0 must get nothing.
-    size = w * lax.stop_gradient(jnp.sign(w))
-    largest = lax.stop_gradient(jnp.max(size, initial=0.0))
-    # So that NaN stays NaN.
-    counts = ~(largest < _LEAST)
-    # By the largest, which changes neither value nor gradient: of very small weights the squares would vanish.
-    size = size / jnp.where(counts, largest, 1)
-    squares = jnp.sum(jnp.square(size))
-    return jnp.where(counts, jnp.square(jnp.sum(size)) / jnp.where(counts, squares, 1), 0)
+def _term(w: Array) -> Array:
+    """Returns the term of one tensor."""
+    w = w.astype(_numerics.wider(w.dtype, jnp.float32))
+    # `jnp.abs` would have the derivative 1 at 0, but a weight that is 0 must get no gradient.
+    magnitude = w * lax.stop_gradient(jnp.sign(w))
+    largest = lax.stop_gradient(jnp.max(magnitude, initial=0.0))
+    # The negated comparison is True for NaN, so that NaN is propagated.
+    contributes = ~(largest < _SMALLEST)
+    # Dividing by the largest changes neither value nor gradient; without it, squares of tiny weights would underflow.
+    magnitude = magnitude / jnp.where(contributes, largest, 1)
+    squares = jnp.sum(jnp.square(magnitude))
+    return jnp.where(contributes, jnp.square(jnp.sum(magnitude)) / jnp.where(contributes, squares, 1), 0)
 
 
-def _add(update: Array, w: Array, strength: Any) -> Array:
-    # In the wide type to the end: half precision has less room than the gradient.
-    wide = _dtypes.wider(_dtypes.wider(w.dtype, update.dtype), jnp.float32)
-    gradient = jax.grad(_of_tensor)(w.astype(wide))
+def _add_gradient(update: Array, w: Array, strength: Any) -> Array:
+    # The sum is computed in the wider type, since the gradient may exceed the range of half precision.
+    wide = _numerics.wider(_numerics.wider(w.dtype, update.dtype), jnp.float32)
+    gradient = jax.grad(_term)(w.astype(wide))
     return (update.astype(wide) + jnp.asarray(strength, wide) * gradient).astype(update.dtype)

@@ -1,9 +1,9 @@
-"""How much, and when: functions from the step to the target sparsity.
+"""Sparsity schedules: functions from the step to the target sparsity.
 
 A schedule is any function of the step that JAX can trace, as optax schedules are. Those of this module also know
-their targets exactly, so that the rounding of a float never moves a count. Steps count optimiser updates, and the
+their targets exactly, so that the rounding of a float never changes a count. Steps count optimizer updates, and the
 first update is step 1: a pruning at step n happens at the end of the n-th update. `threshold` alone has no target
-sparsity: how much goes is up to the scores.
+sparsity: the scores decide how many weights are pruned.
 """
 
 import decimal
@@ -17,10 +17,9 @@ import numpy as np
 from jax.core import Tracer
 
 from . import _errors
-from ._phases import Phases as Phases
-from ._phases import alternating as alternating
+from ._errors import ArgumentError
 
-# Enough digits that a root of a power comes out as the integer it is, for any tree of up to 2**40 weights.
+# These are enough digits for the root of a power to come out as an exact integer, for any tree of up to 2**40 weights.
 _EXACT = decimal.Context(prec=80)
 _ROUNDING = decimal.Decimal("1e-40")
 
@@ -28,11 +27,11 @@ _ROUNDING = decimal.Decimal("1e-40")
 class Milestones(NamedTuple):
     """A schedule that is constant between its pruning steps.
 
-    Calling it with a step gives the target sparsity from the end of that step on, as float32.
+    Calling it with a step returns the target sparsity from the end of that step on, as float32.
 
     Attributes:
-      steps: the pruning steps, rising; the first is at least 1.
-      densities: the fraction kept from each of these steps on, exact, in (0, 1].
+      steps: the pruning steps, in increasing order; the first is at least 1.
+      densities: the exact fraction of weights kept from each of these steps on, in (0, 1].
 
     Example:
       >>> import decimal, flipout_jax as fj
@@ -45,27 +44,27 @@ class Milestones(NamedTuple):
     densities: tuple[decimal.Decimal, ...]
 
     def __call__(self, step: jax.typing.ArrayLike) -> jax.Array:
-        """The target sparsity at a step."""
-        # A float32 rounds a sparsity of nearly 1 up to 1.
+        """Returns the target sparsity at a step."""
+        # Without the minimum, float32 would round a sparsity of nearly 1 up to 1.
         levels = jnp.array([0.0, *(min(float(1 - density), 1 - 2**-24) for density in self.densities)], jnp.float32)
         return levels[self.passed(step)]
 
     def passed(self, step: jax.typing.ArrayLike) -> jax.Array:
-        """How many of the pruning steps lie at or before a step."""
+        """Counts the pruning steps at or before a step."""
         return jnp.sum(jnp.asarray(step) >= jnp.array(self.steps, jnp.int32), dtype=jnp.int32)
 
     def kept(self, size: int) -> list[int]:
-        """How many of `size` weights stay after each pruning: the density times the size, rounded up."""
+        """Returns how many of `size` weights are kept after each pruning: the density times the size, rounded up."""
         return [_round_up(_EXACT.multiply(density, decimal.Decimal(size))) for density in self.densities]
 
 
 def geometric(sparsity: float, *, begin: int, end: int, prunings: int) -> Milestones:
-    r"""Removes the same fraction of what is left at each pruning: the schedule of FlipOut.
+    r"""Prunes the same fraction of the remaining weights each time: the schedule of FlipOut.
 
     $$ s_i = 1 - (1 - s)^{i / n}, \qquad i = 1, \dots, n $$
 
-    with $s$ = `sparsity` and $n$ = `prunings`. The first pruning is at `begin`, the last at `end`, the others evenly
-    between, rounded down to whole steps. A single pruning is at `end`.
+    with $s$ = `sparsity` and $n$ = `prunings`. The first pruning is at `begin` and the last at `end`. The others are
+    evenly spaced between them, rounded down to whole steps. A single pruning is at `end`.
 
     Args:
       sparsity: target after the last pruning, in [0, 1).
@@ -80,7 +79,7 @@ def geometric(sparsity: float, *, begin: int, end: int, prunings: int) -> Milest
       ValueError: if an argument is out of its range, or there are more prunings than steps.
 
     Example:
-      Half of the rest every 100 steps:
+      Prune half of the remaining weights every 100 steps:
 
       >>> import flipout_jax as fj
       >>> schedule = fj.schedules.geometric(0.875, begin=100, end=300, prunings=3)
@@ -103,23 +102,11 @@ def geometric(sparsity: float, *, begin: int, end: int, prunings: int) -> Milest
 
 
 def cubic(sparsity: float, *, begin: int, end: int, prunings: int) -> Milestones:
-    r"""Removes much early and little late: the gradual schedule of Zhu and Gupta.
+    r"""Prunes fast at first and slowly toward the end: the gradual schedule of Zhu and Gupta.
 
     $$ s_i = s \left(1 - \left(1 - \tfrac{i}{n}\right)^3\right), \qquad i = 1, \dots, n $$
 
-    with $s$ = `sparsity` and $n$ = `prunings`, at the steps of `geometric`.
-
-    Args:
-      sparsity: target after the last pruning, in [0, 1).
-      begin: step of the first pruning, at least 1.
-      end: step of the last pruning, at least `begin`.
-      prunings: number of prunings, at least 1.
-
-    Returns:
-      A schedule that `prune` and `flipout` follow exactly.
-
-    Raises:
-      ValueError: if an argument is out of its range, or there are more prunings than steps.
+    with $s$ = `sparsity` and $n$ = `prunings`. Arguments, pruning steps, result and errors are those of `geometric`.
 
     Example:
       >>> import flipout_jax as fj
@@ -127,8 +114,8 @@ def cubic(sparsity: float, *, begin: int, end: int, prunings: int) -> Milestones
       >>> [round(float(schedule(step)), 4) for step in (99, 100, 200)]
       [0.0, 0.7, 0.8]
 
-    Differs from the reference code: the ramp counts prunings, not steps, and its first pruning removes weights. The
-    paper's first pruning has a target of 0.
+    Differs from the reference code: the ramp counts prunings, not steps, and the first pruning removes weights. In the
+    paper, the target of the first pruning is 0.
 
     References:
       Zhu and Gupta, [To prune, or not to prune](https://arxiv.org/abs/1710.01878), 2017.
@@ -145,7 +132,7 @@ def cubic(sparsity: float, *, begin: int, end: int, prunings: int) -> Milestones
 
 
 def one_shot(sparsity: float, *, step: int) -> Milestones:
-    """Removes everything at once.
+    """Reaches the target sparsity in a single pruning.
 
     Args:
       sparsity: target from `step` on, in [0, 1).
@@ -167,15 +154,15 @@ def one_shot(sparsity: float, *, step: int) -> Milestones:
 
 
 class Threshold(NamedTuple):
-    """Prunings by a fixed value in place of a target sparsity.
+    """Prunings by a fixed score threshold instead of a target sparsity.
 
-    At the end of each of its steps every live weight goes whose score is below the value, or NaN. How many go is not
-    fixed: no guard of an exact sparsity holds, and a layer, or all of them, may end empty; `summary` tells. Scores are
-    compared in float32, or float64 where they are wider.
+    At the end of each of its steps, every live weight whose score is NaN or below the value is pruned. How many that
+    are is not fixed: no exact sparsity is guaranteed, and one layer, or all of them, may become empty; `summary` shows
+    it. Scores are compared in float32, or in float64 if they are wider.
 
     Attributes:
-      steps: the pruning steps, rising; the first is at least 1.
-      value: the least score that stays; finite, at least 0.
+      steps: the pruning steps, in increasing order; the first is at least 1.
+      value: the lowest score that is kept; finite, at least 0.
 
     Example:
       >>> import flipout_jax as fj
@@ -188,21 +175,21 @@ class Threshold(NamedTuple):
 
 
 def threshold(value: float, *, step: int) -> Threshold:
-    r"""Removes, once, every weight whose score is below a value, however many they are.
+    r"""Prunes, once, every weight whose score is below a value, however many there are.
 
     $$ m_j \leftarrow m_j \land (s_j \geq \tau) $$
 
-    with $\tau$ = `value` and $s_j$ the score of the saliency: $|w_j|$ for `magnitude()`. A score that is NaN goes.
-    It is meant for weights that a penalty has driven to nearly 0, such as `penalties.add_hoyer_square`; the count that
-    stays is not fixed. For several prunings, make a `Threshold` with all their steps.
+    with $\tau$ = `value` and $s_j$ the score of the saliency: $|w_j|$ for `magnitude()`. A weight whose score is NaN is
+    pruned. The threshold is meant for weights that a penalty, such as `penalties.add_hoyer_square`, has driven to
+    nearly 0; the number of kept weights is not fixed. For several prunings, create a `Threshold` with all their steps.
 
     Args:
-      value: the least score that stays; finite, at least 0.
+      value: the lowest score that is kept; finite, at least 0.
       step: step of the pruning, at least 1.
 
     Returns:
-      What `prune` and `flipout` take for `sparsity`. It is no function of the step, as its sparsity is not known, and
-      goes with the allocation `global_()` alone: one value is the same for all layers.
+      A `Threshold`, which `prune` and `flipout` accept for `sparsity`. It is not a function of the step, since its
+      sparsity is unknown, and it requires the allocation `global_()`: one value applies to all layers.
 
     Raises:
       ValueError: if an argument is out of its range.
@@ -216,44 +203,103 @@ def threshold(value: float, *, step: int) -> Threshold:
       [[False, True, False, True]]
     """
     _errors.not_negative("value", value)
-    # A traced value has no float yet.
-    return Threshold((_errors.step("step", step),), value if isinstance(value, Tracer) else float(value))
+    if not isinstance(value, Tracer):
+        value = float(value)
+    return Threshold((_errors.step("step", step),), value)
+
+
+class Phases(NamedTuple):
+    """The starts of sparse and dense phases that alternate, for `acdc`.
+
+    Training is dense up to the first sparse phase. It ends sparse if there is one more sparse phase than there are
+    dense ones, and dense if there are equally many.
+
+    Attributes:
+      sparse: steps at whose end a sparse phase starts; the first is at least 1.
+      dense: steps at which a sparse phase ends, each above the step of `sparse` that starts it and below the next.
+
+    Example:
+      >>> import flipout_jax as fj
+      >>> fj.schedules.Phases(sparse=(100, 150, 210), dense=(125, 180))
+      Phases(sparse=(100, 150, 210), dense=(125, 180))
+    """
+
+    sparse: tuple[int, ...]
+    dense: tuple[int, ...]
+
+
+def alternating(*, begin: int, sparse_steps: int, dense_steps: int, end: int) -> Phases:
+    """Creates phases of fixed lengths, the last of them sparse.
+
+    The first sparse phase starts at `begin`, and each further one `sparse_steps + dense_steps` later, up to `end`. The
+    last one lasts until training ends. For less regular phases, create `Phases` with all their steps.
+
+    Args:
+      begin: step at whose end the first sparse phase starts, at least 1: the length of the dense warm-up.
+      sparse_steps: length of each sparse phase but the last, at least 1.
+      dense_steps: length of each dense phase, at least 1.
+      end: latest step at whose end a sparse phase may start, at least `begin`.
+
+    Returns:
+      The phases, for `acdc`.
+
+    Raises:
+      ValueError: if an argument is out of its range.
+
+    Example:
+      >>> import flipout_jax as fj
+      >>> fj.schedules.alternating(begin=10, sparse_steps=20, dense_steps=20, end=170)
+      Phases(sparse=(10, 50, 90, 130, 170), dense=(30, 70, 110, 150))
+    """
+    begin, end = _check_range(begin, end)
+    sparse_steps = _errors.step("sparse_steps", sparse_steps)
+    dense_steps = _errors.step("dense_steps", dense_steps)
+    sparse = tuple(range(begin, end + 1, sparse_steps + dense_steps))
+    return Phases(sparse, tuple(step + sparse_steps for step in sparse[:-1]))
 
 
 def _exact(sparsity: Any) -> decimal.Decimal:
-    """The sparsity as the decimal that was typed: 0.9 is 9/10, and not the float nearest to it."""
-    wanted = "`sparsity` must be a number in [0, 1), such as 0.9"
+    """Returns the sparsity as the decimal that the user typed: 0.9 is 9/10, and not the nearest float."""
+    wanted = "must be a number in [0, 1), such as 0.9"
     if isinstance(sparsity, jax.Array | np.ndarray) and sparsity.shape == ():
         sparsity = np.asarray(sparsity)[()]
     if isinstance(sparsity, bool) or not isinstance(sparsity, numbers.Real | decimal.Decimal):
-        raise ValueError(f"{wanted}, got {sparsity!r}.")
+        raise ArgumentError("sparsity", f"{wanted}, got {sparsity!r}.")
     if isinstance(sparsity, Fraction):
         exact = _EXACT.divide(decimal.Decimal(sparsity.numerator), decimal.Decimal(sparsity.denominator))
     else:
         exact = decimal.Decimal(str(sparsity))
     if not (exact.is_finite() and 0 <= exact < 1):
-        raise ValueError(f"{wanted}, got {sparsity!r}.")
+        raise ArgumentError("sparsity", f"{wanted}, got {sparsity!r}.")
     return exact
 
 
 def _one_minus(value: decimal.Decimal) -> decimal.Decimal:
-    # An operator would round to the caller's context: 28 digits, or fewer.
+    # The operator `-` would round to the caller's context: 28 digits, or fewer.
     return _EXACT.subtract(decimal.Decimal(1), value)
 
 
 def _round_up(value: decimal.Decimal) -> int:
     nearest = value.to_integral_value()
-    return int(nearest if abs(value - nearest) < _ROUNDING else value.to_integral_value(decimal.ROUND_CEILING))
+    if abs(value - nearest) < _ROUNDING:
+        return int(nearest)
+    return int(value.to_integral_value(decimal.ROUND_CEILING))
+
+
+def _check_range(begin: Any, end: Any) -> tuple[int, int]:
+    begin = _errors.step("begin", begin)
+    end = _errors.step("end", end)
+    if end < begin:
+        raise ArgumentError("end", f"must be at least `begin`, got begin={begin} and end={end}.")
+    return begin, end
 
 
 def _steps(begin: Any, end: Any, prunings: Any) -> tuple[int, ...]:
-    begin, end = _errors.step("begin", begin), _errors.step("end", end)
+    begin, end = _check_range(begin, end)
     prunings = _errors.integer("prunings", prunings, at_least=1)
-    if end < begin:
-        raise ValueError(f"`end` must be at least `begin`, got begin={begin} and end={end}.")
     if end - begin < prunings - 1:
-        raise ValueError(
-            f"`prunings` must be at most the number of steps from `begin` to `end`, {end - begin + 1}, got {prunings}."
+        raise ArgumentError(
+            "prunings", f"must be at most the number of steps from `begin` to `end`, {end - begin + 1}, got {prunings}."
         )
     if prunings == 1:
         return (end,)

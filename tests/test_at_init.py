@@ -75,7 +75,7 @@ def assert_masks(masks, expected):
 
 
 def posed(params, iterations=1):
-    return _problem.pose(params, 0.5, iterations, fj.kernels, fj.global_())
+    return _problem.make_problem(params, 0.5, iterations, fj.kernels, fj.global_())
 
 
 @pytest.mark.parametrize("sparsity", [0.1, 0.5, 0.8])
@@ -157,7 +157,7 @@ def test_grasp_is_the_weight_times_a_dense_hessian_times_the_gradient(temperatur
     removed_first = -flat * product
     loss_fn = fj.at_init.cross_entropy(apply, temperature=2.0)
     scaled = loss_fn._replace(temperature=divisor)
-    scores = _grasp.flow_kept(scaled, posed(params), batches)(everything())
+    scores = _grasp.gradient_flow(scaled, posed(params), batches)(everything())
     np.testing.assert_allclose(np.concatenate([s.ravel() for s in scores]), -removed_first, rtol=1e-9, atol=1e-18)
     for sparsity in (0.3, 0.9):
         masks = fj.at_init.grasp(loss_fn, params, batches, sparsity, temperature=temperature)

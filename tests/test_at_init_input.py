@@ -176,7 +176,7 @@ def test_half_precision_weights_are_scored_in_float32():
     params = {"kernel": jnp.array([[1e-5, 2e-5, 1.0, 2.0]], jnp.float16)}
     scales = jnp.array([1e-4, 1e-4, 1.0, 1.0], jnp.float16)
     batches = [scales, 2 * scales]
-    problem = _problem.pose(params, 0.25, 1, fj.kernels, fj.global_())
+    problem = _problem.make_problem(params, 0.25, 1, fj.kernels, fj.global_())
     scores = _snip.sensitivity(lambda p, batch: jnp.sum(p["kernel"][0] * batch), problem, batches)(
         [jnp.ones((1, 4), bool)]
     )

@@ -7,8 +7,8 @@ import optax
 import pytest
 
 import flipout_jax as fj
+from flipout_jax._numerics import where
 from flipout_jax._recompute import with_recompute
-from flipout_jax._where import where
 
 
 def momentum(free, spent):

@@ -24,7 +24,7 @@ def compiled():
 
 
 def choose(scores, live, keep, per_leaf=0):
-    masks = compiled()([jnp.asarray(s) for s in scores], [jnp.asarray(m) for m in live], _uint64.wide(keep), per_leaf)
+    masks = compiled()([jnp.asarray(s) for s in scores], [jnp.asarray(m) for m in live], _uint64.of(keep), per_leaf)
     assert [(m.shape, m.dtype) for m in masks] == [(m.shape, bool) for m in live]
     return [np.asarray(m) for m in masks]
 
@@ -146,20 +146,20 @@ def test_distinct_scores(keep):
 
 
 def test_no_guard_costs_nothing():
-    arguments = [jnp.ones((4, 4)), jnp.ones(5)], [jnp.ones((4, 4), bool), jnp.ones(5, bool)], _uint64.wide(7)
+    arguments = [jnp.ones((4, 4)), jnp.ones(5)], [jnp.ones((4, 4), bool), jnp.ones(5, bool)], _uint64.of(7)
     programs = [str(jax.make_jaxpr(keep_highest, static_argnums=3)(*arguments, k)) for k in (0, 1)]
     assert programs[0] == str(jax.make_jaxpr(keep_highest)(*arguments))
     assert programs[0] != programs[1]
 
 
 def test_nothing_in_nothing_out():
-    assert keep_highest([], [], _uint64.wide(0)) == []
+    assert keep_highest([], [], _uint64.of(0)) == []
 
 
 @pytest.mark.parametrize("per_leaf", [0, 2])
 def test_no_sort_and_no_concatenation_of_leaves(equations, per_leaf):
     leaves = [jnp.ones((100, 100)), jnp.ones(5000)]
-    jaxpr = jax.make_jaxpr(keep_highest, static_argnums=3)(leaves, [x > 0 for x in leaves], _uint64.wide(7), per_leaf)
+    jaxpr = jax.make_jaxpr(keep_highest, static_argnums=3)(leaves, [x > 0 for x in leaves], _uint64.of(7), per_leaf)
     found = list(equations(jaxpr))
     names = {eqn.primitive.name for eqn in found}
     # The walk reaches the inner functions: this is in a branch of a cond.

@@ -47,7 +47,7 @@ def test_the_program_grows_with_the_number_of_leaves_and_not_with_its_square():
     def length(leaves):
         scores = [jax.ShapeDtypeStruct((2, 3), jnp.float32)] * leaves
         live = [jax.ShapeDtypeStruct((2, 3), bool)] * leaves
-        return len(jax.jit(_selection.keep_highest).lower(scores, live, _uint64.wide(7)).compile().as_text())
+        return len(jax.jit(_selection.keep_highest).lower(scores, live, _uint64.of(7)).compile().as_text())
 
     few, more, most = length(5), length(15), length(45)
     assert (most - more) / 30 < 1.3 * (more - few) / 10
@@ -118,7 +118,7 @@ def test_the_threshold_is_found_among_more_weights_than_32_bits_count(copies, mo
     live = [jnp.ones(2, bool)] * 10
     find = jax.jit(lambda k: _selection._kth_highest(lambda zero: (keys, live), keys[0].dtype, k))
     for k in {1, copies, 4 * copies, 4 * copies + 1, 7 * copies, 13 * copies - 1, 16 * copies, 20 * copies}:
-        found = find(_uint64.wide(k))
+        found = find(_uint64.of(k))
         above, _ = divmod(k - 1, 4 * copies)
         assert int(found.value) == (5 - above) * 2**29
         counts = [int(x.high) * 2**32 + int(x.low) for x in (found.above, found.at_least)]
@@ -127,7 +127,7 @@ def test_the_threshold_is_found_among_more_weights_than_32_bits_count(copies, mo
 
 @pytest.mark.usefixtures("empty_cache")
 def test_more_elements_than_int32_holds_are_counted():
-    count = jax.jit(lambda: _uint64.wide(jnp.sum(jnp.ones((2**31 + 7,), bool), dtype=jnp.uint32)))()
+    count = jax.jit(lambda: _uint64.of(jnp.sum(jnp.ones((2**31 + 7,), bool), dtype=jnp.uint32)))()
     assert int(count.low) == 2**31 + 7
 
 

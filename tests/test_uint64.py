@@ -35,7 +35,7 @@ def everything(a, b):
 @example(WORD - 1, WORD)
 @example(0, LIMIT - 1)
 def test_arithmetic_is_that_of_integers_modulo_2_to_the_64(a, b):
-    out = everything(_uint64.wide(a), _uint64.wide(b))
+    out = everything(_uint64.of(a), _uint64.of(b))
     assert to_int(out["sum"]) == (a + b) % LIMIT
     assert to_int(out["difference"]) == (a - b) % LIMIT
     assert bool(out["at_least"]) == (a >= b)
@@ -60,4 +60,4 @@ def test_a_table_gives_back_its_integers(values, data):
 
 @given(words)
 def test_a_word_becomes_the_same_count(word):
-    assert to_int(_uint64.wide(jnp.uint32(word))) == to_int(_uint64.wide(word)) == word
+    assert to_int(_uint64.of(jnp.uint32(word))) == to_int(_uint64.of(word)) == word

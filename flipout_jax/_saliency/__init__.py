@@ -1,4 +1,4 @@
-"""What goes: one criterion a file, each a `Saliency`."""
+"""Criteria: which weights to prune. One criterion per file, each a `Saliency`."""
 
 from ._base import Saliency as Saliency
 from ._fisher import FisherState as FisherState

@@ -1,4 +1,4 @@
-"""What a saliency is."""
+"""The interface of a pruning criterion."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,19 +7,19 @@ PyTree = Any
 
 
 class Saliency(NamedTuple):
-    """What goes: three pure functions over trees that mirror the parameters.
+    """A pruning criterion: three pure functions over trees that mirror the parameters.
 
-    A leaf that is not prunable comes as a scalar zero, so its state is a scalar and its score is not looked at.
+    A leaf that is not prunable is passed as a scalar zero, so its state is a scalar, and its score is ignored.
 
     Attributes:
       init: `params -> state`.
-      update: `(state, old_params, new_params, masks, grads) -> state`, after every optimiser step. The gradients are
-        those that the step was given, at `old_params`: before masking, and before any noise.
-      score: `(state, params) -> scores`, on pruning steps only; the lowest scores go first. A score has the shape
-        of its parameter and is a float or an unsigned integer. NaN ranks lowest.
+      update: `(state, old_params, new_params, masks, grads) -> state`, called after every optimizer step. The gradients
+        are those passed to the step, taken at `old_params`: before masking and before any noise.
+      score: `(state, params) -> scores`, called on pruning steps only; the weights with the lowest scores are pruned
+        first. Scores have the shape of their parameter and are floats or unsigned integers. NaN ranks lowest.
 
     Example:
-      A criterion of your own: keep the weights nearest to 1.
+      A custom criterion that keeps the weights nearest to 1:
 
       >>> import jax, jax.numpy as jnp, flipout_jax as fj
       >>> near_one = fj.Saliency(
@@ -37,5 +37,5 @@ class Saliency(NamedTuple):
 
 
 def stateless(score: Callable[[PyTree], PyTree]) -> Saliency:
-    """A saliency that looks at the weights alone, `score: params -> scores`."""
+    """Creates a saliency that depends only on the weights, `score: params -> scores`."""
     return Saliency(lambda params: (), lambda state, *_: state, lambda state, params: score(params))

@@ -1,4 +1,4 @@
-"""Saliency by the Fisher information: what the loss gains, to second order, without a weight."""
+"""Saliency by Fisher information: the second-order increase of the loss when a weight is removed."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from . import _over_steps
+from . import _running_averages
 from ._base import PyTree, Saliency
 
 
@@ -24,20 +24,21 @@ class FisherState(NamedTuple):
 
 
 def fisher(decay: float | None = None) -> Saliency:
-    r"""Saliency by the Fisher information: at a minimum, the loss rises least without a weight of small $w_j^2 F_j$.
+    r"""Saliency by Fisher information: at a minimum, removing a weight with small $w_j^2 F_j$ raises the loss least.
 
     $$ s_j = \tfrac{1}{2} w_j^2 F_j, \qquad F_j = \overline{g_j^2} $$
 
-    with $w$ the weights when they are scored, as in optimal brain damage, and $F$ the diagonal of the empirical Fisher
-    in place of the Hessian: the average over the steps so far of the squared gradients, as the steps were given them.
-    With $d$ = `decay`, step $t$ of $n$ counts $d^{n-t} (1 - d) / (1 - d^n)$, and with None each counts $1 / n$.
+    with $w$ the weights when they are scored, as in optimal brain damage. $F$ is the diagonal of the empirical Fisher
+    information, which replaces the Hessian: the average over all steps so far of the squared gradients, as passed to
+    the steps. With $d$ = `decay`, step $t$ of $n$ has the weight $d^{n-t} (1 - d) / (1 - d^n)$; with None, each has
+    the weight $1 / n$.
 
-    A weight keeps its average in a step where its gradient, or the square of that, is not finite. Averages are float32,
-    or float64 for weights of it: 4 bytes a weight (8 for float64).
+    A weight keeps its average in a step where its gradient or the square of its gradient is not finite. Averages are
+    float32, or float64 for float64 weights: 4 bytes per weight (8 for float64).
 
     Args:
-      decay: weight of the past in the average, in [0, 1), about `1 / (1 - decay)` steps; None for all steps alike,
-        those of the beginning included.
+      decay: weight of the past in the average, in [0, 1), which then covers about `1 / (1 - decay)` steps; None weights
+        all steps equally, including the earliest.
 
     Returns:
       A saliency whose state holds the averages.
@@ -53,26 +54,26 @@ def fisher(decay: float | None = None) -> Saliency:
       >>> opt_state.masks["kernel"].tolist()
       [[True, False]]
 
-    Differs from the paper: that averages the squared gradients of single examples, of a fixed network. Here they are
-    those of batches, while it trains.
+    Differs from the paper: it averages the squared gradients of single examples on a fixed network. Here the gradients
+    are those of batches, collected during training.
 
     References:
       Theis et al., [Faster gaze prediction with dense networks and Fisher pruning](https://arxiv.org/abs/1801.05787),
       2018.
     """
-    decay = _over_steps.check_decay(decay)
+    decay = _running_averages.check_decay(decay)
 
     def init(params):
-        return FisherState(_over_steps.zeros(params), jnp.zeros((), jnp.int32))
+        return FisherState(_running_averages.zeros(params), jnp.zeros((), jnp.int32))
 
     def update(state, old_params, new_params, masks, grads):
         del old_params, new_params, masks
         steps = jnp.asarray(optax.safe_increment(state.fisher_steps))
 
         def average(value, g):
-            return value + _over_steps.newest_share(decay, steps, value.dtype) * (jnp.square(g) - value)
+            return value + _running_averages.newest_weight(decay, steps, value.dtype) * (jnp.square(g) - value)
 
-        return FisherState(_over_steps.renew(average, state.fisher_information, grads), steps)
+        return FisherState(_running_averages.update_where_finite(average, state.fisher_information, grads), steps)
 
     def score(state, params):
         return jax.tree.map(lambda f, w: 0.5 * jnp.square(w.astype(f.dtype)) * f, state.fisher_information, params)

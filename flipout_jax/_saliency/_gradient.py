@@ -1,11 +1,11 @@
-"""Saliency by the gradient: what the loss loses, to first order, with a weight."""
+"""Saliency by the gradient: the first-order change of the loss when a weight is removed."""
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from .. import _errors
-from . import _over_steps
+from . import _running_averages
 from ._base import PyTree, Saliency
 
 
@@ -20,21 +20,22 @@ class GradientState(NamedTuple):
 
 
 def gradient(decay: float = 0.0) -> Saliency:
-    r"""Saliency by the gradient: the loss hardly feels the removal of a weight whose $|w_j g_j|$ is small.
+    r"""Saliency by the gradient: removing a weight with small $|w_j g_j|$ hardly changes the loss.
 
     $$ s_j^t = d \, s_j^{t-1} + (1 - d) \, |w_j^t g_j^t| $$
 
-    with $d$ = `decay`, $w^t$ the weights before step $t$ and $g^t$ the gradient there, as the step was given it. With
-    $d = 0$ the gradient of the pruning step alone decides, as one batch does in SNIP.
+    with $d$ = `decay`, $w^t$ the weights before step $t$ and $g^t$ the gradient at those weights, as passed to the
+    step. With $d = 0$, only the gradient of the pruning step counts, just as one batch does in SNIP.
 
-    The average starts at 0 and is not corrected for that: the correction is one factor for all weights, which does
-    not change their order. `schedules.threshold`, which looks at the size, finds low averages in the first steps.
+    The average starts at 0 and has no bias correction: the correction would be the same factor for all weights and
+    would not change their ranking. Absolute values are therefore low in the first steps, which matters for
+    `schedules.threshold`.
 
-    A weight keeps its average in a step where the weight or its gradient, or their product, is not finite. Products and
-    averages are float32, or float64 for weights of it: 4 bytes a weight (8 for float64).
+    A weight keeps its average in a step where the weight, its gradient, or their product is not finite. Products and
+    averages are float32, or float64 for float64 weights: 4 bytes per weight (8 for float64).
 
     Args:
-      decay: weight of the past in the average, in [0, 1). About `1 / (1 - decay)` steps count.
+      decay: weight of the past in the average, in [0, 1). The average covers about `1 / (1 - decay)` steps.
 
     Returns:
       A saliency whose state holds the averages.
@@ -51,12 +52,12 @@ def gradient(decay: float = 0.0) -> Saliency:
       [[True, False]]
 
     References:
-      Lee, Ajanthan and Torr, [SNIP](https://arxiv.org/abs/1810.02340), 2018, for the criterion, there before training.
+      Lee, Ajanthan and Torr, [SNIP](https://arxiv.org/abs/1810.02340), 2018, which uses the criterion before training.
     """
     decay = _errors.fraction("decay", decay)
 
     def init(params):
-        return GradientState(_over_steps.zeros(params))
+        return GradientState(_running_averages.zeros(params))
 
     def update(state, old_params, new_params, masks, grads):
         del new_params, masks
@@ -64,9 +65,9 @@ def gradient(decay: float = 0.0) -> Saliency:
         def average(value, w, g):
             return decay * value + (1 - decay) * jnp.abs(w * g)
 
-        return GradientState(_over_steps.renew(average, state.sensitivity, old_params, grads))
+        return GradientState(_running_averages.update_where_finite(average, state.sensitivity, old_params, grads))
 
     def score(state, params):
-        return _over_steps.scores(state.sensitivity, params)
+        return _running_averages.scores(state.sensitivity, params)
 
     return Saliency(init, update, score)

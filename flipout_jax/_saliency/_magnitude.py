@@ -7,11 +7,12 @@ from ._base import Saliency, stateless
 
 
 def magnitude() -> Saliency:
-    r"""Saliency by magnitude: the smallest weights go.
+    r"""Saliency by magnitude: the smallest weights are pruned.
 
     $$ s_j = |w_j| $$
 
-    With the allocation `global_()` this is global magnitude pruning, with `uniform()` layer-wise magnitude pruning.
+    With the allocation `global_()` this is global magnitude pruning, and with `uniform()` it is layer-wise magnitude
+    pruning.
 
     Returns:
       A saliency without state.

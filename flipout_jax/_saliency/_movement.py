@@ -1,8 +1,8 @@
-"""Saliency by movement: weights that shrink go, whatever their size."""
+"""Saliency by movement: weights that shrink are pruned, whatever their size."""
 
 from typing import NamedTuple
 
-from . import _over_steps
+from . import _running_averages
 from ._base import PyTree, Saliency
 
 
@@ -17,20 +17,20 @@ class MovementState(NamedTuple):
 
 
 def movement() -> Saliency:
-    r"""Saliency by movement: a weight that the gradient drives towards 0 goes, and one that it drives away stays.
+    r"""Saliency by movement: weights that the gradient drives toward 0 are pruned, and weights that move away are kept.
 
     $$ s_j = -\sum_t w_j^t g_j^t $$
 
-    over the steps so far, with $w^t$ the weights before step $t$ and $g^t$ the gradient there, as the step was given
-    it. A descent along $g$ moves $w_j$ away from 0 where $w_j g_j < 0$. Made for fine-tuning, where the size of a
-    weight is that of the training before.
+    The sum runs over all steps so far, with $w^t$ the weights before step $t$ and $g^t$ the gradient at those weights,
+    as passed to the step. Gradient descent along $g$ moves $w_j$ away from 0 where $w_j g_j < 0$. The criterion is
+    meant for fine-tuning, where the size of a weight reflects the earlier training.
 
-    The factor of the paper, the learning rate of its scores, is left out: as a constant it changes no order. Should
-    it follow a schedule there, steps count differently; here all steps count alike.
+    The paper multiplies the sum by the learning rate of its scores. That factor is omitted here: a constant does not
+    change the ranking. With a learning-rate schedule the paper weights steps differently; here all steps count equally.
 
-    A weight keeps its sum in a step where the weight or its gradient, or what comes out, is not finite. Sums are
-    float32, or float64 for weights of it: 4 bytes a weight (8 for float64). Scores have both signs, so
-    `schedules.threshold(0.0, step=...)` removes the weights that moved towards 0 on the whole.
+    A weight keeps its sum in a step where the weight, its gradient, or the resulting sum is not finite. Sums are
+    float32, or float64 for float64 weights: 4 bytes per weight (8 for float64). Scores have both signs, so
+    `schedules.threshold(0.0, step=...)` prunes the weights that have moved toward 0 overall.
 
     Returns:
       A saliency whose state holds the sums.
@@ -43,21 +43,25 @@ def movement() -> Saliency:
       >>> opt_state.masks["kernel"].tolist()
       [[True, False]]
 
-    Differs from the reference code: there masks are made anew in each step, the masked weights keep learning by a
-    straight-through gradient, and may return. Here a pruned weight is 0 and its sum stays.
+    Differs from the reference code: it recomputes the masks at each step, and masked weights keep learning through a
+    straight-through gradient and may return. Here a pruned weight is 0, and its sum no longer changes.
 
     References:
       Sanh, Wolf and Rush, [Movement pruning](https://arxiv.org/abs/2005.07683), 2020.
     """
 
     def init(params):
-        return MovementState(_over_steps.zeros(params))
+        return MovementState(_running_averages.zeros(params))
 
     def update(state, old_params, new_params, masks, grads):
         del new_params, masks
-        return MovementState(_over_steps.renew(lambda value, w, g: value - w * g, state.movement, old_params, grads))
+
+        def subtract_product(value, w, g):
+            return value - w * g
+
+        return MovementState(_running_averages.update_where_finite(subtract_product, state.movement, old_params, grads))
 
     def score(state, params):
-        return _over_steps.scores(state.movement, params)
+        return _running_averages.scores(state.movement, params)
 
     return Saliency(init, update, score)

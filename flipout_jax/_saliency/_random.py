@@ -1,11 +1,11 @@
-"""Saliency by chance."""
+"""Random saliency."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from .. import _errors, _sharding
+from .. import _errors, _numerics
 from ._base import Saliency
 
 
@@ -20,13 +20,13 @@ class RandomState(NamedTuple):
 
 
 def random(key: jax.Array) -> Saliency:
-    """Saliency by chance: every live weight is as likely to go as any other. The control of every comparison.
+    """Random saliency: every live weight is equally likely to be pruned. It is the control of every comparison.
 
-    Each weight has one random 32-bit number for the whole training, and the lowest go. Removing the lowest of a
-    fixed random order, again and again, draws uniformly from the live weights each time.
+    Each weight has one random 32-bit number for the whole training, and the weights with the lowest numbers are pruned.
+    Repeatedly pruning the lowest of a fixed random order draws uniformly from the live weights each time.
 
     Args:
-      key: a PRNG key; its implementation is the one that draws.
+      key: a PRNG key; its implementation generates the numbers.
 
     Returns:
       A saliency whose state holds the key.
@@ -58,4 +58,4 @@ def random(key: jax.Array) -> Saliency:
 
 def _draw(key: jax.Array, leaf: jax.Array) -> jax.Array:
     like = jnp.zeros_like(leaf, jnp.uint32)
-    return _sharding.sharded_like(lambda key: jax.random.bits(key, leaf.shape), like)(key)
+    return _numerics.sharded_like(lambda key: jax.random.bits(key, leaf.shape), like)(key)

@@ -1,4 +1,4 @@
-"""Saliency by a Taylor expansion: the squared change of the loss without a weight."""
+"""Saliency by a Taylor expansion: the squared change of the loss when a weight is removed."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from . import _over_steps
+from .._errors import ArgumentError
+from . import _running_averages
 from ._base import PyTree, Saliency
 
 
@@ -25,23 +26,24 @@ class TaylorState(NamedTuple):
 
 
 def taylor(order: int = 1, decay: float | None = 0.9) -> Saliency:
-    r"""Saliency by a Taylor expansion: how much the loss would change, squared, were the weight 0.
+    r"""Saliency by a Taylor expansion: the squared change of the loss if the weight were set to 0.
 
     $$ s_j = \overline{(g_j w_j)^2} \quad \text{(order 1)}, \qquad
        s_j = \overline{\left(g_j w_j - \tfrac{1}{2} F_j w_j^2\right)^2}, \quad F_j = \overline{g_j^2}
        \quad \text{(order 2)} $$
 
-    with $w$ the weights before a step and $g$ the gradient there, as the step was given it. The bar is an average over
-    the steps with $d$ = `decay`: step $t$ of $n$ counts $d^{n-t} (1 - d) / (1 - d^n)$, so that the averages are of
-    the right size from the first step on. The second order needs the Hessian, of which we take the diagonal of the
-    empirical Fisher, $F$, as it is after that step.
+    with $w$ the weights before a step and $g$ the gradient at those weights, as passed to the step. The bar is an
+    average over the steps with $d$ = `decay`: step $t$ of $n$ has the weight $d^{n-t} (1 - d) / (1 - d^n)$, so the
+    averages are unbiased from the first step on. The second order needs the Hessian, which we approximate by $F$, the
+    diagonal of the empirical Fisher information after that step.
 
-    A weight keeps its averages in a step where the weight or its gradient, or what comes out, is not finite. Averages
-    are float32, or float64 for weights of it: 4 bytes a weight, and 8 for the second order (twice that for float64).
+    A weight keeps its averages in a step where the weight, its gradient, or the result is not finite. Averages are
+    float32, or float64 for float64 weights: 4 bytes per weight, and 8 for the second order (twice that for float64).
 
     Args:
-      order: 1 or 2, of the expansion.
-      decay: weight of the past in the averages, in [0, 1), about `1 / (1 - decay)` steps; None for all steps alike.
+      order: order of the expansion, 1 or 2.
+      decay: weight of the past in the averages, in [0, 1), which then cover about `1 / (1 - decay)` steps; None weights
+        all steps equally.
 
     Returns:
       A saliency whose state holds the averages.
@@ -57,9 +59,9 @@ def taylor(order: int = 1, decay: float | None = 0.9) -> Saliency:
       >>> opt_state.masks["kernel"].tolist()
       [[True, False]]
 
-    Differs from the reference code: that scores whole filters, by gates or by the sum over their weights; averages the
-    steps between two prunings alike, and these averages with a decay of 0.9 from pruning to pruning; and computes the
-    Hessian, of gates.
+    Differs from the reference code: it scores whole filters, by gates or by the sum over their weights. It weights the
+    steps between two prunings equally and averages the results with a decay of 0.9 from pruning to pruning. For the
+    second order it computes the Hessian with respect to the gates.
 
     References:
       Molchanov et al., [Pruning convolutional neural networks for resource efficient
@@ -67,34 +69,37 @@ def taylor(order: int = 1, decay: float | None = 0.9) -> Saliency:
       Molchanov et al., [Importance estimation for neural network pruning](https://arxiv.org/abs/1906.10771), 2019.
     """
     if not isinstance(order, int) or isinstance(order, bool) or order not in (1, 2):
-        raise ValueError(f"`order` must be 1 or 2, got {order!r}.")
-    decay = _over_steps.check_decay(decay)
+        raise ArgumentError("order", f"must be 1 or 2, got {order!r}.")
+    decay = _running_averages.check_decay(decay)
 
     def init(params):
-        curvature = _over_steps.zeros(params) if order == 2 else ()
-        return TaylorState(_over_steps.zeros(params), curvature, jnp.zeros((), jnp.int32))
+        curvature = _running_averages.zeros(params) if order == 2 else ()
+        return TaylorState(_running_averages.zeros(params), curvature, jnp.zeros((), jnp.int32))
 
     def update(state, old_params, new_params, masks, grads):
         del new_params, masks
         steps = jnp.asarray(optax.safe_increment(state.taylor_steps))
 
-        def towards(value, newest):
-            return value + _over_steps.newest_share(decay, steps, value.dtype) * (newest - value)
+        def average(value, newest):
+            return value + _running_averages.newest_weight(decay, steps, value.dtype) * (newest - value)
 
         def first(value, w, g):
-            return towards(value, jnp.square(g * w))
+            return average(value, jnp.square(g * w))
 
         def second(value, w, g, curvature):
-            return towards(value, jnp.square(g * w - 0.5 * curvature * jnp.square(w)))
+            return average(value, jnp.square(g * w - 0.5 * curvature * jnp.square(w)))
+
+        def squared_gradient(value, g):
+            return average(value, jnp.square(g))
 
         if order == 1:
-            scores = _over_steps.renew(first, state.taylor_scores, old_params, grads)
+            scores = _running_averages.update_where_finite(first, state.taylor_scores, old_params, grads)
             return TaylorState(scores, (), steps)
-        curvature = _over_steps.renew(lambda f, g: towards(f, jnp.square(g)), state.taylor_curvature, grads)
-        scores = _over_steps.renew(second, state.taylor_scores, old_params, grads, curvature)
+        curvature = _running_averages.update_where_finite(squared_gradient, state.taylor_curvature, grads)
+        scores = _running_averages.update_where_finite(second, state.taylor_scores, old_params, grads, curvature)
         return TaylorState(scores, curvature, steps)
 
     def score(state, params):
-        return _over_steps.scores(state.taylor_scores, params)
+        return _running_averages.scores(state.taylor_scores, params)
 
     return Saliency(init, update, score)

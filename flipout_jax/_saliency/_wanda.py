@@ -1,4 +1,4 @@
-"""Saliency by weights and activations: the size of what a weight hands on."""
+"""Saliency by weights and activations (Wanda): the size of the signal that a weight passes on."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -9,7 +9,8 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from .. import _dtypes
+from .. import _numerics
+from .._errors import ArgumentError
 from .._prunable import path_string
 from ._base import Saliency
 
@@ -18,39 +19,40 @@ class WandaState(NamedTuple):
     """State of `wanda`.
 
     Attributes:
-      activation_norms: the norms as they were given, by the path of their parameter; float32 or wider.
+      activation_norms: the given norms by the path of their parameter; float32 or wider.
     """
 
     activation_norms: dict[str, Array]
 
 
 def wanda(activation_norms: Mapping[str, jax.typing.ArrayLike]) -> Saliency:
-    r"""Saliency by weights and activations: a large weight on an input that is hardly ever active may go.
+    r"""Saliency by weights and activations: even a large weight is pruned if its input is hardly ever active.
 
     $$ s_{ij} = |w_{ij}| \cdot \lVert x_j \rVert_2 $$
 
     with $w_{ij}$ the weight from input feature $j$ to output $i$, and $\lVert x_j \rVert_2$ = `activation_norms` the
-    norm of that feature over all inputs of the layer: samples, tokens and positions, in a calibration set. The factor
-    between the norm and the root mean square is one for a layer, but layers compare only if all of them have it.
+    norm of that feature over all inputs of the layer in a calibration set: samples, tokens and positions. Root mean
+    squares instead of norms differ by one factor per layer, so scores of several layers are comparable only if all
+    layers use the same of the two.
 
-    The paper compares the weights of each output with one another. Here the allocation says which weights are
-    compared: `global_()` all of them, `uniform()` those of a layer.
+    The paper compares the weights of each output with one another. Here the allocation determines which weights are
+    compared: `global_()` compares all weights, and `uniform()` those of a layer.
 
-    Scores are float32, or wider for weights of it. The state takes 4 bytes a norm, and nothing a weight.
+    Scores are float32, or wider for wider weights. The state takes 4 bytes per norm, and nothing per weight.
 
     Args:
       activation_norms: the norms by the path of the parameter, as `path_string` gives it, such as
-        `{"dense/kernel": norms}`. An array of one axis has a norm for each input feature, which is axis -2 of a
-        `(in, out)` and of a `(height, width, in, out)` kernel. For any other layout give an array of as many axes as
-        the parameter has, which broadcasts against it: `norms[None, :]` for the `(out, in)` weights of Equinox. What
-        belongs to no prunable parameter is not looked at.
+        `{"dense/kernel": norms}`. An array with one axis has a norm for each input feature, which is axis -2 of a
+        kernel of shape `(in, out)` or `(height, width, in, out)`. For any other layout, give an array with as many axes
+        as the parameter, which broadcasts against it: `norms[None, :]` for the `(out, in)` weights of Equinox. Norms
+        that belong to no prunable parameter are ignored.
 
     Returns:
       A saliency whose state holds the norms.
 
     Raises:
-      ValueError: at once if `activation_norms` is no mapping from paths to arrays of finite numbers of at least 0; at
-        `init` if a prunable parameter has no norms, or they do not fit.
+      ValueError: immediately if `activation_norms` is not a mapping from paths to arrays of finite numbers of at least
+        0; at `init` if a prunable parameter has no norms, or they do not fit.
 
     Example:
       >>> import jax.numpy as jnp, optax, flipout_jax as fj
@@ -63,8 +65,8 @@ def wanda(activation_norms: Mapping[str, jax.typing.ArrayLike]) -> Saliency:
       >>> opt_state.masks["dense"]["kernel"].tolist()
       [[True, True], [False, False]]
 
-    Differs from the reference code: that takes the root of the mean square over the samples of the calibration set,
-    and prunes layer after layer, each with the activations of a network whose layers before it are pruned.
+    Differs from the reference code: it takes the root mean square over the samples of the calibration set, and it
+    prunes layer by layer, each with the activations of a network whose earlier layers are already pruned.
 
     References:
       Sun et al., [A simple and effective pruning approach for large language
@@ -75,7 +77,7 @@ def wanda(activation_norms: Mapping[str, jax.typing.ArrayLike]) -> Saliency:
     def init(params):
         for path, leaf in jax.tree.leaves_with_path(params):
             if leaf.ndim:
-                _fitted(norms, path_string(path), leaf)
+                _norms_of(norms, path_string(path), leaf)
         # Copies, so that donating the state does not delete the caller's arrays.
         return WandaState({path: jnp.copy(norm) for path, norm in norms.items()})
 
@@ -83,8 +85,8 @@ def wanda(activation_norms: Mapping[str, jax.typing.ArrayLike]) -> Saliency:
         def one(path, w):
             if not w.ndim:
                 return w
-            w = jnp.abs(w.astype(_dtypes.wider(w.dtype, jnp.float32)))
-            return w * _fitted(state.activation_norms, path_string(path), w).astype(w.dtype)
+            w = jnp.abs(w.astype(_numerics.wider(w.dtype, jnp.float32)))
+            return w * _norms_of(state.activation_norms, path_string(path), w).astype(w.dtype)
 
         return jax.tree.map_with_path(one, params)
 
@@ -92,38 +94,38 @@ def wanda(activation_norms: Mapping[str, jax.typing.ArrayLike]) -> Saliency:
 
 
 def _check_norms(activation_norms: Any) -> dict[str, Array]:
-    wanted = "`activation_norms` must be a dict from paths, such as 'dense/kernel', to arrays of finite numbers >= 0"
+    wanted = "must be a dict from paths, such as 'dense/kernel', to arrays of finite numbers >= 0"
     if not (isinstance(activation_norms, Mapping) and all(isinstance(path, str) for path in activation_norms)):
-        raise ValueError(f"{wanted}, got {activation_norms!r}.")
+        raise ArgumentError("activation_norms", f"{wanted}, got {activation_norms!r}.")
     checked = {}
     for path, given in activation_norms.items():
         try:
             norm = jnp.asarray(given)
-            real = jnp.issubdtype(norm.dtype, jnp.floating) or jnp.issubdtype(norm.dtype, jnp.integer)
-        except (TypeError, ValueError):
-            norm, real = jnp.zeros(()), False
-        if not real:
-            raise ValueError(f"{wanted}, got {given!r} for {path!r}.")
-        norm = norm.astype(_dtypes.wider(norm.dtype, jnp.float32))
+        except (TypeError, ValueError) as error:
+            raise ArgumentError("activation_norms", f"{wanted}, got {given!r} for {path!r}.") from error
+        if not (jnp.issubdtype(norm.dtype, jnp.floating) or jnp.issubdtype(norm.dtype, jnp.integer)):
+            raise ArgumentError("activation_norms", f"{wanted}, got {given!r} for {path!r}.")
+        norm = norm.astype(_numerics.wider(norm.dtype, jnp.float32))
         if not isinstance(norm, Tracer) and not bool(jnp.all(jnp.isfinite(norm) & (norm >= 0))):
             wrong = np.asarray(norm)[~(np.isfinite(norm) & (np.asarray(norm) >= 0))]
-            raise ValueError(f"{wanted}, got {wrong[0]!s} for {path!r}.")
+            raise ArgumentError("activation_norms", f"{wanted}, got {wrong[0]!s} for {path!r}.")
         checked[path] = norm
     return checked
 
 
-def _fitted(norms: dict[str, Array], path: str, leaf: Any) -> Array:
-    """The norms of a parameter, of as many axes as it has, or a `ValueError` unless they fit."""
+def _norms_of(norms: dict[str, Array], path: str, leaf: Any) -> Array:
+    """Returns the norms of a parameter with as many axes as it has, or raises an `ArgumentError` if they do not fit."""
     if path not in norms:
         some = ", ".join(list(norms)[:8]) or "no paths"
-        raise ValueError(f"`activation_norms` must have norms for the prunable parameter {path!r}, got {some}.")
+        raise ArgumentError("activation_norms", f"must have norms for the prunable parameter {path!r}, got {some}.")
     norm = norms[path]
     features = leaf.shape[-2] if leaf.ndim > 1 else leaf.shape[-1]
     if norm.ndim == 1 and leaf.ndim > 1 and norm.size == features:
         return norm.reshape((1,) * (leaf.ndim - 2) + (features, 1))
     if norm.ndim == leaf.ndim and all(n in (1, size) for n, size in zip(norm.shape, leaf.shape, strict=True)):
         return norm
-    raise ValueError(
-        f"`activation_norms` must have one norm for each of the {features} input features of {path!r}, axis -2 of its "
-        f"shape {leaf.shape}, or an array of {leaf.ndim} axes that broadcasts against it, got the shape {norm.shape}."
+    raise ArgumentError(
+        "activation_norms",
+        f"must have one norm for each of the {features} input features of {path!r}, axis -2 of its "
+        f"shape {leaf.shape}, or an array of {leaf.ndim} axes that broadcasts against it, got the shape {norm.shape}.",
     )

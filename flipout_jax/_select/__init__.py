@@ -1,1 +1,1 @@
-"""How many weights to keep, in which groups, and which: exact counts without sorting."""
+"""Selection of the weights to keep: target counts, groups of layers, and exact top-k without sorting."""

@@ -1,19 +1,20 @@
-"""From which layers: the groups of parameters that are ranked together."""
+"""How sparsity is shared across layers: the groups of parameters that are ranked together."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from .. import _errors
+from .._errors import ArgumentError
 
 
 class Allocation(NamedTuple):
-    """From which layers.
+    """A rule for sharing the target sparsity across layers.
 
     Attributes:
       scopes: `sizes -> groups`, from the number of weights of each prunable leaf, in tree order, to lists of
-        indices of these leaves. Each group is ranked on its own and reaches the target sparsity on its own.
-      min_kept_per_layer: how many weights of each prunable leaf stay in any case, or all of a smaller leaf.
-      normalized: whether the scores of each prunable leaf are divided by the mean of their magnitudes first.
+        indices of these leaves. Each group is ranked separately and reaches the target sparsity by itself.
+      min_kept_per_layer: the least number of weights that each prunable leaf keeps; a smaller leaf keeps all.
+      normalized: if True, the scores of each prunable leaf are first divided by the mean of their magnitudes.
     """
 
     scopes: Callable[[Sequence[int]], Sequence[Sequence[int]]]
@@ -22,34 +23,34 @@ class Allocation(NamedTuple):
 
 
 def global_(*, min_kept_per_layer: int = 0, normalized: bool = False) -> Allocation:
-    r"""One threshold over all prunable weights: a layer keeps what it earns.
+    r"""Ranks all prunable weights together: one threshold determines how many weights each layer keeps.
 
-    At high sparsity a layer may earn nothing, and an emptied layer lets no signal through. With a guard of k =
-    `min_kept_per_layer`, each prunable parameter keeps the k highest of its live weights, or all of them where it has
-    fewer, and the highest of all others fill what is left of the target. So the number of kept weights is the one
-    without the guard. A pruned weight never returns.
+    At high sparsity this may prune all weights of a layer, and an empty layer lets no signal through. To prevent that,
+    set k = `min_kept_per_layer`: each prunable parameter keeps the k highest of its live weights, or all of them if it
+    has fewer, and the highest of all other weights fill the rest of the target. The total number of kept weights is
+    the same as without the guard. A pruned weight never returns.
 
-    A target that keeps fewer weights than the guard asks for is an error at `init` where it is known there, as it is
-    for all of `schedules`. A pruning by another function of the step keeps what is guarded, and nothing else.
+    A target that keeps fewer weights than the guard requires is an error at `init` if it is known then, as it is for
+    all of `schedules`. With any other function of the step, such a pruning keeps the guarded weights and nothing else.
 
-    One threshold takes most from a layer whose scores are small. Where scores are `normalized`, each is compared by
-    what it is to its own layer,
+    A single threshold prunes most from the layers whose scores are small. With `normalized`, each score is first
+    divided by the mean magnitude of the scores of its layer,
 
     $$ \frac{s_j}{\frac{1}{n} \sum_i |s_i|} $$
 
-    with the mean over the $n$ live weights of the layer whose scores are finite, in float32 at least. A layer whose
-    scores are all 0 stays as it is.
+    where the mean is over the $n$ live weights of the layer whose scores are finite, in float32 at least. If all scores
+    of a layer are 0, they are not divided.
 
     Args:
-      min_kept_per_layer: how many weights each prunable parameter keeps in any case, at least 0. 0 guards nothing and
-        costs nothing.
-      normalized: whether each score is divided by the mean magnitude of the scores of its layer.
+      min_kept_per_layer: the least number of weights that each prunable parameter keeps, at least 0. 0 guards nothing
+        and costs nothing.
+      normalized: if True, each score is divided by the mean magnitude of the scores of its layer.
 
     Returns:
       An allocation with a single group.
 
     Raises:
-      ValueError: if `min_kept_per_layer` is not an integer of at least 0, or `normalized` not a boolean.
+      ValueError: if `min_kept_per_layer` is not an integer of at least 0, or `normalized` is not a boolean.
 
     Example:
       >>> import jax.numpy as jnp, flipout_jax as fj
@@ -63,15 +64,15 @@ def global_(*, min_kept_per_layer: int = 0, normalized: bool = False) -> Allocat
       >>> masks["large"]["kernel"].tolist(), masks["small"]["kernel"].tolist()
       ([[False, False, True]], [[False, True]])
     """
-    guard = _errors.integer("min_kept_per_layer", min_kept_per_layer, at_least=0)
-    return Allocation(_together, guard, _errors.boolean("normalized", normalized))
+    min_kept_per_layer = _errors.integer("min_kept_per_layer", min_kept_per_layer, at_least=0)
+    return Allocation(_together, min_kept_per_layer, _errors.boolean("normalized", normalized))
 
 
 def uniform() -> Allocation:
-    """The target sparsity in each parameter on its own, so that no layer can be emptied.
+    """Prunes each parameter to the target sparsity separately, so that no layer can become empty.
 
     Returns:
-      An allocation with a group a leaf. Each leaf of `n` weights keeps exactly `ceil((1 - s) * n)`.
+      An allocation with one group per leaf. Each leaf of `n` weights keeps exactly `ceil((1 - s) * n)`.
 
     Example:
       >>> import flipout_jax as fj
@@ -82,15 +83,15 @@ def uniform() -> Allocation:
 
 
 def check_allocation(allocation: Any) -> None:
-    """Raises unless the value is an allocation."""
+    """Raises an `ArgumentError` unless the value is an allocation."""
     if not (isinstance(allocation, Allocation) and callable(allocation.scopes)):
-        raise ValueError(f"`allocation` must be an Allocation, such as flipout_jax.global_(), got {allocation!r}.")
+        raise ArgumentError("allocation", f"must be an Allocation, such as flipout_jax.global_(), got {allocation!r}.")
     _errors.integer("min_kept_per_layer", allocation.min_kept_per_layer, at_least=0)
     _errors.boolean("normalized", allocation.normalized)
 
 
 def _together(sizes: Sequence[int]) -> list[list[int]]:
-    # By name, so that one `global_()` equals another.
+    # A module-level function, unlike a lambda, makes two results of `global_()` equal.
     return [list(range(len(sizes)))]
 
 

@@ -1,4 +1,4 @@
-"""One pruning: each group of the allocation is brought to its target."""
+"""A single pruning: each group of the allocation is pruned to its target."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,19 +7,21 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .. import _dtypes
-from ..schedules import Milestones
+from .. import _numerics
+from .._errors import ArgumentError
+from ..schedules import Milestones, Threshold, one_shot
 from . import _target
 from ._allocation import Allocation
 from ._selection import keep_highest
-from ._uint64 import Wide
+from ._target import Schedule
+from ._uint64 import UInt64
 
 PyTree = Any
 Groups = tuple[tuple[int, ...], ...]
 
 
 def prune_masks(scores: PyTree, masks: PyTree, schedule, allocation: Allocation, step: Array) -> PyTree:
-    """The masks after a pruning, each group of the allocation brought to the schedule's target at a step."""
+    """Returns the masks after pruning each group of the allocation to the schedule's target at a step."""
     leaves, treedef = jax.tree.flatten(masks)
     score_leaves = treedef.flatten_up_to(scores)
     prunable = [i for i, mask in enumerate(leaves) if mask.ndim > 0]
@@ -34,25 +36,27 @@ def prune_masks(scores: PyTree, masks: PyTree, schedule, allocation: Allocation,
 
 
 def keep_in_groups(
-    scores: Sequence[Array], live: Sequence[Array], keep: Sequence[Wide], groups: Groups, allocation: Allocation
+    scores: Sequence[Array], live: Sequence[Array], keep: Sequence[UInt64], groups: Groups, allocation: Allocation
 ) -> list[Array]:
-    """Masks of the highest live scores: `keep[i]` of the leaves of the i-th group, and what else is asked for."""
+    """Returns masks of the highest live scores, `keep[i]` of them in the i-th group, by the rules of the allocation."""
     if allocation.normalized:
         scores = [_normalized(score, alive) for score, alive in zip(scores, live, strict=True)]
-    masks, guard = list(live), allocation.min_kept_per_layer
+    masks = list(live)
     for members, count in zip(groups, keep, strict=True):
-        kept = keep_highest([scores[i] for i in members], [live[i] for i in members], count, guard)
+        kept = keep_highest(
+            [scores[i] for i in members], [live[i] for i in members], count, allocation.min_kept_per_layer
+        )
         for i, mask in zip(members, kept, strict=True):
             masks[i] = mask
     return masks
 
 
 def _normalized(score: Array, live: Array) -> Array:
-    """Scores divided by the mean magnitude of the finite ones of live weights."""
-    score = score.astype(_dtypes.wider(score.dtype, jnp.float32))
+    """Returns the scores divided by the mean magnitude of the finite scores of live weights."""
+    score = score.astype(_numerics.wider(score.dtype, jnp.float32))
     counted = live & jnp.isfinite(score)
     magnitude = jnp.where(counted, jnp.abs(score), 0)
-    # In parts of the largest, so that the sum stays finite.
+    # Magnitudes are summed as fractions of the largest one, so that the sum stays finite.
     largest = jnp.max(magnitude, initial=0)
     largest = jnp.where(largest > 0, largest, 1)
     mean = jnp.sum(magnitude / largest) / jnp.maximum(jnp.sum(counted, dtype=score.dtype), 1)
@@ -60,27 +64,55 @@ def _normalized(score: Array, live: Array) -> Array:
 
 
 def group(allocation: Allocation, sizes: Sequence[int]) -> Groups:
-    """The groups of the prunable leaves of these sizes, or a `ValueError` unless they are a partition."""
+    """Returns the groups of prunable leaves of these sizes, or raises an `ArgumentError` if they are no partition."""
     groups = tuple(tuple(members) for members in allocation.scopes(sizes))
     if sorted(i for members in groups for i in members) != list(range(len(sizes))):
-        raise ValueError(
-            f"`allocation.scopes` must put each of the {len(sizes)} prunable parameters into one group, got "
-            f"{[list(members) for members in groups]!r}."
+        raise ArgumentError(
+            "allocation.scopes",
+            f"must put each of the {len(sizes)} prunable parameters into one group, got "
+            f"{[list(members) for members in groups]!r}.",
         )
     return groups
 
 
-def check_reachable(allocation: Allocation, schedule: Any, sizes: Sequence[int]) -> None:
-    """Raises unless the groups are a partition, and the guard asks for no more than targets known beforehand leave."""
+def check_reachable(allocation: Allocation, sparsity: float | Schedule, sizes: Sequence[int]) -> None:
+    """Raises unless prunable parameters of the given sizes can be pruned to a sparsity under an allocation.
+
+    `prune` and the methods of `at_init` check this by themselves; call it to find out before training. A guard,
+    `min_kept_per_layer`, must not keep more weights than the target does. Targets of a schedule that is only a function
+    of the step are unknown in advance and are not checked.
+
+    Args:
+      allocation: how sparsity is shared across layers: `global_()`, `uniform()`, or any other `Allocation`.
+      sparsity: the target, a number in [0, 1), or a schedule, as `prune` takes it.
+      sizes: number of weights of each prunable parameter.
+
+    Raises:
+      ArgumentError: with the argument `min_kept_per_layer` if the guard keeps more weights than the target; with
+        `allocation.scopes` if the groups do not hold each parameter exactly once; with `sparsity` if it is out
+        of range.
+
+    Example:
+      >>> import flipout_jax as fj
+      >>> allocation = fj.global_(min_kept_per_layer=10)
+      >>> fj.check_reachable(allocation, 0.9, sizes=[400, 100])
+      >>> try:
+      ...     fj.check_reachable(allocation, 0.99, sizes=[400, 100])
+      ... except fj.ArgumentError as error:
+      ...     print(f"--min-kept {error.problem}")
+      --min-kept must be at most what the sparsity leaves: 5 of 500 weights in 2 layers, got 10, which takes 20.
+    """
     groups = group(allocation, sizes)
+    schedule = sparsity if callable(sparsity) or isinstance(sparsity, Threshold) else one_shot(sparsity, step=1)
     if not (allocation.min_kept_per_layer and isinstance(schedule, Milestones)):
         return
     for members in groups:
-        least = min(schedule.kept(sum(sizes[i] for i in members)), default=None)
+        total = sum(sizes[i] for i in members)
+        fewest = min(schedule.kept(total), default=total)
         guarded = sum(min(allocation.min_kept_per_layer, sizes[i]) for i in members)
-        if least is not None and guarded > least:
-            raise ValueError(
-                f"`min_kept_per_layer` must be at most what the sparsity leaves: {least} of "
-                f"{sum(sizes[i] for i in members)} weights in {len(members)} layers, got "
-                f"{allocation.min_kept_per_layer!r}, which takes {guarded}."
+        if guarded > fewest:
+            raise ArgumentError(
+                "min_kept_per_layer",
+                f"must be at most what the sparsity leaves: {fewest} of {total} weights in {len(members)} layers, got "
+                f"{allocation.min_kept_per_layer!r}, which takes {guarded}.",
             )

@@ -1,4 +1,4 @@
-"""When a schedule prunes and how many weights it keeps, exactly, without a sync with the host."""
+"""When a schedule prunes and how many weights it keeps: exact, without synchronizing with the host."""
 
 import decimal
 import itertools
@@ -9,70 +9,74 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .. import _dtypes, _errors
+from .. import _errors, _numerics
+from .._errors import ArgumentError
 from ..schedules import Milestones, Threshold
 from . import _uint64
-from ._uint64 import Wide
+from ._uint64 import UInt64
 
 PyTree = Any
 Target = Callable[[Any], Any]
 Schedule = Target | Threshold
 
 _MILLION = 10**6
-# Half the distance of two float32 numbers just under 1, in units of 2**-32.
+# This is half the distance between adjacent float32 numbers just below 1, in units of 2**-32.
 _HALF_STEP = 2**7
 
 
 def check_schedule(sparsity: Any) -> Schedule:
-    """The schedule itself, or a `ValueError` unless it is a traceable function from a step to one number."""
+    """Returns the schedule, or raises an `ArgumentError` if it is not a traceable function from a step to a number."""
     if isinstance(sparsity, Milestones):
         return _check_milestones(sparsity)
     if isinstance(sparsity, Threshold):
         return _check_threshold(sparsity)
-    wanted = (
-        "`sparsity` must be a function from the step to a target in [0, 1), as schedules.one_shot(0.9, step=100) is"
-    )
+    wanted = "must be a function from the step to a target in [0, 1), as schedules.one_shot(0.9, step=100) is"
     if not callable(sparsity):
-        raise ValueError(f"{wanted}, got {sparsity!r}.")
+        raise ArgumentError("sparsity", f"{wanted}, got {sparsity!r}.")
     try:
         out = jax.eval_shape(lambda step: jnp.asarray(sparsity(step)), jax.ShapeDtypeStruct((), jnp.int32))
     except Exception as error:
-        raise ValueError(
+        raise ArgumentError(
+            "sparsity",
             f"{wanted}, got {sparsity!r}, which fails on a traced int32 step (a branch needs jnp.where): "
-            f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            f"{type(error).__name__}: {str(error).splitlines()[0]}",
         ) from error
     if out.shape != () or not jnp.issubdtype(out.dtype, jnp.floating):
-        raise ValueError(f"{wanted}, got {sparsity!r}, which gives {out.dtype}{list(out.shape)} and not one float.")
+        raise ArgumentError(
+            "sparsity", f"{wanted}, got {sparsity!r}, which gives {out.dtype}{list(out.shape)} and not one float."
+        )
     for step in (0, *(10**i for i in range(10)), 2**31 - 1):
         target = float(jnp.asarray(sparsity(jnp.int32(step))))
         if not 0 <= target < 1:
-            raise ValueError(f"{wanted}, got {sparsity!r}, which gives {target!r} at step {step}.")
+            raise ArgumentError("sparsity", f"{wanted}, got {sparsity!r}, which gives {target!r} at step {step}.")
     return sparsity
 
 
 def _check_milestones(sparsity: Milestones) -> Milestones:
     steps, densities = sparsity
     if not (are_steps(steps) and isinstance(densities, tuple) and len(steps) == len(densities)):
-        raise ValueError(f"`sparsity` must have one integer step of at least 1 for each density, got {sparsity!r}.")
+        raise ArgumentError("sparsity", f"must have one integer step of at least 1 for each density, got {sparsity!r}.")
     _check_rising(steps, sparsity)
     if any(not (isinstance(density, decimal.Decimal) and 0 < density <= 1) for density in densities):
-        raise ValueError(f"`sparsity` must have densities that are Decimals in (0, 1], got {sparsity!r}.")
+        raise ArgumentError("sparsity", f"must have densities that are Decimals in (0, 1], got {sparsity!r}.")
     return sparsity
 
 
 def _check_threshold(sparsity: Threshold) -> Threshold:
     if not are_steps(sparsity.steps):
-        raise ValueError(f"`sparsity` must have integer steps of at least 1, got {sparsity!r}.")
+        raise ArgumentError("sparsity", f"must have integer steps of at least 1, got {sparsity!r}.")
     _check_rising(sparsity.steps, sparsity)
     try:
         _errors.not_negative("value", sparsity.value)
     except ValueError as error:
-        raise ValueError(f"`sparsity` must have a value that is finite and at least 0, got {sparsity!r}.") from error
+        raise ArgumentError(
+            "sparsity", f"must have a value that is finite and at least 0, got {sparsity!r}."
+        ) from error
     return sparsity
 
 
 def are_steps(steps: Any) -> bool:
-    """Whether the value is a tuple of integers of at least 1."""
+    """Returns True if the value is a tuple of integers of at least 1."""
     return isinstance(steps, tuple) and all(
         isinstance(step, int) and not isinstance(step, bool) and step >= 1 for step in steps
     )
@@ -80,13 +84,14 @@ def are_steps(steps: Any) -> bool:
 
 def _check_rising(steps: tuple[int, ...], sparsity: Schedule) -> None:
     if any(a >= b for a, b in itertools.pairwise(steps)):
-        raise ValueError(f"`sparsity` must have rising steps, got {sparsity!r}.")
+        raise ArgumentError("sparsity", f"must have rising steps, got {sparsity!r}.")
 
 
 def due(schedule: Schedule, step: Array) -> Array:
-    """Whether the update that ends step `step` prunes: where a target rises, or at a step of `Milestones`, `Threshold`.
+    """Returns True if the update that ends step `step` prunes.
 
-    A target rises where `schedule(step) > schedule(step - 1)`.
+    `Milestones` and `Threshold` prune at their steps. Any other schedule prunes when its target rises, that is, when
+    `schedule(step) > schedule(step - 1)`.
     """
     if isinstance(schedule, Milestones | Threshold):
         return is_among(schedule.steps, step)
@@ -94,28 +99,28 @@ def due(schedule: Schedule, step: Array) -> Array:
 
 
 def is_among(steps: tuple[int, ...], step: Array) -> Array:
-    """Whether a step is one of some steps."""
+    """Returns True if the step is one of the given steps."""
     return jnp.any(step == jnp.array(steps, jnp.int32))
 
 
 def clear_below(threshold: Threshold, scores: PyTree, masks: PyTree) -> PyTree:
-    """The masks without the weights whose score is below the value of the threshold, or NaN."""
+    """Returns the masks without the weights whose score is NaN or below the value of the threshold."""
 
     def one(mask, score):
         if not mask.ndim:
             return mask
-        dtype = _dtypes.wider(score.dtype, jnp.float32)
+        dtype = _numerics.wider(score.dtype, jnp.float32)
         return mask & (score.astype(dtype) >= jnp.asarray(threshold.value, dtype))
 
     return jax.tree.map(one, masks, scores)
 
 
-def kept(schedule: Target, step: Array, size: int) -> Wide:
-    """How many of `size` weights the schedule keeps at a step, `ceil((1 - s) * size)`.
+def kept(schedule: Target, step: Array, size: int) -> UInt64:
+    """Returns how many of `size` weights the schedule keeps at a step, `ceil((1 - s) * size)`.
 
-    The targets of `Milestones` are exact. Any other schedule gives a float32, which is read as the decimal of at
-    most six digits that it is nearest to, if that is within its rounding, and else as the binary fraction that it
-    is. A value below 0 counts as 0, and one above the largest float32 below 1 as that one.
+    The targets of `Milestones` are exact. Any other schedule returns a float32. If the nearest decimal of at most six
+    digits lies within the rounding error of that number, the target is this decimal; otherwise it is the binary
+    fraction itself. Values are clipped to the range from 0 to the largest float32 below 1.
     """
     if isinstance(schedule, Milestones):
         return _uint64.take(_uint64.table([size, *schedule.kept(size)]), schedule.passed(step))
@@ -126,19 +131,21 @@ def kept(schedule: Target, step: Array, size: int) -> Wide:
     distance = jnp.where(binary > nearest.low, binary - nearest.low, nearest.low - binary)
     is_decimal = (nearest.high == 0) & (distance <= _HALF_STEP)
     removed = _uint64.where(is_decimal, _times_millionths(millionths, size), _times_binary(binary, size))
-    return _uint64.subtract(_uint64.wide(size), removed)
+    return _uint64.subtract(_uint64.of(size), removed)
 
 
-def _times_binary(fraction: Array, size: int) -> Wide:
-    """`floor(fraction * size / 2**32)`."""
-    high, low = size >> 32, size & 0xFFFFFFFF
-    return _uint64.add(_uint64.multiply(fraction, high), _uint64.wide(_uint64.multiply(fraction, low).high))
+def _times_binary(fraction: Array, size: int) -> UInt64:
+    """Returns `floor(fraction * size / 2**32)`."""
+    high = size >> 32
+    low = size & 0xFFFFFFFF
+    return _uint64.add(_uint64.multiply(fraction, high), _uint64.of(_uint64.multiply(fraction, low).high))
 
 
-def _times_millionths(fraction: Array, size: int) -> Wide:
-    """`floor(fraction * size / 10**6)` for a fraction of at most 10**6, by long division in base 1000."""
+def _times_millionths(fraction: Array, size: int) -> UInt64:
+    """Returns `floor(fraction * size / 10**6)` for a fraction of at most 10**6, by long division in base 1000."""
     whole, rest = divmod(size, _MILLION)
-    thousands, units = fraction // 1000, fraction % 1000
+    thousands = fraction // 1000
+    units = fraction % 1000
     product = thousands * rest
     carried = (product % 1000) * 1000 + units * rest
-    return _uint64.add(_uint64.multiply(fraction, whole), _uint64.wide(product // 1000 + carried // _MILLION))
+    return _uint64.add(_uint64.multiply(fraction, whole), _uint64.of(product // 1000 + carried // _MILLION))

@@ -1,4 +1,4 @@
-"""Counts beyond 32 bits: two uint32 words, since JAX has no 64-bit integers by default."""
+"""Unsigned 64-bit counts as two uint32 words, since JAX has no 64-bit integers by default."""
 
 from typing import NamedTuple
 
@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jax import Array
 
 
-class Wide(NamedTuple):
-    """An unsigned count `high * 2**32 + low`, or an array of them.
+class UInt64(NamedTuple):
+    """An unsigned 64-bit integer `high * 2**32 + low`, or an array of them.
 
     Attributes:
       high: the upper word, uint32.
@@ -18,51 +18,53 @@ class Wide(NamedTuple):
     low: Array
 
 
-def wide(value: int | Array) -> Wide:
-    """The count of a Python integer below 2**64, or of a uint32 array."""
+def of(value: int | Array) -> UInt64:
+    """Converts a Python integer below 2**64 or a uint32 array."""
     if isinstance(value, int):
-        return Wide(jnp.uint32(value >> 32), jnp.uint32(value & 0xFFFFFFFF))
-    return Wide(jnp.zeros_like(value, dtype=jnp.uint32), value.astype(jnp.uint32))
+        return UInt64(jnp.uint32(value >> 32), jnp.uint32(value & 0xFFFFFFFF))
+    return UInt64(jnp.zeros_like(value, dtype=jnp.uint32), value.astype(jnp.uint32))
 
 
-def table(values: list[int]) -> Wide:
-    """The counts of Python integers, as one array."""
-    return Wide(
+def table(values: list[int]) -> UInt64:
+    """Converts a list of Python integers to one array."""
+    return UInt64(
         jnp.array([v >> 32 for v in values], jnp.uint32), jnp.array([v & 0xFFFFFFFF for v in values], jnp.uint32)
     )
 
 
-def take(counts: Wide, index: Array | slice) -> Wide:
-    """One count of an array of them, or several."""
-    return Wide(counts.high[index], counts.low[index])
+def take(counts: UInt64, index: Array | slice) -> UInt64:
+    """Indexes an array of counts."""
+    return UInt64(counts.high[index], counts.low[index])
 
 
-def add(a: Wide, b: Wide) -> Wide:
-    """`a + b`, modulo 2**64."""
+def add(a: UInt64, b: UInt64) -> UInt64:
+    """Returns `a + b` modulo 2**64."""
     low = a.low + b.low
-    return Wide(a.high + b.high + (low < a.low).astype(jnp.uint32), low)
+    return UInt64(a.high + b.high + (low < a.low).astype(jnp.uint32), low)
 
 
-def subtract(a: Wide, b: Wide) -> Wide:
-    """`a - b`, modulo 2**64."""
-    return Wide(a.high - b.high - (a.low < b.low).astype(jnp.uint32), a.low - b.low)
+def subtract(a: UInt64, b: UInt64) -> UInt64:
+    """Returns `a - b` modulo 2**64."""
+    return UInt64(a.high - b.high - (a.low < b.low).astype(jnp.uint32), a.low - b.low)
 
 
-def at_least(a: Wide, b: Wide) -> Array:
-    """`a >= b`."""
+def at_least(a: UInt64, b: UInt64) -> Array:
+    """Returns `a >= b`."""
     return (a.high > b.high) | ((a.high == b.high) & (a.low >= b.low))
 
 
-def where(condition: Array, a: Wide, b: Wide) -> Wide:
-    """`a` where the condition holds, `b` elsewhere."""
-    return Wide(jnp.where(condition, a.high, b.high), jnp.where(condition, a.low, b.low))
+def where(condition: Array, a: UInt64, b: UInt64) -> UInt64:
+    """Returns `a` where the condition holds and `b` elsewhere."""
+    return UInt64(jnp.where(condition, a.high, b.high), jnp.where(condition, a.low, b.low))
 
 
-def multiply(a: Array, b: int) -> Wide:
-    """The full product of a uint32 and a Python integer below 2**32, from four 16-bit products."""
-    a_high, a_low = a >> 16, a & 0xFFFF
-    b_high, b_low = jnp.uint32(b >> 16), jnp.uint32(b & 0xFFFF)
-    product = wide(a_low * b_low)
+def multiply(a: Array, b: int) -> UInt64:
+    """Returns the full product of a uint32 and a Python integer below 2**32, from four 16-bit products."""
+    a_high = a >> 16
+    a_low = a & 0xFFFF
+    b_high = jnp.uint32(b >> 16)
+    b_low = jnp.uint32(b & 0xFFFF)
+    product = of(a_low * b_low)
     for middle in (a_low * b_high, a_high * b_low):
-        product = add(product, Wide(middle >> 16, middle << 16))
-    return add(product, Wide(a_high * b_high, jnp.zeros_like(a_low)))
+        product = add(product, UInt64(middle >> 16, middle << 16))
+    return add(product, UInt64(a_high * b_high, jnp.zeros_like(a_low)))

@@ -1,4 +1,4 @@
-"""Means over batches: of the gradient, and of the Hessian times a vector."""
+"""Means over batches of the gradient and of Hessian-vector products."""
 
 import functools
 import math
@@ -10,32 +10,36 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from .. import _dtypes
+from .. import _numerics
+from .._errors import ArgumentError
 from ._cross_entropy import CrossEntropy
-from ._problem import Problem, check_concrete, listed, not_finite
+from ._problem import Problem, check_concrete, format_paths, paths_not_finite
 
 PyTree = Any
 Loss = Callable[[PyTree, Any], Array]
 
 
 def check_batches(loss_fn: Any, params: PyTree, batches: Any) -> list[Any]:
-    """The batches as a list, or a `ValueError` unless they are batches for this loss."""
+    """Returns the batches as a list, or raises an `ArgumentError` unless they are batches for this loss."""
     if not callable(loss_fn):
-        raise ValueError(f"`loss_fn` must be a function (params, batch) -> scalar, got {loss_fn!r}.")
-    wanted = "`batches` must be a list of batches, each as `loss_fn` takes it"
+        raise ArgumentError("loss_fn", f"must be a function (params, batch) -> scalar, got {loss_fn!r}.")
+    wanted = "must be a list of batches, each as `loss_fn` takes it"
     if isinstance(batches, jax.Array | np.ndarray):
-        raise ValueError(f"{wanted}, got one array, {_described(batches)}; give [batch] for a single batch.")
+        raise ArgumentError(
+            "batches", f"{wanted}, got one array, {_described(batches)}; give [batch] for a single batch."
+        )
     if isinstance(batches, Mapping | str) or not hasattr(batches, "__iter__"):
-        raise ValueError(f"{wanted}, got {type(batches).__name__}; give [batch] for a single batch.")
+        raise ArgumentError("batches", f"{wanted}, got {type(batches).__name__}; give [batch] for a single batch.")
     batches = list(batches)
     if not batches:
-        raise ValueError(f"{wanted}, got none. An iterator that was read before is empty.")
-    # What differs in its axes or its type is inputs and labels, and no two batches of one loss.
-    if all(isinstance(batch, jax.Array | np.ndarray) for batch in batches) and (
-        len({(batch.ndim, str(batch.dtype)) for batch in batches}) > 1
-    ):
-        raise ValueError(
-            f"{wanted}, got what looks like a single batch, {', '.join(map(_described, batches))}; give [batch] for it."
+        raise ArgumentError("batches", f"{wanted}, got none. An iterator that was read before is empty.")
+    # Arrays that differ in their number of axes or their type are inputs and labels, not two batches of one loss.
+    are_arrays = all(isinstance(batch, jax.Array | np.ndarray) for batch in batches)
+    if are_arrays and len({(batch.ndim, str(batch.dtype)) for batch in batches}) > 1:
+        raise ArgumentError(
+            "batches",
+            f"{wanted}, got what looks like a single batch, {', '.join(map(_described, batches))}; "
+            "give [batch] for it.",
         )
     check_concrete("batches", batches)
     if isinstance(loss_fn, CrossEntropy):
@@ -45,10 +49,10 @@ def check_batches(loss_fn: Any, params: PyTree, batches: Any) -> list[Any]:
 
 
 def mean_gradient(loss_fn: Loss, problem: Problem, batches: list[Any]) -> Callable[[list[Array]], list[Array]]:
-    """A function from masks to the mean gradient over all batches, at the parameters that the masks leave.
+    """Returns a function from masks to the mean gradient over all batches, taken at the masked parameters.
 
-    The gradient is that of all prunable weights, pruned ones included, in float32 at least. It is compiled once for
-    each shape of a batch.
+    The gradient covers all prunable weights, including pruned ones, in float32 at least. It is compiled once for each
+    batch shape.
     """
     loss = _loss_of_weights(loss_fn, problem)
 
@@ -61,32 +65,34 @@ def mean_gradient(loss_fn: Loss, problem: Problem, batches: list[Any]) -> Callab
     def over_batches(masks):
         value, gradient = _mean(one(problem.leaves, problem.weights, masks, batch) for batch in batches)
         if not math.isfinite(value):
-            raise ValueError(f"`loss_fn` must be finite, got a mean of {float(value)!r} over {len(batches)} batches.")
-        _check(problem, gradient, "gradients")
+            raise ArgumentError(
+                "loss_fn", f"must be finite, got a mean of {float(value)!r} over {len(batches)} batches."
+            )
+        _check_finite(problem, gradient, "gradients")
         return gradient
 
     return over_batches
 
 
 def mean_hessian_product(loss_fn: Loss, problem: Problem, batches: list[Any]) -> Callable[[list[Array]], list[Array]]:
-    """A function from a vector to the mean Hessian over all batches times it, both of the prunable weights.
+    """Returns a function from a vector to its product with the mean Hessian of the prunable weights over all batches.
 
-    Forward over reverse: the derivative of the gradient along the vector.
+    The product is computed in forward-over-reverse mode, as the derivative of the gradient along the vector.
     """
     loss = _loss_of_weights(loss_fn, problem)
 
     @jax.jit
     def one(leaves, weights, vector, batch):
-        # At most 1, as a gradient that was divided by a temperature vanishes in half precision.
+        # The largest entry is scaled to 1, since a gradient divided by a temperature underflows in half precision.
         largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(v), initial=0).astype(jnp.float32) for v in vector])
-        size = jnp.where(largest > 0, largest, 1)
-        tangents = [(v / size.astype(v.dtype)).astype(w.dtype) for v, w in zip(vector, weights, strict=True)]
+        scale = jnp.where(largest > 0, largest, 1)
+        tangents = [(v / scale.astype(v.dtype)).astype(w.dtype) for v, w in zip(vector, weights, strict=True)]
         product = _widened(jax.jvp(lambda w: jax.grad(loss)(w, leaves, batch), (weights,), (tangents,))[1])
-        return [p * size.astype(p.dtype) for p in product]
+        return [p * scale.astype(p.dtype) for p in product]
 
     def over_batches(vector):
         product = _mean(one(problem.leaves, problem.weights, vector, batch) for batch in batches)
-        _check(problem, product, "second derivatives")
+        _check_finite(problem, product, "second derivatives")
         return product
 
     return over_batches
@@ -95,19 +101,20 @@ def mean_hessian_product(loss_fn: Loss, problem: Problem, batches: list[Any]) ->
 def _loss_of_weights(loss_fn: Loss, problem: Problem) -> Callable[[list[Array], list[Any], Any], Array]:
     def loss(weights, leaves, batch):
         value = loss_fn(problem.merge(leaves, weights), batch)
-        # Here, where JAX would call this an error of `grad`, and where each shape of a batch comes by.
+        # JAX would report a wrong result as an error of `grad`. This runs once for each batch shape.
         is_array = hasattr(value, "dtype") and hasattr(value, "shape")
         if not (is_array and value.shape == () and jnp.issubdtype(value.dtype, jnp.floating)):
             got = _described(value) if is_array else type(value).__name__
-            raise ValueError(f"`loss_fn` must return one float, a scalar, got {got}.")
+            raise ArgumentError("loss_fn", f"must return one float, a scalar, got {got}.")
         return value
 
     return loss
 
 
 def _mean(values: Any) -> Any:
-    """The mean of trees of arrays."""
-    total, number = None, 0
+    """Returns the mean of trees of arrays."""
+    total = None
+    number = 0
     for value in values:
         total = value if total is None else _sum(total, value)
         number += 1
@@ -121,20 +128,20 @@ def _sum(a: PyTree, b: PyTree) -> PyTree:
 
 @jax.jit
 def product(a: list[Array], b: list[Array]) -> list[Array]:
-    """The products of arrays of the same shapes."""
-    dtypes = [_dtypes.wider(x.dtype, y.dtype) for x, y in zip(a, b, strict=True)]
+    """Returns the elementwise products of two lists of arrays of the same shapes."""
+    dtypes = [_numerics.wider(x.dtype, y.dtype) for x, y in zip(a, b, strict=True)]
     return [x.astype(dtype) * y.astype(dtype) for x, y, dtype in zip(a, b, dtypes, strict=True)]
 
 
 def _widened(arrays: list[Array]) -> list[Array]:
-    """The arrays in float32 at least: half precision would round their sum."""
-    return [x.astype(_dtypes.wider(x.dtype, jnp.float32)) for x in arrays]
+    """Converts the arrays to float32 at least, since half precision would round their sum."""
+    return [x.astype(_numerics.wider(x.dtype, jnp.float32)) for x in arrays]
 
 
-def _check(problem: Problem, arrays: list[Array], what: str) -> None:
-    wrong = not_finite(problem, arrays)
+def _check_finite(problem: Problem, arrays: list[Array], quantity: str) -> None:
+    wrong = paths_not_finite(problem, arrays)
     if wrong:
-        raise ValueError(f"`loss_fn` must have finite {what}, got NaN or infinity for {listed(wrong)}.")
+        raise ArgumentError("loss_fn", f"must have finite {quantity}, got NaN or infinity for {format_paths(wrong)}.")
 
 
 def _described(array: Any) -> str:

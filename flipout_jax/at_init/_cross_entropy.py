@@ -1,4 +1,4 @@
-"""The loss of classification, with a temperature and checked labels."""
+"""Softmax cross-entropy for classification, with a temperature and checked labels."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,41 +9,44 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from .. import _dtypes, _errors
+from .. import _errors, _numerics
+from .._errors import ArgumentError
 
 PyTree = Any
 
 
 class CrossEntropy(NamedTuple):
-    """Softmax cross-entropy as a `loss_fn`: calling it with `(params, batch)` gives the mean over a batch.
+    """Softmax cross-entropy as a `loss_fn`: calling it with `(params, batch)` returns the mean over a batch.
 
     Attributes:
       apply: `(params, inputs) -> logits`, floats of shape (..., classes).
-      temperature: what the logits are divided by.
+      temperature: divisor of the logits.
     """
 
     apply: Callable[[PyTree, PyTree], Array]
     temperature: float = 1.0
 
     def __call__(self, params: PyTree, batch: tuple[PyTree, ArrayLike]) -> Array:
-        """The mean cross-entropy of a batch, `(inputs, labels)`; a float32 scalar, or a float64 one for such logits."""
+        """Returns the mean cross-entropy of a batch `(inputs, labels)`, a float32 scalar (float64 for such logits)."""
         inputs, labels = _pair(batch)
         logits = self.apply(params, inputs)
         _check_shapes(logits, labels)
-        logits = logits.astype(_dtypes.wider(logits.dtype, jnp.float32)) / self.temperature
+        logits = logits.astype(_numerics.wider(logits.dtype, jnp.float32)) / self.temperature
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(labels)))
 
     def check(self, params: PyTree, batch: tuple[PyTree, ArrayLike]) -> None:
-        """Raises a `ValueError` unless a concrete batch is a pair whose labels are classes of the logits."""
+        """Raises an `ArgumentError` unless a concrete batch is a pair whose labels are classes of the logits."""
         inputs, labels = _pair(batch)
         logits = jax.eval_shape(self.apply, params, inputs)
         _check_shapes(logits, labels)
-        lowest, highest = int(jnp.min(labels)), int(jnp.max(labels))
+        lowest = int(jnp.min(labels))
+        highest = int(jnp.max(labels))
         classes = logits.shape[-1]
         if lowest < 0 or highest >= classes:
-            raise ValueError(
-                f"`labels` must be in [0, {classes}), as the logits have {classes} classes, got "
-                f"{lowest if lowest < 0 else highest!r}."
+            raise ArgumentError(
+                "labels",
+                f"must be in [0, {classes}), as the logits have {classes} classes, got "
+                f"{lowest if lowest < 0 else highest!r}.",
             )
 
 
@@ -53,18 +56,18 @@ def cross_entropy(apply: Callable[[PyTree, PyTree], Array], temperature: float =
     $$ L = -\frac{1}{n} \sum_{i=1}^n \log \operatorname{softmax}(z_i / T)_{y_i} $$
 
     with the logits $z$ = `apply(params, inputs)`, the labels $y$, and $T$ = `temperature`. A batch is
-    `(inputs, labels)`. It is computed in float32, or in float64 for logits of it. The methods of `at_init` check the
-    labels of each batch first: a label that is no class would otherwise give a number like any other.
+    `(inputs, labels)`. The loss is computed in float32, or in float64 for float64 logits. The methods of `at_init`
+    check the labels of each batch first, because a label that is not a class would silently give a wrong loss.
 
     Args:
       apply: `(params, inputs) -> logits`, floats of shape (..., classes); `labels` are integers of shape (...).
-      temperature: what the logits are divided by, above 0.
+      temperature: divisor of the logits, above 0.
 
     Returns:
       A loss, `(params, batch) -> scalar`.
 
     Raises:
-      ValueError: if `apply` is not callable or `temperature` is not above 0; when called, for a batch that is no
+      ValueError: if `apply` is not callable or `temperature` is not above 0; when called, for a batch that is not a
         pair, logits that are not floats, or labels that are not integers of the right shape.
 
     Example:
@@ -75,30 +78,31 @@ def cross_entropy(apply: Callable[[PyTree, PyTree], Array], temperature: float =
       0.6931
     """
     if not callable(apply):
-        raise ValueError(f"`apply` must be a function (params, inputs) -> logits, got {apply!r}.")
+        raise ArgumentError("apply", f"must be a function (params, inputs) -> logits, got {apply!r}.")
     _errors.above_zero("temperature", temperature)
-    # A Python float, which promotes nothing.
+    # A Python float does not promote the type of the logits.
     return CrossEntropy(apply, float(temperature))
 
 
 def _pair(batch: Any) -> tuple[PyTree, Any]:
     if not (isinstance(batch, tuple | list) and len(batch) == 2):
-        what = f"{len(batch)} of them" if isinstance(batch, tuple | list) else type(batch).__name__
-        raise ValueError(f"`batches` must hold pairs (inputs, labels), as the loss is a cross-entropy, got {what}.")
+        got = f"{len(batch)} of them" if isinstance(batch, tuple | list) else type(batch).__name__
+        raise ArgumentError("batches", f"must hold pairs (inputs, labels), as the loss is a cross-entropy, got {got}.")
     return batch[0], batch[1]
 
 
 def _check_shapes(logits: Any, labels: Any) -> None:
-    """Raises unless there is an integer label for each row of the logits."""
-    dtype, shape = getattr(logits, "dtype", None), getattr(logits, "shape", ())
+    """Raises an `ArgumentError` unless there is an integer label for each row of the logits."""
+    dtype = getattr(logits, "dtype", None)
+    shape = getattr(logits, "shape", ())
     if dtype is None or not shape or not jnp.issubdtype(dtype, jnp.floating):
         got = f"{dtype}{list(shape)}" if dtype is not None else type(logits).__name__
-        raise ValueError(f"`apply` must return logits, floats of shape (..., classes), got {got}.")
+        raise ArgumentError("apply", f"must return logits, floats of shape (..., classes), got {got}.")
     if not (hasattr(labels, "dtype") and jnp.issubdtype(labels.dtype, jnp.integer) and labels.shape == shape[:-1]):
         got = f"{labels.dtype}{list(labels.shape)}" if hasattr(labels, "dtype") else repr(labels)
-        raise ValueError(
-            f"`labels` must be integers of shape {shape[:-1]}, one for each row of the logits of shape {shape}, got "
-            f"{got}."
+        raise ArgumentError(
+            "labels",
+            f"must be integers of shape {shape[:-1]}, one for each row of the logits of shape {shape}, got {got}.",
         )
     if not labels.size:
-        raise ValueError(f"`labels` must hold at least one label, got an array of shape {labels.shape}.")
+        raise ArgumentError("labels", f"must hold at least one label, got an array of shape {labels.shape}.")

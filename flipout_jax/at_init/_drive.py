@@ -1,4 +1,4 @@
-"""DRIVE: pruning after a few dense epochs, by magnitude and two sensitivities together."""
+"""DRIVE: pruning after a few dense epochs by a sum of magnitude and two sensitivities."""
 
 import functools
 from collections.abc import Iterable, Sequence
@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .. import _dtypes, _errors
+from .. import _errors, _numerics
+from .._errors import ArgumentError
 from .._prunable import kernels
 from .._select._allocation import Allocation, global_
 from ._batches import Loss, check_batches, mean_gradient
-from ._problem import pose, prune
+from ._problem import make_problem, prune
 
 PyTree = Any
 
@@ -33,34 +34,35 @@ def drive(
     $$ s_j = a \frac{|w_j|}{\operatorname{mean} |w|} + b \frac{|w_j \, g_j|}{\operatorname{mean} |w \odot g|}
            + c \frac{|g_j|}{\operatorname{mean} |g|}, \qquad g = \frac{1}{n} \sum_{b=1}^n \nabla_w L_b(m \odot w) $$
 
-    with the loss $L_b$ = `loss_fn(params, batches[b])`, the masks so far $m$, $(a, b, c)$ = `weights`, and the means
-    over all prunable weights that are live. The terms are the magnitude, the connection sensitivity of SNIP, and the
-    convergence sensitivity. The lowest scores go: after the $t$-th of $T$ = `iterations` the fraction
-    $(1 - s)^{t/T}$ is left, $s$ = `sparsity`, and the next gradient is that of the pruned network. What is pruned
-    stays pruned. A term that is 0 everywhere adds nothing.
+    with the loss $L_b$ = `loss_fn(params, batches[b])`, the current masks $m$, $(a, b, c)$ = `weights`, and means over
+    all live prunable weights. The terms are the magnitude, the connection sensitivity of SNIP, and the convergence
+    sensitivity. The weights with the lowest scores are pruned: after the $t$-th of $T$ = `iterations` the fraction
+    $(1 - s)^{t/T}$ is kept, $s$ = `sparsity`, and the next gradient is that of the pruned network. Pruned weights do
+    not return. A term that is 0 everywhere adds nothing.
 
-    Call it with the parameters that a few dense epochs have trained. Then reset what is left to the initialisation,
-    and train, as in the example. With `weights=(1, 0, 0)` it is magnitude pruning after these epochs, and with
-    `weights=(0, 1, 0)` iterative SNIP.
+    Call it with parameters that have been trained for a few dense epochs. Then reset the kept weights to their
+    initialization and train, as in the example. With `weights=(1, 0, 0)` it is magnitude pruning after these epochs,
+    and with `weights=(0, 1, 0)` it is iterative SNIP.
 
-    Batches count equally, whatever their sizes. What normalisation layers do in scoring is what `loss_fn` does.
+    Batches have equal weight, whatever their sizes. Normalization layers behave during scoring as they do in `loss_fn`.
 
     Args:
       loss_fn: `(params, batch) -> scalar`.
       params: the parameters $w$ after a few dense epochs, any tree of arrays.
-      batches: the batches, each as `loss_fn` takes it; read once, and all of them used in each iteration.
-      sparsity: fraction of the prunable weights that goes, in [0, 1). Of N exactly `ceil((1 - s) * N)` stay.
-      iterations: how many steps to take to that sparsity, at least 1.
+      batches: the batches, each in the form that `loss_fn` takes; read once, and all used in each iteration.
+      sparsity: fraction of the prunable weights to prune, in [0, 1). Of N weights, exactly `ceil((1 - s) * N)` are
+        kept.
+      iterations: number of iterations in which that sparsity is reached, at least 1.
       weights: the weights of magnitude, connection sensitivity and convergence sensitivity, at least 0 and not all 0.
-      prunable: which parameters: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
-      allocation: from which layers: `global_()` or `uniform()`.
+      prunable: the parameters to prune: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
+      allocation: how sparsity is shared across layers: `global_()` or `uniform()`.
 
     Returns:
-      Masks like the parameters, for `initial_masks` of `prune`: bool of the leaf's shape where prunable, the scalar
-      True elsewhere.
+      Masks like the parameters, for `initial_masks` of `prune`: bool of the leaf's shape for prunable parameters, and
+      the scalar True for all others.
 
     Raises:
-      ValueError: if an argument is wrong, a parameter or a batch is traced, the loss is no scalar, or the loss or a
+      ValueError: if an argument is wrong, a parameter or a batch is traced, the loss is not a scalar, or the loss or a
         gradient is not finite.
 
     Example:
@@ -81,39 +83,42 @@ def drive(
       >>> optimizer = fj.prune(optax.sgd(0.1), lambda step: 0.0, initial_masks=masks)
       >>> opt_state = optimizer.init(params)
 
-    Differs from the paper: only its abstract and a summary were at hand. They have a few dense epochs, iterative
-    pruning by a score that joins these three terms, and the reset. That the third term is $|g_j|$, the division by
-    the means, the equal weights, the exponential fall of the density and the ten iterations are ours.
+    Differs from the paper, of which only the abstract and a summary were available: they describe a few dense epochs,
+    iterative pruning by a score that combines these three terms, and the reset. Our own choices are $|g_j|$ as the
+    third term, the division by the means, the equal weights, the exponential decrease of the density, and the ten
+    iterations.
 
     References:
       Saikumar and Varghese, [DRIVE: dual gradient-based rapid iterative pruning](https://arxiv.org/abs/2404.03687),
       2024.
     """
     factors = _check_weights(weights)
-    problem = pose(params, sparsity, iterations, prunable, allocation)
+    problem = make_problem(params, sparsity, iterations, prunable, allocation)
     gradient = mean_gradient(loss_fn, problem, check_batches(loss_fn, params, batches))
     return prune(problem, lambda masks: _scores(problem.weights, gradient(masks), masks, factors))
 
 
 @functools.partial(jax.jit, static_argnames="factors")
 def _scores(weights: list[Array], gradient: list[Array], masks: list[Array], factors: tuple[float, ...]) -> list[Array]:
-    dtype = functools.reduce(_dtypes.wider, [g.dtype for g in gradient], jnp.float32)
-    sizes, slopes = ([jnp.abs(x.astype(dtype)) for x in leaves] for leaves in (weights, gradient))
-    products = [size * slope for size, slope in zip(sizes, slopes, strict=True)]
+    dtype = functools.reduce(_numerics.wider, [g.dtype for g in gradient], jnp.float32)
+    magnitudes = [jnp.abs(w.astype(dtype)) for w in weights]
+    slopes = [jnp.abs(g.astype(dtype)) for g in gradient]
+    products = [magnitude * slope for magnitude, slope in zip(magnitudes, slopes, strict=True)]
     live = sum(jnp.sum(mask, dtype=jnp.uint32).astype(dtype) for mask in masks)
     scores = [jnp.zeros_like(slope) for slope in slopes]
-    for factor, term in zip(factors, (sizes, products, slopes), strict=True):
-        mean = sum(jnp.sum(jnp.where(mask, x, jnp.zeros_like(x))) for mask, x in zip(masks, term, strict=True)) / live
+    for factor, term in zip(factors, (magnitudes, products, slopes), strict=True):
+        total = sum(jnp.sum(jnp.where(mask, x, jnp.zeros_like(x))) for mask, x in zip(masks, term, strict=True))
+        mean = total / live
         scores = [s + factor * x / jnp.where(mean > 0, mean, 1) for s, x in zip(scores, term, strict=True)]
     return scores
 
 
 def _check_weights(weights: Any) -> tuple[float, ...]:
-    wanted = "`weights` must be three finite numbers of at least 0, not all of them 0"
+    wanted = "must be three finite numbers of at least 0, not all of them 0"
     try:
         factors = tuple(_errors.finite("weights", weight) for weight in weights)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{wanted}, got {weights!r}.") from error
+        raise ArgumentError("weights", f"{wanted}, got {weights!r}.") from error
     if len(factors) != 3 or min(factors) < 0 or not max(factors):
-        raise ValueError(f"{wanted}, got {weights!r}.")
+        raise ArgumentError("weights", f"{wanted}, got {weights!r}.")
     return factors

@@ -6,7 +6,7 @@ from typing import Any
 from .._prunable import kernels
 from .._select._allocation import Allocation, global_
 from ._batches import Loss, check_batches
-from ._problem import pose, prune
+from ._problem import make_problem, prune
 from ._snip import sensitivity
 
 PyTree = Any
@@ -26,33 +26,35 @@ def force(
 
     $$ s_j = |w_j \, g_j|, \qquad g = \frac{1}{n} \sum_{b=1}^n \nabla_{\bar w} L_b(\bar w), \qquad \bar w = m \odot w $$
 
-    with the loss $L_b$ = `loss_fn(params, batches[b])`, the masks so far $m$, and the weights before any pruning $w$.
-    In iteration $t$ of $T$ = `iterations` the fraction $(1 - s)^{t/T}$ with the highest scores of *all* weights is
-    kept, $s$ = `sparsity`. So a pruned weight returns where the smaller network comes to need it. `snip` with the
-    same number of iterations is the variant where it may not.
+    with the loss $L_b$ = `loss_fn(params, batches[b])`, the current masks $m$, and the weights before any pruning $w$.
+    Iteration $t$ of $T$ = `iterations` keeps the fraction $(1 - s)^{t/T}$ of *all* weights with the highest scores,
+    $s$ = `sparsity`. So a pruned weight returns if the smaller network turns out to need it. `snip` with the same
+    number of iterations is the variant without returning weights.
 
-    Batches count equally, whatever their sizes. What normalisation layers do in scoring is what `loss_fn` does.
+    Batches have equal weight, whatever their sizes. Normalization layers behave during scoring as they do in `loss_fn`.
 
-    With NNX, in training mode and so with normalisation by each batch:
+    With NNX, in training mode, in which each batch is normalized by its own statistics:
 
         graphdef, weights, rest = nnx.split(model, nnx.Param, ...)
         loss_fn = fj.at_init.cross_entropy(lambda w, x: nnx.merge(graphdef, w, rest, copy=True)(x))
 
     Args:
       loss_fn: `(params, batch) -> scalar`, such as `cross_entropy(apply)`.
-      params: the parameters at initialisation, any tree of arrays.
-      batches: the batches, each as `loss_fn` takes it; read once, and all of them used in each iteration.
-      sparsity: fraction of the prunable weights that goes, in [0, 1). Of N exactly `ceil((1 - s) * N)` stay.
-      iterations: how many steps to take to that sparsity, at least 1. One alone is `snip`.
-      prunable: which parameters: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
-      allocation: from which layers: `global_()`, with a guard against emptied ones if it is told so, or `uniform()`.
+      params: the parameters at initialization, any tree of arrays.
+      batches: the batches, each in the form that `loss_fn` takes; read once, and all used in each iteration.
+      sparsity: fraction of the prunable weights to prune, in [0, 1). Of N weights, exactly `ceil((1 - s) * N)` are
+        kept.
+      iterations: number of iterations in which that sparsity is reached, at least 1. A single iteration is `snip`.
+      prunable: the parameters to prune: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
+      allocation: how sparsity is shared across layers: `global_()`, optionally with a minimum per layer, or
+        `uniform()`.
 
     Returns:
-      Masks like the parameters, for `initial_masks` of `prune`: bool of the leaf's shape where prunable, the scalar
-      True elsewhere.
+      Masks like the parameters, for `initial_masks` of `prune`: bool of the leaf's shape for prunable parameters, and
+      the scalar True for all others.
 
     Raises:
-      ValueError: if an argument is wrong, a parameter or a batch is traced, the loss is no scalar, or the loss or a
+      ValueError: if an argument is wrong, a parameter or a batch is traced, the loss is not a scalar, or the loss or a
         gradient is not finite.
 
     Example:
@@ -63,11 +65,11 @@ def force(
       >>> fj.at_init.force(loss_fn, params, batches, 0.5, iterations=4)["kernel"].tolist()
       [[True, True], [False, False]]
 
-    Differs from the reference code: the default is the 60 iterations of the authors' instructions, where their function
-    has 10.
+    Differs from the reference code: the default is 60 iterations, as in the authors' instructions, while the default of
+    their function is 10.
 
     References:
       de Jorge et al., [Progressive skeletonization](https://arxiv.org/abs/2006.09081), 2020.
     """
-    problem = pose(params, sparsity, iterations, prunable, allocation)
+    problem = make_problem(params, sparsity, iterations, prunable, allocation)
     return prune(problem, sensitivity(loss_fn, problem, check_batches(loss_fn, params, batches)), may_return=True)

@@ -1,4 +1,4 @@
-"""GraSP: pruning that preserves the gradient flow."""
+"""GraSP: pruning that preserves gradient flow."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -6,11 +6,12 @@ from typing import Any
 from jax import Array
 
 from .. import _errors
+from .._errors import ArgumentError
 from .._prunable import kernels
 from .._select._allocation import Allocation, global_
 from ._batches import Loss, check_batches, mean_gradient, mean_hessian_product, product
 from ._cross_entropy import CrossEntropy
-from ._problem import Problem, pose, prune
+from ._problem import Problem, make_problem, prune
 
 PyTree = Any
 
@@ -30,35 +31,37 @@ def grasp(
     $$ S_j = -w_j \, (H g)_j, \qquad g = \frac{1}{n} \sum_{b=1}^n \nabla_w L_b, \qquad
        H = \frac{1}{n} \sum_{b=1}^n \nabla_w^2 L_b $$
 
-    with the loss $L_b$ = `loss_fn(params, batches[b])`. The *highest* $S$ go, all at once. $w$ are the prunable
-    weights alone: $g$ has no part for other parameters, and neither has $H$. The Hessian is never formed: its
-    product with $g$ is the derivative of the gradient along $g$. The batches are gone through twice.
+    with the loss $L_b$ = `loss_fn(params, batches[b])`. The weights with the *highest* $S$ are pruned, all at once.
+    $w$, $g$ and $H$ cover only the prunable weights, and no other parameters. The Hessian is never formed: its product
+    with $g$ is the derivative of the gradient along $g$. Scoring passes over the batches twice.
 
-    Together the batches should hold all classes; they count equally, whatever their sizes. What normalisation layers
-    do in scoring is what `loss_fn` does.
+    Together the batches should contain all classes. They have equal weight, whatever their sizes. Normalization layers
+    behave during scoring as they do in `loss_fn`.
 
-    With NNX, in training mode and so with normalisation by each batch:
+    With NNX, in training mode, in which each batch is normalized by its own statistics:
 
         graphdef, weights, rest = nnx.split(model, nnx.Param, ...)
         loss_fn = fj.at_init.cross_entropy(lambda w, x: nnx.merge(graphdef, w, rest, copy=True)(x))
 
     Args:
       loss_fn: `(params, batch) -> scalar`, twice differentiable, such as `cross_entropy(apply)`.
-      params: the parameters at initialisation, any tree of arrays.
-      batches: the batches, each as `loss_fn` takes it; read once.
-      sparsity: fraction of the prunable weights that goes, in [0, 1). Of N exactly `ceil((1 - s) * N)` stay.
-      temperature: what the logits of a `cross_entropy` are divided by, in place of its own temperature; None leaves
-        that. For any other `loss_fn` it must be None.
-      prunable: which parameters: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
-      allocation: from which layers: `global_()`, with a guard against emptied ones if it is told so, or `uniform()`.
+      params: the parameters at initialization, any tree of arrays.
+      batches: the batches, each in the form that `loss_fn` takes; read once.
+      sparsity: fraction of the prunable weights to prune, in [0, 1). Of N weights, exactly `ceil((1 - s) * N)` are
+        kept.
+      temperature: divisor of the logits of a `cross_entropy`, which replaces its own temperature; None keeps its own.
+        For any other `loss_fn` it must be None.
+      prunable: the parameters to prune: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
+      allocation: how sparsity is shared across layers: `global_()`, optionally with a minimum per layer, or
+        `uniform()`.
 
     Returns:
-      Masks like the parameters, for `initial_masks` of `prune`: bool of the leaf's shape where prunable, the scalar
-      True elsewhere.
+      Masks like the parameters, for `initial_masks` of `prune`: bool of the leaf's shape for prunable parameters, and
+      the scalar True for all others.
 
     Raises:
-      ValueError: if an argument is wrong, a parameter or a batch is traced, the loss is no scalar, or the loss or a
-        derivative is not finite; if there is a `temperature`, and `loss_fn` is no `cross_entropy`.
+      ValueError: if an argument is wrong, a parameter or a batch is traced, the loss is not a scalar, or the loss or a
+        derivative is not finite; or if there is a `temperature`, and `loss_fn` is not a `cross_entropy`.
 
     Example:
       >>> import jax.numpy as jnp, flipout_jax as fj
@@ -70,29 +73,35 @@ def grasp(
 
     Differs from the reference code:
 
-    - The network is scored as it is. There, the classifier is drawn anew for the scores alone.
-    - A batch is whole. There, each is sorted by class and split into halves, each of half of the classes.
-    - The number that stays is exact, where the threshold there keeps the weight it is taken from, and all ties.
-    - Scores are not divided by their sum, which ranks alike.
-    - `prune` masks the gradients of pruned weights. There, the weights alone become 0 again, at each forward pass.
+    - The network is scored as it is. The code reinitializes the classifier for scoring.
+    - Batches are used whole. The code sorts each batch by class and splits it into two halves, each with half of the
+      classes.
+    - The number of kept weights is exact. The code also keeps the weight at its threshold, and all ties.
+    - Scores are not divided by their sum, which would not change their ranking.
+    - `prune` masks the gradients of pruned weights. The code only resets the weights to 0 in each forward pass.
 
     References:
       Wang, Zhang and Grosse, [GraSP](https://arxiv.org/abs/2002.07376), 2020.
     """
     if not isinstance(loss_fn, CrossEntropy):
         if temperature is not None:
-            raise ValueError(
-                f"`temperature` must be None for a `loss_fn` that is no at_init.cross_entropy, as only that knows its "
-                f"logits, got {temperature!r}."
+            raise ArgumentError(
+                "temperature",
+                f"must be None for a `loss_fn` that is no at_init.cross_entropy, as only that knows its "
+                f"logits, got {temperature!r}.",
             )
     elif temperature is not None:
         _errors.above_zero("temperature", temperature)
         loss_fn = loss_fn._replace(temperature=float(temperature))
-    problem = pose(params, sparsity, 1, prunable, allocation)
-    return prune(problem, flow_kept(loss_fn, problem, check_batches(loss_fn, params, batches)))
+    problem = make_problem(params, sparsity, 1, prunable, allocation)
+    return prune(problem, gradient_flow(loss_fn, problem, check_batches(loss_fn, params, batches)))
 
 
-def flow_kept(loss_fn: Loss, problem: Problem, batches: list[Any]) -> Callable[[list[Array]], list[Array]]:
-    """A function from masks to `w * (H g)`, so that the lowest go; of all weights, as one-shot pruning needs."""
-    gradient, along = mean_gradient(loss_fn, problem, batches), mean_hessian_product(loss_fn, problem, batches)
-    return lambda masks: product(problem.weights, along(gradient(masks)))
+def gradient_flow(loss_fn: Loss, problem: Problem, batches: list[Any]) -> Callable[[list[Array]], list[Array]]:
+    """Returns a function from masks to `w * (H g)`, whose lowest scores mark the weights to prune.
+
+    The Hessian is that of the unpruned network, which is all that one-shot pruning needs.
+    """
+    gradient = mean_gradient(loss_fn, problem, batches)
+    hessian_product = mean_hessian_product(loss_fn, problem, batches)
+    return lambda masks: product(problem.weights, hessian_product(gradient(masks)))

@@ -1,4 +1,4 @@
-"""Pruning at initialisation by magnitude."""
+"""Magnitude pruning at initialization."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from jax import Array
 from .. import _saliency
 from .._prunable import kernels
 from .._select._allocation import Allocation, global_
-from ._problem import Problem, pose, prune
+from ._problem import Problem, make_problem, prune
 
 PyTree = Any
 
@@ -22,22 +22,24 @@ def magnitude(
     prunable: Any = kernels,
     allocation: Allocation = global_(),
 ) -> PyTree:
-    r"""Magnitude pruning at initialisation: the smallest weights go, before any training.
+    r"""Magnitude pruning at initialization: the smallest weights are pruned before any training.
 
     $$ s_j = |w_j| $$
 
-    The layers that are drawn with the least variance go first. They are the masks of `prune` with the saliency
-    `flipout_jax.magnitude`.
+    Layers that are initialized with the smallest variance are pruned first. The masks are those of `prune` with the
+    saliency `flipout_jax.magnitude`.
 
     Args:
-      params: the parameters at initialisation, any tree of arrays.
-      sparsity: fraction of the prunable weights that goes, in [0, 1). Of N exactly `ceil((1 - s) * N)` stay.
-      prunable: which parameters: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
-      allocation: from which layers: `global_()`, with a guard against emptied ones if it is told so, or `uniform()`.
+      params: the parameters at initialization, any tree of arrays.
+      sparsity: fraction of the prunable weights to prune, in [0, 1). Of N weights, exactly `ceil((1 - s) * N)` are
+        kept.
+      prunable: the parameters to prune: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
+      allocation: how sparsity is shared across layers: `global_()`, optionally with a minimum per layer, or
+        `uniform()`.
 
     Returns:
-      Masks like the parameters, for `initial_masks` of `prune`: bool of the leaf's shape where prunable, the scalar
-      True elsewhere.
+      Masks like the parameters, for `initial_masks` of `prune`: bool of the leaf's shape for prunable parameters, and
+      the scalar True for all others.
 
     Raises:
       ValueError: if an argument is wrong, or a parameter is traced.
@@ -47,18 +49,18 @@ def magnitude(
       >>> fj.at_init.magnitude({"kernel": jnp.array([[1.0, -3.0, 2.0, 0.5]])}, 0.5)["kernel"].tolist()
       [[False, True, True, False]]
     """
-    problem = pose(params, sparsity, 1, prunable, allocation)
+    problem = make_problem(params, sparsity, 1, prunable, allocation)
     return prune(problem, by_saliency(_saliency.magnitude(), problem))
 
 
 def by_saliency(saliency: _saliency.Saliency, problem: Problem) -> Callable[[list[Array]], list[Array]]:
-    """A function from masks to the scores of a saliency that needs no training."""
+    """Returns a function from masks to the scores of a saliency that needs no training."""
 
     def score(masks):
         del masks
-        # As `prune` shows it the parameters.
-        seen = problem.merge([jnp.zeros((), jnp.float32)] * len(problem.chosen), problem.weights)
-        scores = jax.tree.leaves(saliency.score(saliency.init(seen), seen))
+        # As in `prune`, parameters that are not prunable are passed to the saliency as scalar zeros.
+        params = problem.merge([jnp.zeros((), jnp.float32)] * len(problem.chosen), problem.weights)
+        scores = jax.tree.leaves(saliency.score(saliency.init(params), params))
         return [score for score, is_chosen in zip(scores, problem.chosen, strict=True) if is_chosen]
 
     return score

@@ -1,4 +1,4 @@
-"""What every method at initialisation has in common: what may go, how many stay, and the masks of given scores."""
+"""Common parts of all methods at initialization: the pruning problem, and the masks that given scores lead to."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,6 +12,7 @@ from jax import Array
 from jax.core import Tracer
 
 from .. import _errors, _prunable, schedules
+from .._errors import ArgumentError
 from .._select import _uint64
 from .._select._allocation import Allocation, check_allocation
 from .._select._groups import Groups, check_reachable, group, keep_in_groups
@@ -19,15 +20,46 @@ from .._select._groups import Groups, check_reachable, group, keep_in_groups
 PyTree = Any
 
 
+class EmptyLayersWarning(UserWarning):
+    """Warns that all weights of a layer were pruned at initialization, so that no signal passes through it.
+
+    A program with its own advice, such as an option of a command line, can catch the warning and list the layers.
+
+    Attributes:
+      layers: the paths of the empty layers, as `path_string` returns them.
+
+    Example:
+      >>> import warnings
+      >>> import jax.numpy as jnp, flipout_jax as fj
+      >>> params = {"large": {"kernel": jnp.ones((2, 2))}, "small": {"kernel": jnp.full((1, 2), 1e-6)}}
+      >>> with warnings.catch_warnings(record=True) as caught:
+      ...     warnings.simplefilter("always", fj.at_init.EmptyLayersWarning)
+      ...     masks = fj.at_init.magnitude(params, 0.5)
+      >>> caught[0].message.layers
+      ('small/kernel',)
+    """
+
+    def __init__(self, layers: Sequence[str]):
+        # The base class stores the argument, so that the warning can be pickled.
+        super().__init__(layers)
+        self.layers = tuple(layers)
+
+    def __str__(self):
+        return (
+            f"Nothing is left of {format_paths(self.layers)}, so no signal passes there. "
+            "allocation=global_(min_kept_per_layer=1) prevents it."
+        )
+
+
 class Problem(NamedTuple):
-    """What may go, and how many stay.
+    """The prunable parameters, and the number of weights to keep.
 
     Attributes:
       params: the parameters.
-      chosen: for each leaf of them, in tree order, whether it is prunable.
-      groups: groups of prunable leaves that are ranked together, by their indices among the prunable ones.
-      kept: for each iteration, how many weights stay of each group.
-      allocation: what else it asks for.
+      chosen: for each leaf of the parameters, in tree order, True if it is prunable.
+      groups: groups of prunable leaves that are ranked together, by their indices among the prunable leaves.
+      kept: for each iteration, the number of weights to keep in each group.
+      allocation: how sparsity is shared across layers.
     """
 
     params: PyTree
@@ -53,14 +85,14 @@ class Problem(NamedTuple):
         return [_prunable.path_string(path) for (path, _), is_chosen in leaves if is_chosen]
 
     def merge(self, leaves: Sequence[Any], weights: Sequence[Any]) -> PyTree:
-        """A tree like the parameters, of these leaves, with `weights` in place of the prunable ones."""
+        """Returns a tree like the parameters, with `weights` as its prunable leaves and `leaves` for all others."""
         new = iter(weights)
         merged = [next(new) if is_chosen else leaf for leaf, is_chosen in zip(leaves, self.chosen, strict=True)]
         return jax.tree.unflatten(jax.tree.structure(self.params), merged)
 
 
-def pose(params: PyTree, sparsity: Any, iterations: int, prunable: Any, allocation: Allocation) -> Problem:
-    """The problem, whose density falls as `(1 - sparsity)**(t / iterations)`; or a `ValueError` for wrong input."""
+def make_problem(params: PyTree, sparsity: Any, iterations: int, prunable: Any, allocation: Allocation) -> Problem:
+    """Returns the problem, whose density falls as `(1 - sparsity)**(t / iterations)`, or raises an `ArgumentError`."""
     iterations = _errors.integer("iterations", iterations, at_least=1)
     schedule = schedules.geometric(sparsity, begin=1, end=iterations, prunings=iterations)
     check_allocation(allocation)
@@ -69,15 +101,17 @@ def pose(params: PyTree, sparsity: Any, iterations: int, prunable: Any, allocati
     leaves = jax.tree.leaves_with_path(params)
     for path, leaf in leaves:
         if hasattr(leaf, "shape") and not isinstance(leaf, jax.Array | np.ndarray | np.generic):
-            raise ValueError(
-                f"`params` must hold arrays, got {leaf!r} at {_prunable.path_string(path) or 'the root'!r}."
+            raise ArgumentError(
+                "params", f"must hold arrays, got {leaf!r} at {_prunable.path_string(path) or 'the root'!r}."
             )
     chosen = tuple(_prunable.select(prunable, params))
     if not chosen:
-        raise ValueError(f"`params` must hold at least one prunable parameter, got {params!r}.")
+        raise ArgumentError("params", f"must hold at least one prunable parameter, got {params!r}.")
     sizes = [leaf.size for is_chosen, (_, leaf) in zip(chosen, leaves, strict=True) if is_chosen]
     if Fraction(schedule.densities[-1]) * sum(sizes) < 1:
-        raise ValueError(f"`sparsity` must keep at least one of the {sum(sizes)} prunable weights, got {sparsity!r}.")
+        raise ArgumentError(
+            "sparsity", f"must keep at least one of the {sum(sizes)} prunable weights, got {sparsity!r}."
+        )
     check_reachable(allocation, schedule, sizes)
     groups = group(allocation, sizes)
     kept = zip(*(schedule.kept(sum(sizes[i] for i in members)) for members in groups), strict=True)
@@ -87,41 +121,38 @@ def pose(params: PyTree, sparsity: Any, iterations: int, prunable: Any, allocati
 
 
 def prune(problem: Problem, score: Callable[[list[Array]], list[Array]], may_return: bool = False) -> PyTree:
-    """The masks of the highest scores, in as many iterations as the problem has.
+    """Returns the masks of the highest scores after all iterations of the problem.
 
-    It is called by the public functions themselves, so that its warning points at their callers.
+    The public functions must call it directly, so that its warning points at their callers.
 
     Args:
-      problem: what may go, and how many stay.
-      score: from the masks of the prunable leaves to their scores; the lowest go.
-      may_return: whether what an earlier iteration removed is ranked again.
+      problem: the prunable parameters, and the number of weights to keep.
+      score: a function from the masks of the prunable leaves to their scores; the lowest are pruned.
+      may_return: if True, weights pruned in earlier iterations are ranked again.
 
     Returns:
-      Masks as `PruneState.masks` holds them.
+      Masks in the form of `PruneState.masks`.
     """
-    masks = everything = [jnp.ones_like(weight, bool) for weight in problem.weights]
+    all_live = [jnp.ones_like(weight, bool) for weight in problem.weights]
+    masks = all_live
     for iteration, counts in enumerate(problem.kept):
         scores = score(masks)
         if iteration == 0 and not any(jax.device_get(_any(scores))):
-            raise ValueError(
-                "`params` must give scores that tell the weights apart, got 0 for all of them, as a last layer of "
-                "zeros would cause."
+            raise ArgumentError(
+                "params",
+                "must give scores that tell the weights apart, got 0 for all of them, as a last layer of "
+                "zeros would cause.",
             )
-        keep = [_uint64.wide(count) for count in counts]
-        live = everything if may_return else masks
+        keep = [_uint64.of(count) for count in counts]
+        live = all_live if may_return else masks
         masks = _keep(scores, live, keep, groups=problem.groups, allocation=problem.allocation)
-    left = jax.device_get(_any(masks))
-    emptied = [
-        path for path, is_left, mask in zip(problem.paths, left, masks, strict=True) if mask.size and not is_left
+    any_kept = jax.device_get(_any(masks))
+    empty_layers = [
+        path for path, is_kept, mask in zip(problem.paths, any_kept, masks, strict=True) if mask.size and not is_kept
     ]
-    if emptied:
-        warnings.warn(
-            f"Nothing is left of {listed(emptied)}, so no signal passes there. "
-            "allocation=global_(min_kept_per_layer=1) prevents it.",
-            UserWarning,
-            stacklevel=3,
-        )
-    # One array for each leaf, so that all of them can be donated.
+    if empty_layers:
+        warnings.warn(EmptyLayersWarning(empty_layers), stacklevel=3)
+    # Each leaf gets an array of its own, so that all of them can be donated.
     return problem.merge([jnp.ones((), bool) for _ in problem.chosen], masks)
 
 
@@ -138,19 +169,19 @@ def _all_finite(arrays: list[Array]) -> list[Array]:
     return [jnp.all(jnp.isfinite(array)) for array in arrays]
 
 
-def not_finite(problem: Problem, arrays: list[Array]) -> list[str]:
-    """The paths of the prunable parameters whose array holds NaN or infinity."""
+def paths_not_finite(problem: Problem, arrays: list[Array]) -> list[str]:
+    """Returns the paths of the prunable parameters whose array contains NaN or infinity."""
     finite = jax.device_get(_all_finite(arrays))
     return [path for path, is_finite in zip(problem.paths, finite, strict=True) if not is_finite]
 
 
-def listed(paths: Sequence[str]) -> str:
-    """The first few paths, as text."""
+def format_paths(paths: Sequence[str]) -> str:
+    """Returns the first few paths as text."""
     more = f" and {len(paths) - 4} more" if len(paths) > 4 else ""
     return ", ".join(map(repr, paths[:4])) + more
 
 
 def check_concrete(name: str, tree: PyTree) -> None:
-    """Raises if a leaf is traced."""
+    """Raises an `ArgumentError` if a leaf is traced."""
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree)):
-        raise ValueError(f"`{name}` must hold concrete arrays, got traced ones: call this outside of jit.")
+        raise ArgumentError(name, "must hold concrete arrays, got traced ones: call this outside of jit.")

@@ -1,4 +1,4 @@
-"""Pruning at initialisation by chance."""
+"""Random pruning at initialization."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from .. import _saliency
 from .._prunable import kernels
 from .._select._allocation import Allocation, global_
 from ._magnitude import by_saliency
-from ._problem import pose, prune
+from ._problem import make_problem, prune
 
 PyTree = Any
 
@@ -21,20 +21,21 @@ def random(
     prunable: Any = kernels,
     allocation: Allocation = global_(),
 ) -> PyTree:
-    """Random masks at initialisation: what every other method must beat.
+    """Random pruning at initialization: the baseline that every other method must beat.
 
-    Every weight is as likely to go as any other. They are the masks of `prune` with the saliency `flipout_jax.random`.
+    Every weight is equally likely to be pruned. The masks are those of `prune` with the saliency `flipout_jax.random`.
 
     Args:
-      key: a PRNG key; its implementation is the one that draws.
-      params: the parameters, any tree of arrays; only their shapes count.
-      sparsity: fraction of the prunable weights that goes, in [0, 1). Of N exactly `ceil((1 - s) * N)` stay.
-      prunable: which parameters: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
-      allocation: from which layers: `global_()`, or `uniform()` for as many from each layer.
+      key: a PRNG key; its implementation generates the random numbers.
+      params: the parameters, any tree of arrays; only their shapes matter.
+      sparsity: fraction of the prunable weights to prune, in [0, 1). Of N weights, exactly `ceil((1 - s) * N)` are
+        kept.
+      prunable: the parameters to prune: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
+      allocation: how sparsity is shared across layers: `global_()`, or `uniform()` for the same sparsity in each layer.
 
     Returns:
-      Masks like the parameters, for `initial_masks` of `prune`: bool of the leaf's shape where prunable, the scalar
-      True elsewhere.
+      Masks like the parameters, for `initial_masks` of `prune`: bool of the leaf's shape for prunable parameters, and
+      the scalar True for all others.
 
     Raises:
       ValueError: if an argument is wrong, or a parameter is traced.
@@ -46,5 +47,5 @@ def random(
       25
     """
     saliency = _saliency.random(key)
-    problem = pose(params, sparsity, 1, prunable, allocation)
+    problem = make_problem(params, sparsity, 1, prunable, allocation)
     return prune(problem, by_saliency(saliency, problem))

@@ -10,7 +10,7 @@ from jax import Array
 from .._prunable import kernels
 from .._select._allocation import Allocation, global_
 from ._batches import Loss, check_batches, mean_gradient, product
-from ._problem import Problem, pose, prune
+from ._problem import Problem, make_problem, prune
 
 PyTree = Any
 
@@ -29,33 +29,35 @@ def snip(
 
     $$ s_j = |w_j \, g_j|, \qquad g = \frac{1}{n} \sum_{b=1}^n \nabla_w L_b(m \odot w) $$
 
-    with the loss $L_b$ = `loss_fn(params, batches[b])` and the masks so far $m$. The lowest scores go. With $T$ =
-    `iterations` $= 1$ all of them go at once, as in the paper. More make it iterative SNIP: after the $t$-th
-    iteration the fraction $(1 - s)^{t/T}$ is left, $s$ = `sparsity`, and the next gradient is that of the pruned
-    network. What is pruned stays pruned; `force` is the variant where it may return.
+    with the loss $L_b$ = `loss_fn(params, batches[b])` and the current masks $m$. The weights with the lowest scores
+    are pruned. With $T$ = `iterations` $= 1$ they are all pruned at once, as in the paper. With more iterations it is
+    iterative SNIP: after the $t$-th iteration the fraction $(1 - s)^{t/T}$ is kept, $s$ = `sparsity`, and the next
+    gradient is that of the pruned network. Pruned weights do not return; in the variant `force` they may.
 
-    Batches count equally, whatever their sizes. What normalisation layers do in scoring is what `loss_fn` does.
+    Batches have equal weight, whatever their sizes. Normalization layers behave during scoring as they do in `loss_fn`.
 
-    With NNX, in training mode and so with normalisation by each batch:
+    With NNX, in training mode, in which each batch is normalized by its own statistics:
 
         graphdef, weights, rest = nnx.split(model, nnx.Param, ...)
         loss_fn = fj.at_init.cross_entropy(lambda w, x: nnx.merge(graphdef, w, rest, copy=True)(x))
 
     Args:
       loss_fn: `(params, batch) -> scalar`, such as `cross_entropy(apply)`.
-      params: the parameters at initialisation, any tree of arrays.
-      batches: the batches, each as `loss_fn` takes it; read once.
-      sparsity: fraction of the prunable weights that goes, in [0, 1). Of N exactly `ceil((1 - s) * N)` stay.
-      iterations: how many steps to take to that sparsity, at least 1.
-      prunable: which parameters: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
-      allocation: from which layers: `global_()`, with a guard against emptied ones if it is told so, or `uniform()`.
+      params: the parameters at initialization, any tree of arrays.
+      batches: the batches, each in the form that `loss_fn` takes; read once.
+      sparsity: fraction of the prunable weights to prune, in [0, 1). Of N weights, exactly `ceil((1 - s) * N)` are
+        kept.
+      iterations: number of iterations in which that sparsity is reached, at least 1.
+      prunable: the parameters to prune: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
+      allocation: how sparsity is shared across layers: `global_()`, optionally with a minimum per layer, or
+        `uniform()`.
 
     Returns:
-      Masks like the parameters, for `initial_masks` of `prune`: bool of the leaf's shape where prunable, the scalar
-      True elsewhere.
+      Masks like the parameters, for `initial_masks` of `prune`: bool of the leaf's shape for prunable parameters, and
+      the scalar True for all others.
 
     Raises:
-      ValueError: if an argument is wrong, a parameter or a batch is traced, the loss is no scalar, or the loss or a
+      ValueError: if an argument is wrong, a parameter or a batch is traced, the loss is not a scalar, or the loss or a
         gradient is not finite.
 
     Example:
@@ -68,20 +70,20 @@ def snip(
       [[True, True], [False, False]]
       >>> optimizer = fj.prune(optax.sgd(0.1), fj.schedules.one_shot(0.5, step=1), initial_masks=masks)
 
-    Differs from the reference code: that scores in evaluation mode, and counts biases as prunable too. Give a
-    `loss_fn` in evaluation mode and a `prunable` with the biases for both. It divides the scores by their sum, which
-    ranks alike. The baseline of that name in FlipOut's repository is another: it draws the network anew for the scores,
-    and its loss is the negative mean of the labels' logits.
+    Differs from the reference code: it scores in evaluation mode and prunes biases as well; to reproduce this, give a
+    `loss_fn` in evaluation mode and a `prunable` that includes the biases. It also divides the scores by their sum,
+    which does not change their ranking. The baseline of the same name in FlipOut's repository is different: it
+    reinitializes the network for scoring, and its loss is the negative mean of the labels' logits.
 
     References:
       Lee, Ajanthan and Torr, [SNIP](https://arxiv.org/abs/1810.02340), 2018; de Jorge et al.,
       [FORCE](https://arxiv.org/abs/2006.09081), 2020.
     """
-    problem = pose(params, sparsity, iterations, prunable, allocation)
+    problem = make_problem(params, sparsity, iterations, prunable, allocation)
     return prune(problem, sensitivity(loss_fn, problem, check_batches(loss_fn, params, batches)))
 
 
 def sensitivity(loss_fn: Loss, problem: Problem, batches: list[Any]) -> Callable[[list[Array]], list[Array]]:
-    """A function from masks to `|w * g|`: the weights before pruning, times the gradient of the pruned network."""
+    """Returns a function from masks to `|w * g|`: the weights before pruning times the pruned network's gradient."""
     gradient = mean_gradient(loss_fn, problem, batches)
     return lambda masks: jax.tree.map(jnp.abs, product(problem.weights, gradient(masks)))

@@ -1,4 +1,4 @@
-"""SynFlow: pruning without data, by conserving synaptic flow."""
+"""SynFlow: pruning without data by conserving synaptic flow."""
 
 import math
 from collections.abc import Callable
@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import _dtypes
+from .. import _numerics
+from .._errors import ArgumentError
 from .._prunable import kernels
 from .._select._allocation import Allocation, global_
-from ._problem import Problem, check_concrete, listed, not_finite, pose, prune
+from ._problem import Problem, check_concrete, format_paths, make_problem, paths_not_finite, prune
 
 PyTree = Any
 
@@ -26,15 +27,15 @@ def synflow(
     prunable: Any = kernels,
     allocation: Allocation = global_(),
 ) -> PyTree:
-    r"""SynFlow: keeps the weights that carry most of the flow from inputs to outputs. It needs no data.
+    r"""SynFlow: keeps the weights that carry most of the flow from inputs to outputs. It requires no data.
 
     $$ s_j = \left| \frac{\partial R}{\partial w_j} w_j \right|, \qquad R = \sum f_{m \odot |w|}(1) $$
 
-    with the network $f$ = `apply`, the masks so far $m$, every parameter replaced by its absolute value, and an input
-    of ones. In iteration $t$ of $T$ = `iterations` the fraction $(1 - s)^{t/T}$ with the highest scores is kept, $s$
-    = `sparsity`. What is pruned stays pruned.
+    with the network $f$ = `apply`, the current masks $m$, every parameter replaced by its absolute value, and an input
+    of ones. Iteration $t$ of $T$ = `iterations` keeps the fraction $(1 - s)^{t/T}$ with the highest scores, $s$ =
+    `sparsity`. Pruned weights do not return.
 
-    `apply` must be in evaluation mode: normalisation by the statistics of a batch of ones would undo the flow. With
+    `apply` must be in evaluation mode: normalization by the statistics of a batch of ones would destroy the flow. With
     NNX:
 
         model.eval()
@@ -43,21 +44,24 @@ def synflow(
 
     Args:
       apply: `(params, inputs) -> outputs`, a tree of floats.
-      params: the parameters at initialisation, any tree of arrays. All floats of it become absolute, prunable or not.
-      inputs: an example batch, any tree of arrays or `jax.ShapeDtypeStruct`s; one row is enough. Of floats only the
-        shapes count; other arrays, such as tokens, are passed on as they are.
-      sparsity: fraction of the prunable weights that goes, in [0, 1). Of N exactly `ceil((1 - s) * N)` stay.
-      iterations: how many steps to take to that sparsity, at least 1.
-      prunable: which parameters: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
-      allocation: from which layers: `global_()`, with a guard against emptied ones if it is told so, or `uniform()`.
+      params: the parameters at initialization, any tree of arrays. The absolute values of all floats are used, prunable
+        or not.
+      inputs: an example batch, any tree of arrays or `jax.ShapeDtypeStruct`s; one row is enough. Only the shapes of
+        floats matter; other arrays, such as tokens, are passed on unchanged.
+      sparsity: fraction of the prunable weights to prune, in [0, 1). Of N weights, exactly `ceil((1 - s) * N)` are
+        kept.
+      iterations: number of iterations in which that sparsity is reached, at least 1.
+      prunable: the parameters to prune: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
+      allocation: how sparsity is shared across layers: `global_()`, optionally with a minimum per layer, or
+        `uniform()`.
 
     Returns:
-      Masks like the parameters, for `initial_masks` of `prune`: bool of the leaf's shape where prunable, the scalar
-      True elsewhere.
+      Masks like the parameters, for `initial_masks` of `prune`: bool of the leaf's shape for prunable parameters, and
+      the scalar True for all others.
 
     Raises:
-      ValueError: if an argument is wrong, a parameter or an input is traced, or R or a score is not finite. A flow
-        grows with each layer, and that of a deep network leaves float32: give parameters of float64 then, after
+      ValueError: if an argument is wrong, a parameter or an input is traced, or R or a score is not finite. The flow
+        grows with each layer, and in a deep network it may exceed float32: then give float64 parameters, after
         `jax.config.update("jax_enable_x64", True)`.
 
     Example:
@@ -68,28 +72,28 @@ def synflow(
       >>> masks[0]["kernel"].tolist(), masks[1]["kernel"].tolist()
       ([[True, False]], [[True], [False]])
 
-    Differs from the reference code: a masked weight is removed from the ranking by its mask, and not by its score of
-    0. The number that stays is exact, ties included.
+    Differs from the reference code: a masked weight is excluded from the ranking by its mask, and not by its score of
+    0. The number of kept weights is exact, even with ties.
 
     References:
       Tanaka et al., [Pruning neural networks without any data](https://arxiv.org/abs/2006.05467), 2020.
     """
     if not callable(apply):
-        raise ValueError(f"`apply` must be a function (params, inputs) -> outputs, got {apply!r}.")
-    problem = pose(params, sparsity, iterations, prunable, allocation)
+        raise ArgumentError("apply", f"must be a function (params, inputs) -> outputs, got {apply!r}.")
+    problem = make_problem(params, sparsity, iterations, prunable, allocation)
     return prune(problem, synaptic_flow(apply, problem, ones(inputs)))
 
 
 def synaptic_flow(apply: Callable[[PyTree, PyTree], PyTree], problem: Problem, inputs: PyTree) -> Any:
-    """A function from masks to the scores, `|dR/dw * w|` of the masked network; compiled once."""
+    """Returns a function from masks to the scores, `|dR/dw * w|` of the masked network; it is compiled once."""
 
     def total(weights, leaves, inputs):
         outputs = jax.tree.leaves(apply(problem.merge(leaves, weights), inputs))
         if not outputs or not all(jnp.issubdtype(jnp.result_type(x), jnp.floating) for x in outputs):
-            raise ValueError(f"`apply` must return floats, got {[str(jnp.result_type(x)) for x in outputs]}.")
+            raise ArgumentError("apply", f"must return floats, got {[str(jnp.result_type(x)) for x in outputs]}.")
         dtype = jnp.float32
         for output in outputs:
-            dtype = _dtypes.wider(dtype, output.dtype)
+            dtype = _numerics.wider(dtype, output.dtype)
         return jnp.sum(jnp.stack([jnp.sum(output.astype(dtype)) for output in outputs]))
 
     @jax.jit
@@ -97,19 +101,20 @@ def synaptic_flow(apply: Callable[[PyTree, PyTree], PyTree], problem: Problem, i
         leaves = [jnp.abs(x) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in leaves]
         weights = [jnp.where(mask, jnp.abs(w), jnp.zeros_like(w)) for mask, w in zip(masks, weights, strict=True)]
         flow, gradient = jax.value_and_grad(total)(weights, leaves, inputs)
-        dtypes = [_dtypes.wider(w.dtype, jnp.float32) for w in weights]
+        dtypes = [_numerics.wider(w.dtype, jnp.float32) for w in weights]
         pairs = zip(gradient, weights, dtypes, strict=True)
         return flow, [jnp.abs(g.astype(dtype) * w.astype(dtype)) for g, w, dtype in pairs]
 
     def score(masks):
         flow, scores = one(problem.leaves, problem.weights, masks, inputs)
-        wrong = not_finite(problem, scores)
+        wrong = paths_not_finite(problem, scores)
         if wrong or not math.isfinite(flow):
-            where = f" and scores that are not for {listed(wrong)}" if wrong else ""
-            raise ValueError(
-                f"`params` must have a finite flow through the network, got R = {float(flow)!r} in {flow.dtype}{where}."
-                " Where the network is too deep for float32, give parameters of float64 with jax_enable_x64. Where it "
-                "normalises by the batch, set it to evaluation mode."
+            where = f" and scores that are not for {format_paths(wrong)}" if wrong else ""
+            raise ArgumentError(
+                "params",
+                f"must have a finite flow through the network, got R = {float(flow)!r} in {flow.dtype}{where}."
+                " If the network is too deep for float32, give float64 parameters with jax_enable_x64. If it "
+                "normalizes by the batch, set it to evaluation mode.",
             )
         return scores
 
@@ -117,17 +122,19 @@ def synaptic_flow(apply: Callable[[PyTree, PyTree], PyTree], problem: Problem, i
 
 
 def ones(inputs: PyTree) -> PyTree:
-    """The inputs, with ones in place of floats."""
+    """Returns the inputs with all floats replaced by ones."""
     check_concrete("inputs", inputs)
     leaves = jax.tree.leaves(inputs)
     if not leaves or not all(hasattr(x, "shape") and hasattr(x, "dtype") for x in leaves):
-        raise ValueError(f"`inputs` must be an example batch of arrays or jax.ShapeDtypeStructs, got {inputs!r}.")
+        raise ArgumentError("inputs", f"must be an example batch of arrays or jax.ShapeDtypeStructs, got {inputs!r}.")
 
     def one(x):
         if jnp.issubdtype(x.dtype, jnp.floating):
             return jnp.ones(x.shape, jax.dtypes.canonicalize_dtype(x.dtype))
         if not isinstance(x, jax.Array | np.ndarray | np.generic):
-            raise ValueError(f"`inputs` must hold arrays where they are not floats, as their values count, got {x!r}.")
+            raise ArgumentError(
+                "inputs", f"must hold arrays where they are not floats, as their values matter, got {x!r}."
+            )
         return x
 
     return jax.tree.map(one, inputs)

@@ -7,7 +7,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import DTypeLike
 
-from .._dtypes import wider
+from .._numerics import wider
 from ._observers import STEPS, Observer, Range, Scheme, min_max
 
 _DTYPES = {jnp.dtype("int8"): (-128, 127), jnp.dtype("uint8"): (0, 255)}

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from .. import _errors
-from .._dtypes import wider
+from .._numerics import wider
 from ._observers import STEPS, Observer, Range, checked
 
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from .._dtypes import wider
 from .._nnx import nodes
 from .._nnx import replace as replace
+from .._numerics import wider
 from ._array import Quantized, centred, integers
 
 _LAYERS = nnx.Linear, nnx.LinearGeneral, nnx.Conv

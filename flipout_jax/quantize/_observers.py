@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from .. import _errors
-from .._dtypes import wider
+from .._numerics import wider
 
 Scheme = Literal["affine", "symmetric"]
 # Of 8 bits. An affine range is cut into as many steps, a symmetric one from -max to max as well.

@@ -1,11 +1,11 @@
-"""Reparameterisations: what is trained is not the weights that the network sees; one method a file.
+"""Reparameterizations: what is trained is not the weights that the network sees; one method a file.
 
 Each is a NamedTuple of pure functions. The first two are the same for all:
 
 - `init(key, params) -> trainable` makes what is trained. It mirrors the parameters leaf for leaf, and its leaves that
   are not prunable are the parameters themselves, unless the method says otherwise.
 - `apply(frozen, trainable) -> effective params` makes the weights that the network sees, inside the loss. `frozen` is
-  what the optimiser of `trainable` does not change.
+  what the optimizer of `trainable` does not change.
 """
 
 from ._artifact import load as load

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .. import _dtypes, _errors
+from .. import _errors, _numerics
+from .._errors import ArgumentError
 from .._prunable import check_prunable, kernels
 from ._trees import map_prunable, paired
 
@@ -36,7 +37,7 @@ class Consensus(NamedTuple):
 
 
 def consensus(*, prunable: Any = kernels, axis: int = -1, keep_one: bool = True) -> Consensus:
-    r"""A sub-network of channels that is found in one training, by gates under a polarising penalty.
+    r"""A sub-network of channels that is found in one training, by gates under a polarizing penalty.
 
     $$ \hat w_{jc} = b_c w_{jc}, \qquad b_c = [g_c \geq \tfrac12], \qquad
        \Omega(g) = \frac{1}{n} \Big( \rho \sum_c |g_c (1 - g_c)| + \lambda \sum_c \max(g_c, 0) \Big) $$
@@ -60,8 +61,8 @@ def consensus(*, prunable: Any = kernels, axis: int = -1, keep_one: bool = True)
     Args:
       prunable: which parameters have gates; see `prune`.
       axis: the axis of a kernel that counts its output channels: the last in Flax and Haiku, 0 in Equinox. Where
-        normalisation follows a layer, give the axis of its input channels, -2 in Flax, and leave the first layer out:
-        normalisation takes the scale of an output channel away, and would divide a closed one by nearly 0.
+        normalization follows a layer, give the axis of its input channels, -2 in Flax, and leave the first layer out:
+        normalization takes the scale of an output channel away, and would divide a closed one by nearly 0.
       keep_one: whether the highest gate of a kernel stays open. False lets a whole layer close, which makes sense where
         a shortcut leads past it.
 
@@ -97,7 +98,7 @@ def consensus(*, prunable: Any = kernels, axis: int = -1, keep_one: bool = True)
       [[True, True, False], [True, True, False]]
 
     Differs from the paper: only its abstract and a summary were at hand. They have binary gates on channels or layers,
-    the straight-through estimator and a polarising penalty. The form of both terms, their normalisation, the threshold
+    the straight-through estimator and a polarizing penalty. The form of both terms, their normalization, the threshold
     of 1/2, the start at 0.75 and the channel that stays are ours. A layer has no gate of its own.
 
     References:
@@ -108,14 +109,14 @@ def consensus(*, prunable: Any = kernels, axis: int = -1, keep_one: bool = True)
     try:
         axis = operator.index(axis)
     except TypeError as error:
-        raise ValueError(f"`axis` must be an integer, such as -1, got {axis!r}.") from error
+        raise ArgumentError("axis", f"must be an integer, such as -1, got {axis!r}.") from error
     _errors.boolean("keep_one", keep_one)
 
     def init(key, params):
         del key
 
         def start(path, leaf):
-            return jnp.full(_channels(path, leaf, axis), _START, _dtypes.wider(leaf.dtype, jnp.float32))
+            return jnp.full(_channels(path, leaf, axis), _START, _numerics.wider(leaf.dtype, jnp.float32))
 
         return map_prunable("params", prunable, params, start, lambda _: jnp.zeros((), jnp.float32))
 
@@ -138,7 +139,7 @@ def consensus(*, prunable: Any = kernels, axis: int = -1, keep_one: bool = True)
         _errors.not_negative("sparsity", sparsity)
         leaves = [gate for gate in jax.tree.leaves(gates) if jnp.ndim(gate)]
         if not leaves or any(jnp.ndim(gate) > 1 for gate in leaves):
-            raise ValueError(f"`gates` must hold the gates that init made, got {gates!r}.")
+            raise ArgumentError("gates", f"must hold the gates that init made, got {gates!r}.")
         polarization, sparsity = (jnp.asarray(weight, jnp.float32) for weight in (polarization, sparsity))
 
         def one(gate):
@@ -186,7 +187,7 @@ def _along(axis: int, leaf: Array, vector: Array) -> Array:
 def _channels(path: str, leaf: Array, axis: int) -> tuple[int]:
     """The shape of a leaf's gates."""
     if not -leaf.ndim <= axis < leaf.ndim:
-        raise ValueError(f"`axis` must be an axis of {path!r}, whose shape is {leaf.shape}, got {axis!r}.")
+        raise ArgumentError("axis", f"must be an axis of {path!r}, whose shape is {leaf.shape}, got {axis!r}.")
     return (leaf.shape[axis],)
 
 
@@ -195,9 +196,10 @@ def _paired(params: PyTree, gates: PyTree, axis: int) -> list[tuple[Array, Array
     pairs = []
     for path, leaf, gate in paired("gates", gates, params):
         if gate.ndim and gate.shape != _channels(path, leaf, axis):
-            raise ValueError(
-                f"`gates` must hold a gate for each channel of {path!r}, of the shape {_channels(path, leaf, axis)}, "
-                f"got {gate.shape}."
+            raise ArgumentError(
+                "gates",
+                f"must hold a gate for each channel of {path!r}, of the shape {_channels(path, leaf, axis)}, "
+                f"got {gate.shape}.",
             )
         pairs.append((leaf, gate))
     return pairs

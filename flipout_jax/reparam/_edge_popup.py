@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .. import _dtypes, _errors, schedules
+from .. import _errors, _numerics, schedules
 from .._prunable import check_prunable, kernels
 from .._select._allocation import Allocation, check_allocation, uniform
 from .._select._groups import prune_masks
@@ -73,7 +73,7 @@ def edge_popup(
 
         def draw(path, leaf):
             bound = 1 / math.sqrt(max(1, fans(path, leaf.shape, in_axis, out_axis)[0]))
-            return jax.random.uniform(next(keys), leaf.shape, _dtypes.wider(leaf.dtype, jnp.float32), -bound, bound)
+            return jax.random.uniform(next(keys), leaf.shape, _numerics.wider(leaf.dtype, jnp.float32), -bound, bound)
 
         return map_prunable("params", prunable, params, draw, jnp.copy)
 

@@ -4,6 +4,8 @@ import math
 import operator
 from typing import Any
 
+from .._errors import ArgumentError
+
 
 def fans(path: str, shape: tuple[int, ...], in_axis: int, out_axis: int) -> tuple[int, int]:
     """The fan in and the fan out of a kernel: its channels times its receptive field.
@@ -14,9 +16,11 @@ def fans(path: str, shape: tuple[int, ...], in_axis: int, out_axis: int) -> tupl
     axes = len(shape)
     for name, axis in (("in_axis", in_axis), ("out_axis", out_axis)):
         if not -axes <= axis < axes:
-            raise ValueError(f"`{name}` must be an axis of {path!r}, whose shape is {shape}, got {axis!r}.")
+            raise ArgumentError(name, f"must be an axis of {path!r}, whose shape is {shape}, got {axis!r}.")
     if in_axis % axes == out_axis % axes:
-        raise ValueError(f"`out_axis` must be another axis of {path!r} than `in_axis`, {in_axis!r}, got {out_axis!r}.")
+        raise ArgumentError(
+            "out_axis", f"must be another axis of {path!r} than `in_axis`, {in_axis!r}, got {out_axis!r}."
+        )
     field = math.prod(size for axis, size in enumerate(shape) if axis not in (in_axis % axes, out_axis % axes))
     return shape[in_axis] * field, shape[out_axis] * field
 
@@ -26,4 +30,4 @@ def check_axis(name: str, axis: Any) -> int:
     try:
         return operator.index(axis)
     except TypeError as error:
-        raise ValueError(f"`{name}` must be an integer, such as -1, got {axis!r}.") from error
+        raise ArgumentError(name, f"must be an integer, such as -1, got {axis!r}.") from error

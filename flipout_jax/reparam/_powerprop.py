@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .. import _dtypes, _errors
+from .. import _errors, _numerics
+from .._errors import ArgumentError
 from .._prunable import check_prunable, kernels
 from ._trees import map_prunable
 
@@ -39,7 +40,7 @@ def powerprop(alpha: float = 2.0, *, prunable: Any = kernels) -> Powerprop:
     trained is $\theta$: a large weight learns fast, a small one slowly, and a weight at 0 never moves, unless $\alpha$
     is 1. Leave kernels that start at 0 out of `prunable`.
 
-    Prune $\theta$ as any parameters, with `prune` around their optimiser. $|w|$ rises with $|\theta|$, and $\alpha$ is
+    Prune $\theta$ as any parameters, with `prune` around their optimizer. $|w|$ rises with $|\theta|$, and $\alpha$ is
     the same for all, so the magnitudes of $\theta$ rank as those of $w$ do, over all layers. 0 is the power of 0, and
     its gradient is 0: what is pruned stays exactly 0 in both. Ranks may differ where the powers of two numbers round to
     the same weight or underflow; then $\theta$ tells apart what $w$ does not.
@@ -88,7 +89,7 @@ def powerprop(alpha: float = 2.0, *, prunable: Any = kernels) -> Powerprop:
     """
     power = _errors.finite("alpha", alpha)
     if power < 1:
-        raise ValueError(f"`alpha` must be a finite number of at least 1, got {alpha!r}.")
+        raise ArgumentError("alpha", f"must be a finite number of at least 1, got {alpha!r}.")
     check_prunable(prunable)
 
     def init(key, params):
@@ -107,7 +108,7 @@ def _raised(leaf: Array, exponent: float) -> Array:
     """`sign(leaf) |leaf|**exponent`, in the leaf's type."""
     # An integer power is products, whose rounding keeps the order, and 1 keeps every bit.
     whole = int(exponent) if exponent.is_integer() else exponent
-    return _odd(leaf.astype(_dtypes.wider(leaf.dtype, jnp.float32)), whole).astype(leaf.dtype)
+    return _odd(leaf.astype(_numerics.wider(leaf.dtype, jnp.float32)), whole).astype(leaf.dtype)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))

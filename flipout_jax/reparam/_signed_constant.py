@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from .. import _errors, _sharding
+from .. import _errors, _numerics
+from .._errors import ArgumentError
 from .._prunable import check_prunable, kernels, path_string, select
 from ._fans import check_axis, fans
 
@@ -99,7 +100,7 @@ def signed_constant(
             dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
             c = magnitude(options, path_string(path), leaf.shape, dtype)
             # In the shape of the leaf, so that they are sharded as it is.
-            signs = _sharding.sharded_like(
+            signs = _numerics.sharded_like(
                 lambda key, position=position, shape=leaf.shape: _is_plus(key, position, shape),
                 jnp.zeros_like(leaf, bool),
             )(key)
@@ -113,7 +114,7 @@ def check_options(scale: Any, mode: Any, in_axis: Any, out_axis: Any) -> Options
     """The options, or a `ValueError` that names the wrong one."""
     _errors.above_zero("scale", scale)
     if mode not in ("fan_in", "fan_avg"):
-        raise ValueError(f"`mode` must be 'fan_in' or 'fan_avg', got {mode!r}.")
+        raise ArgumentError("mode", f"must be 'fan_in' or 'fan_avg', got {mode!r}.")
     return Options(float(scale), mode, check_axis("in_axis", in_axis), check_axis("out_axis", out_axis))
 
 
@@ -125,7 +126,7 @@ def magnitude(options: Options, path: str, shape: tuple[int, ...], dtype: Any) -
     with np.errstate(over="ignore", under="ignore"):
         c = np.asarray(math.sqrt(options.scale / fan) if size else 1.0).astype(dtype)
     if not 0 < float(c) < math.inf:
-        raise ValueError(f"`scale` must give {path!r} a magnitude that {dtype} holds, got {options.scale!r}.")
+        raise ArgumentError("scale", f"must give {path!r} a magnitude that {dtype} holds, got {options.scale!r}.")
     return c
 
 

@@ -9,6 +9,7 @@ from jax import Array, lax
 from jax.core import Tracer
 
 from .. import _errors, _saliency, schedules
+from .._errors import ArgumentError
 from .._masks import apply_masks
 from .._prunable import check_prunable, kernels
 from .._select._allocation import Allocation, check_allocation, global_
@@ -46,7 +47,7 @@ def ste_magnitude(sparsity: float | Schedule, *, allocation: Allocation = global
     if there were none, so that a weight that is masked goes on learning, and returns once it is large enough. Equal
     magnitudes rank by position, and NaN lowest, as in `prune`; what is masked is 0 even if it is NaN.
 
-    The optimiser is a plain one, around the dense weights. In the end `masks` gives what stays: hand
+    The optimizer is a plain one, around the dense weights. In the end `masks` gives what stays: hand
     `apply_masks(weights, masks)` on, or train it with `prune(..., initial_masks=masks)` and the same `prunable`.
 
     Args:
@@ -147,7 +148,9 @@ def _saliency_of_key(frozen: Any) -> _saliency.Saliency:
 def _ste(saliency_of: Callable[[Any], _saliency.Saliency], sparsity: Any, allocation: Allocation, prunable: Any) -> Ste:
     """The functions for the saliency that is made of what is frozen."""
     if isinstance(sparsity, schedules.Threshold):
-        raise ValueError(f"`sparsity` must be a number in [0, 1) or a schedule that has a target, got {sparsity!r}.")
+        raise ArgumentError(
+            "sparsity", f"must be a number in [0, 1) or a schedule that has a target, got {sparsity!r}."
+        )
     is_fixed = not callable(sparsity)
     schedule = schedules.one_shot(sparsity, step=1) if is_fixed else check_schedule(sparsity)
     check_allocation(allocation)
@@ -184,9 +187,9 @@ def _ste(saliency_of: Callable[[Any], _saliency.Saliency], sparsity: Any, alloca
 def _updates_done(step: Any) -> Array:
     """The step as an int32 scalar, or a `ValueError` unless it is an integer of at least 0."""
     if step is None:
-        raise ValueError("`step` must be the number of updates done, since `sparsity` is a schedule, got None.")
+        raise ArgumentError("step", "must be the number of updates done, since `sparsity` is a schedule, got None.")
     if not isinstance(step, Tracer):
         return jnp.int32(min(_errors.integer("step", step, at_least=0), 2**31 - 1))
     if step.shape != () or not jnp.issubdtype(step.dtype, jnp.integer):
-        raise ValueError(f"`step` must be one integer of at least 0, got {step.dtype}{list(step.shape)}.")
+        raise ArgumentError("step", f"must be one integer of at least 0, got {step.dtype}{list(step.shape)}.")
     return step.astype(jnp.int32)

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from .. import _dtypes, _errors
+from .. import _errors, _numerics
+from .._errors import ArgumentError
 from .._prunable import check_prunable, kernels
 from ._fans import check_axis, fans
 from ._straight_through import straight_through
@@ -165,7 +166,7 @@ def _by_threshold(
         keys = split(key, params)
 
         def draw(path, leaf):
-            start = jax.random.uniform(next(keys), leaf.shape, _dtypes.wider(leaf.dtype, jnp.float32), -1, 1)
+            start = jax.random.uniform(next(keys), leaf.shape, _numerics.wider(leaf.dtype, jnp.float32), -1, 1)
             largest = jnp.max(jnp.abs(start), initial=jnp.finfo(start.dtype).tiny)
             return start / largest * jnp.asarray(bound(path, leaf), start.dtype)
 
@@ -191,9 +192,9 @@ def apply(
     pairs = paired("trainable", trainable, frozen)
     for path, weights, trained in pairs:
         if trained.shape != weights.shape:
-            raise ValueError(
-                f"`trainable` must have the shape {weights.shape} at {path!r}, as the frozen weights, got "
-                f"{trained.shape}."
+            raise ArgumentError(
+                "trainable",
+                f"must have the shape {weights.shape} at {path!r}, as the frozen weights, got {trained.shape}.",
             )
     is_hard = any(trained.dtype == jnp.int8 for _, _, trained in pairs)
     hard = trainable if is_hard else harden(lax.stop_gradient(trainable))

@@ -1,4 +1,4 @@
-"""What every reparameterisation does with the trees that it is given: checks them, and maps their prunable leaves."""
+"""What every reparameterization does with the trees that it is given: checks them, and maps their prunable leaves."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from .._errors import ArgumentError
 from .._prunable import check_arrays, check_paths, path_string, select
 from .._select._allocation import Allocation
 from .._select._groups import check_reachable
@@ -35,7 +36,7 @@ def map_prunable(
     """
     leaves = jax.tree.leaves_with_path(tree)
     if not leaves:
-        raise ValueError(f"`{name}` must hold at least one prunable parameter, got {tree!r}.")
+        raise ArgumentError(name, f"must hold at least one prunable parameter, got {tree!r}.")
     check_arrays(name, leaves)
     mapped = [
         function(path_string(path), jnp.asarray(leaf)) if is_chosen else otherwise(leaf)
