@@ -43,6 +43,7 @@ from ._saliency import movement as movement
 from ._saliency import random as random
 from ._saliency import taylor as taylor
 from ._saliency import wanda as wanda
+from ._saliency._activation_norms import activation_norms as activation_norms
 from ._select._allocation import Allocation as Allocation
 from ._select._allocation import global_ as global_
 from ._select._allocation import uniform as uniform

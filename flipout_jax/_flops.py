@@ -9,11 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from . import _table
+from ._errors import ArgumentError
 from ._prunable import path_string
 
 PyTree = Any
 
-# What gives zeros for zeros, and repeats or drops no element: it stands for the parameter that it was made from.
+# Primitives that map zeros to zeros and neither repeat nor drop an element, so that their result still stands for the
+# parameter that it was made from.
 _KEEPS_ZEROS = {
     "abs",
     "convert_element_type",
@@ -34,12 +37,12 @@ _KEEPS_ZEROS = {
 
 
 class LayerFlops(NamedTuple):
-    """The operations of one kernel, or of all products without one.
+    """The operations of one kernel, or of all products without a kernel.
 
     Attributes:
       path: the path of the kernel, or the name of the primitive where no parameter is an operand, as in attention.
-      total: operations of a forward pass.
-      kept: those that multiply by a weight that is kept.
+      total: the operations of a forward pass.
+      kept: the operations that multiply by a weight that is kept.
     """
 
     path: str
@@ -51,9 +54,9 @@ class Flops(NamedTuple):
     """The operations of a function; `print` it.
 
     Attributes:
-      layers: a row for each kernel, in the order of their first use.
-      total: operations of all of them.
-      kept: those that multiply by a weight that is kept.
+      layers: a row for each kernel, in the order of first use.
+      total: the operations of all of them.
+      kept: the operations that multiply by a weight that is kept.
     """
 
     layers: tuple[LayerFlops, ...]
@@ -62,37 +65,35 @@ class Flops(NamedTuple):
 
     def __str__(self) -> str:
         """The table as text."""
-        rows = [*self.layers, LayerFlops("total", self.total, self.kept)]
-        cells = [("layer", "operations", "kept", "part")]
-        cells += [(row.path, f"{row.total:,}", f"{row.kept:,}", f"{row.kept / max(row.total, 1):.2%}") for row in rows]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        return "\n".join(
-            "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-            for row in cells
-        )
+        rows = [["layer", "operations", "kept", "part"]]
+        for layer in (*self.layers, LayerFlops("total", self.total, self.kept)):
+            part = layer.kept / max(layer.total, 1)
+            rows.append([layer.path, f"{layer.total:,}", f"{layer.kept:,}", f"{part:.2%}"])
+        return "\n".join(_table.aligned(rows))
 
 
 def flops(fn: Callable[..., Any], *args: Any, masks: PyTree | None = None) -> Flops:
-    r"""The floating-point operations of `fn(*args)`, in all and without multiplications by pruned weights.
+    r"""Counts the floating-point operations of `fn(*args)`, with and without multiplications by pruned weights.
 
-    A multiplication with its addition is two operations. Convolutions and matrix products are counted, and nothing
-    else, as in the published figures of networks. A convolution has
+    A multiplication and its addition are two operations. Only convolutions and matrix products are counted, as in
+    published figures. A convolution has
 
     $$ 2 \cdot |\mathrm{out}| \cdot |\mathrm{window}| \cdot c_\mathrm{in} $$
 
-    of them, those on padding included, and a product of matrices $2 m n k$. Each weight of a kernel takes part in
-    equally many, so a kernel with a part $d$ of its weights left keeps a part $d$ of its operations.
+    operations, including those on padding, and a matrix product has $2 m n k$. Each weight of a kernel takes part in
+    the same number of operations, so a kernel that keeps a fraction $d$ of its weights keeps a fraction $d$ of its
+    operations.
 
-    What is kept is a *theoretical* figure: a device that multiplies dense arrays does all operations, whatever their
-    values. `fn` is traced and not run, on whatever it is made of: Flax, Equinox, Haiku, plain JAX. The body of a
-    `scan` counts as often as it runs, that of a `while_loop` once, and of the branches of a `cond` the longest.
+    `kept` is a *theoretical* figure: a device that multiplies dense arrays performs all operations, whatever the
+    values. `fn` is traced and not run, and may be made with Flax, Equinox, Haiku or plain JAX. The body of a `scan`
+    counts as often as it runs and that of a `while_loop` once; of the branches of a `cond`, the most expensive counts.
 
     Args:
       fn: the function, such as a forward pass of a model in evaluation mode.
-      *args: what it is called with: arrays, or anything with their shapes and dtypes. The first is the parameters, or
-        an NNX or Equinox model.
+      *args: its arguments: arrays, or anything with their shapes and dtypes. The first is the parameters, or an NNX or
+        Equinox model.
       masks: masks of the first argument, as `get_masks` gives them, found by their paths. With None, the exact zeros
-        of its arrays are what is pruned; without arrays, nothing is.
+        of its arrays count as pruned; of mere shapes, nothing does.
 
     Returns:
       A `Flops`, to be printed or read.
@@ -107,27 +108,31 @@ def flops(fn: Callable[..., Any], *args: Any, masks: PyTree | None = None) -> Fl
       Flops(layers=(LayerFlops(path='kernel', total=24, kept=6),), total=24, kept=6)
     """
     if not args:
-        raise ValueError("`args` must start with the parameters, got no arguments.")
+        raise ArgumentError("args", "must start with the parameters, got no arguments.")
     leaves, treedef = jax.tree.flatten(args)
     is_array = [hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in leaves]
 
-    def of_arrays(arrays):
-        rest = iter(arrays)
-        # Equinox has functions among its leaves.
-        return fn(*treedef.unflatten([next(rest) if array else x for array, x in zip(is_array, leaves, strict=True)]))
+    def call_with_arrays(arrays):
+        # Equinox has functions among its leaves, so the arrays are put between them.
+        remaining = iter(arrays)
+        merged = [next(remaining) if array else leaf for array, leaf in zip(is_array, leaves, strict=True)]
+        return fn(*treedef.unflatten(merged))
 
-    jaxpr = jax.make_jaxpr(of_arrays)([x for array, x in zip(is_array, leaves, strict=True) if array]).jaxpr
-    known = [kernel for kernel, array in zip(_kernels(args[0], masks), is_array, strict=False) if array]
-    counts: dict[str, LayerFlops] = {}
-    for path, total, kept in _products(jaxpr, dict(zip(jaxpr.invars, known, strict=False))):
-        before = counts.get(path, LayerFlops(path, 0, 0))
-        counts[path] = LayerFlops(path, before.total + total, before.kept + kept)
-    layers = tuple(counts.values())
+    arrays = [leaf for array, leaf in zip(is_array, leaves, strict=True) if array]
+    jaxpr = jax.make_jaxpr(call_with_arrays)(arrays).jaxpr
+    # The leaves of the first argument come first, so the lists of all arguments are longer.
+    kernels = [kernel for kernel, array in zip(_kernels(args[0], masks), is_array, strict=False) if array]
+    origins = dict(zip(jaxpr.invars, kernels, strict=False))
+    by_path: dict[str, LayerFlops] = {}
+    for path, total, kept in _products(jaxpr, origins):
+        before = by_path.get(path, LayerFlops(path, 0, 0))
+        by_path[path] = LayerFlops(path, before.total + total, before.kept + kept)
+    layers = tuple(by_path.values())
     return Flops(layers, sum(layer.total for layer in layers), sum(layer.kept for layer in layers))
 
 
 class _Kernel(NamedTuple):
-    """A parameter: its path, how many weights it has, and how many are left."""
+    """A parameter: its path, the number of its weights, and the number of those that are kept."""
 
     path: str
     size: int
@@ -135,89 +140,133 @@ class _Kernel(NamedTuple):
 
 
 def _kernels(params: PyTree, masks: PyTree | None) -> list[_Kernel]:
-    by_path = {path_string(path): leaf for path, leaf in jax.tree.leaves_with_path(masks)}
+    masks_by_path = {path_string(path): leaf for path, leaf in jax.tree.leaves_with_path(masks)}
     kernels = []
     for key_path, leaf in jax.tree.leaves_with_path(params):
         path = path_string(key_path)
-        shape, mask = np.shape(leaf), by_path.pop(path, True)
+        shape = np.shape(leaf)
+        mask = masks_by_path.pop(path, True)
         if np.shape(mask) not in ((), shape):
-            raise ValueError(
-                f"`masks` must have the shape {shape} of the parameter for {path!r}, got {np.shape(mask)}."
+            raise ArgumentError(
+                "masks", f"must have the shape {shape} of the parameter for {path!r}, got {np.shape(mask)}."
             )
         size = math.prod(shape)
-        kept = int(np.count_nonzero(mask)) if np.shape(mask) else size
+        kept = size
         if masks is None:
-            kept = _nonzero(leaf, size)
+            kept = _count_nonzero(leaf, size)
+        elif np.shape(mask):
+            kept = int(np.count_nonzero(mask))
         kernels.append(_Kernel(path, size, kept))
-    if wrong := [path for path, mask in by_path.items() if np.shape(mask)]:
-        raise ValueError(
-            f"`masks` must be of the first argument, with the paths {[kernel.path for kernel in kernels][:5]}, got "
-            f"{wrong[0]!r}."
+    unmatched = [path for path, mask in masks_by_path.items() if np.shape(mask)]
+    if unmatched:
+        raise ArgumentError(
+            "masks",
+            f"must be of the first argument, with the paths {[kernel.path for kernel in kernels][:5]}, got "
+            f"{unmatched[0]!r}.",
         )
     return kernels
 
 
-def _nonzero(leaf: Any, size: int) -> int:
-    if not isinstance(leaf, jax.Array | np.ndarray) or isinstance(leaf, Tracer):
-        return size
-    return int(jnp.count_nonzero(leaf)) if jnp.issubdtype(leaf.dtype, np.number) else size
+def _count_nonzero(leaf: Any, size: int) -> int:
+    """The number of nonzeros of an array of numbers; the size of any other leaf."""
+    is_concrete = isinstance(leaf, jax.Array | np.ndarray) and not isinstance(leaf, Tracer)
+    if is_concrete and jnp.issubdtype(leaf.dtype, np.number):
+        return int(jnp.count_nonzero(leaf))
+    return size
 
 
 def _products(jaxpr: Any, origins: dict[Any, _Kernel]) -> list[LayerFlops]:
-    """The operations of each product; `origins` says which variables stand for which parameter, and learns more."""
+    """The operations of each product, in order.
+
+    Args:
+      jaxpr: the program.
+      origins: the parameter that each variable stands for; it is extended as the program is read.
+    """
     found: list[LayerFlops] = []
     for equation in jaxpr.eqns:
-        name, params = equation.primitive.name, equation.params
-        # A literal is no variable, and cannot be looked up.
-        of = [None if hasattr(x, "val") else origins.get(x) for x in equation.invars]
+        name = equation.primitive.name
+        # A literal has a value; it is not a variable, and cannot be looked up.
+        operands = [None if hasattr(x, "val") else origins.get(x) for x in equation.invars]
         if name in ("dot_general", "conv_general_dilated"):
-            total = _operations(name, equation)
-            # A product of two parameters counts for the second, as `x @ kernel` has it.
-            kernel = of[1] or of[0] or _Kernel(name, 1, 1)
-            found.append(LayerFlops(kernel.path, total, total * kernel.kept // kernel.size if kernel.size else 0))
+            found.append(_product(equation, operands))
         elif name == "scan":
-            consts, carried = params["num_consts"], params["num_carry"]
-            inner = params["jaxpr"].jaxpr
-            # What is carried changes.
-            of[consts : consts + carried] = [None] * carried
-            found += [
-                layer._replace(total=layer.total * params["length"], kept=layer.kept * params["length"])
-                for layer in _products(inner, _known(inner, of))
-            ]
+            found += _scan(equation.params, operands)
         elif name == "while":
-            first, second = params["cond_nconsts"], params["body_nconsts"]
-            body, condition = params["body_jaxpr"].jaxpr, params["cond_jaxpr"].jaxpr
-            found += _products(condition, _known(condition, of[:first]))
-            found += _products(body, _known(body, of[first : first + second]))
+            found += _while(equation.params, operands)
         elif name == "cond":
-            inner = [branch.jaxpr for branch in params["branches"]]
-            branches = [_products(branch, _known(branch, of[1:])) for branch in inner]
-            found += max(branches, key=lambda layers: sum(layer.total for layer in layers))
-        elif called := _called(params):
+            found += _cond(equation.params, operands)
+        elif called := _called(equation.params):
             for inner in called:
-                known = _known(inner, of) if len(inner.invars) == len(of) else {}
-                found += _products(inner, known)
-                outs = zip(equation.outvars, inner.outvars, strict=False)
-                origins.update({out: known[x] for out, x in outs if not hasattr(x, "val") and x in known})
-        elif name in _KEEPS_ZEROS and len(different := {kernel for kernel in of if kernel}) == 1:
-            origins[equation.outvars[0]] = different.pop()
+                inner_origins = _inner_origins(inner, operands) if len(inner.invars) == len(operands) else {}
+                found += _products(inner, inner_origins)
+                for outer_out, inner_out in zip(equation.outvars, inner.outvars, strict=False):
+                    if not hasattr(inner_out, "val") and inner_out in inner_origins:
+                        origins[outer_out] = inner_origins[inner_out]
+        elif name in _KEEPS_ZEROS:
+            kernels = {kernel for kernel in operands if kernel}
+            if len(kernels) == 1:
+                origins[equation.outvars[0]] = kernels.pop()
     return found
 
 
-def _called(params: dict[str, Any]) -> list[Any]:
-    """The functions that a call has as parameters, closed over constants or not."""
-    inner = [getattr(value, "jaxpr", value) for value in params.values()]
-    return [value for value in inner if hasattr(value, "eqns")]
+def _product(equation: Any, operands: list[_Kernel | None]) -> LayerFlops:
+    """The operations of one product. One of two parameters counts for the second, as in `x @ kernel`."""
+    name = equation.primitive.name
+    total = _operations(equation)
+    kernel = operands[1] or operands[0] or _Kernel(name, 1, 1)
+    kept = total * kernel.kept // kernel.size if kernel.size else 0
+    return LayerFlops(kernel.path, total, kept)
 
 
-def _known(jaxpr: Any, of: list[_Kernel | None]) -> dict[Any, _Kernel]:
-    return {variable: kernel for variable, kernel in zip(jaxpr.invars, of, strict=False) if kernel}
-
-
-def _operations(name: str, equation: Any) -> int:
-    left, right, out = (x.aval.shape for x in (*equation.invars[:2], equation.outvars[0]))
-    if name == "dot_general":
-        (contracted, _), _ = equation.params["dimension_numbers"]
+def _operations(equation: Any) -> int:
+    left = equation.invars[0].aval.shape
+    right = equation.invars[1].aval.shape
+    out = equation.outvars[0].aval.shape
+    numbers = equation.params["dimension_numbers"]
+    if equation.primitive.name == "dot_general":
+        (contracted, _), _ = numbers
         return 2 * math.prod(out) * math.prod(left[axis] for axis in contracted)
-    channels = right[equation.params["dimension_numbers"].rhs_spec[0]]
-    return 2 * math.prod(out) * (math.prod(right) // channels)
+    out_channels = right[numbers.rhs_spec[0]]
+    return 2 * math.prod(out) * (math.prod(right) // out_channels)
+
+
+def _scan(params: dict[str, Any], operands: list[_Kernel | None]) -> list[LayerFlops]:
+    inner = params["jaxpr"].jaxpr
+    first_carried = params["num_consts"]
+    carried = range(first_carried, first_carried + params["num_carry"])
+    # A carried value changes from one iteration to the next.
+    operands = [None if i in carried else operand for i, operand in enumerate(operands)]
+    length = params["length"]
+    return [
+        LayerFlops(layer.path, layer.total * length, layer.kept * length)
+        for layer in _products(inner, _inner_origins(inner, operands))
+    ]
+
+
+def _while(params: dict[str, Any], operands: list[_Kernel | None]) -> list[LayerFlops]:
+    condition = params["cond_jaxpr"].jaxpr
+    body = params["body_jaxpr"].jaxpr
+    condition_end = params["cond_nconsts"]
+    body_end = condition_end + params["body_nconsts"]
+    return [
+        *_products(condition, _inner_origins(condition, operands[:condition_end])),
+        *_products(body, _inner_origins(body, operands[condition_end:body_end])),
+    ]
+
+
+def _cond(params: dict[str, Any], operands: list[_Kernel | None]) -> list[LayerFlops]:
+    """The operations of the most expensive branch."""
+    branches = [branch.jaxpr for branch in params["branches"]]
+    products = [_products(branch, _inner_origins(branch, operands[1:])) for branch in branches]
+    return max(products, key=lambda layers: sum(layer.total for layer in layers))
+
+
+def _called(params: dict[str, Any]) -> list[Any]:
+    """The functions among the parameters of an equation, whether they are closed over constants or not."""
+    values = [getattr(value, "jaxpr", value) for value in params.values()]
+    return [value for value in values if hasattr(value, "eqns")]
+
+
+def _inner_origins(jaxpr: Any, operands: list[_Kernel | None]) -> dict[Any, _Kernel]:
+    """The parameters that the arguments of an inner function stand for."""
+    return {variable: kernel for variable, kernel in zip(jaxpr.invars, operands, strict=False) if kernel}

@@ -1,4 +1,4 @@
-"""A table of what is left, layer by layer."""
+"""A table of the weights that are kept, layer by layer."""
 
 from typing import Any, NamedTuple
 
@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import optax
 
+from . import _table
 from ._masks import find_state, paired
 from ._prune import is_prunable
 
@@ -18,10 +19,10 @@ class Row(NamedTuple):
     Attributes:
       path: the parameter's path, its keys joined by `/`.
       shape: its shape; empty for the total.
-      prunable: how many of its weights are prunable: all or 0.
-      kept: how many prunable weights are live, by the mask.
-      sparsity: fraction of the prunable weights that are masked; None where nothing is prunable.
-      flips: least, mean and largest number of flips of the live weights; None where none are counted.
+      prunable: the number of its prunable weights: all of them, or 0.
+      kept: the number of prunable weights that the mask keeps.
+      sparsity: the fraction of the prunable weights that are masked; None where nothing is prunable.
+      flips: the smallest, mean and largest number of flips of the weights that are kept; None where none are counted.
     """
 
     path: str
@@ -33,12 +34,12 @@ class Row(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What is left, layer by layer; `print` it.
+    """The weights that are kept, layer by layer; `print` it.
 
     Attributes:
       rows: a row for each parameter, in tree order.
-      total: the sums over the prunable weights; its flips are over all live ones.
-      parameters: number of all parameters, prunable or not.
+      total: the sums over the prunable weights; its flips are those of all weights that are kept.
+      parameters: the number of all parameters, prunable or not.
     """
 
     rows: tuple[Row, ...]
@@ -49,28 +50,25 @@ class Summary(NamedTuple):
         """The table as text."""
         with_flips = self.total.flips is not None
         header = ["parameter", "shape", "prunable", "kept", "sparsity"]
-        header += ["flips min", "mean", "max"] if with_flips else []
-        body = [_cells(row, with_flips) for row in (*self.rows, self.total)]
-        widths = [max(len(line[i]) for line in (header, *body)) for i in range(len(header))]
-
-        def line(cells):
-            # Names to the left, numbers to the right.
-            aligned = [c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
-            return "  ".join(aligned).rstrip()
-
-        rule = "-" * len(line(["-" * w for w in widths]))
-        last = f"{self.parameters:,} parameters in all, {self.total.prunable:,} of them prunable; kept by the masks"
+        if with_flips:
+            header += ["flips min", "mean", "max"]
+        body = [_cells(row, with_flips) for row in self.rows]
+        lines = _table.ruled(header, body, _cells(self.total, with_flips), left=2)
+        lines.append(
+            f"{self.parameters:,} parameters in all, {self.total.prunable:,} of them prunable; kept by the masks"
+        )
         empty = [row.path for row in self.rows if row.prunable and not row.kept]
-        warning = [f"nothing is left of {', '.join(empty)}"] if empty else []
-        return "\n".join([line(header), rule, *map(line, body[:-1]), rule, line(body[-1]), last, *warning])
+        if empty:
+            lines.append(f"nothing is left of {', '.join(empty)}")
+        return "\n".join(lines)
 
 
 def summary(params: PyTree, opt_state: PyTree) -> Summary:
-    """What is left, layer by layer, by the masks.
+    """Counts the weights that the masks keep, layer by layer.
 
     Args:
       params: the parameters.
-      opt_state: the optimiser state that goes with them.
+      opt_state: the optimizer state that belongs to them.
 
     Returns:
       A `Summary`, to be printed or read.
@@ -94,38 +92,48 @@ def summary(params: PyTree, opt_state: PyTree) -> Summary:
     state = find_state(opt_state)
     masks = state.masks
     flips = optax.tree.get(state.saliency_state, "flips", None)
-    rows, live_flips, parameters = [], [], 0
+    rows: list[Row] = []
+    all_counts: list[np.ndarray] = []
+    parameters = 0
     for path, leaf, mask, count in paired(params, masks, masks if flips is None else flips):
         parameters += leaf.size
         if not is_prunable(mask, leaf):
             rows.append(Row(path, leaf.shape, 0, 0, None, None))
             continue
-        live = np.asarray(jax.device_get(mask))
-        counts = np.asarray(jax.device_get(count))[live] if flips is not None else np.zeros(0, np.uint32)
-        live_flips.append(counts)
-        rows.append(_row(path, leaf.shape, leaf.size, int(live.sum()), [counts]))
-    prunable, kept = sum(row.prunable for row in rows), sum(row.kept for row in rows)
-    return Summary(tuple(rows), _row("total", (), prunable, kept, live_flips), parameters)
+        kept = np.asarray(jax.device_get(mask))
+        counts = np.zeros(0, np.uint32) if flips is None else np.asarray(jax.device_get(count))[kept]
+        all_counts.append(counts)
+        rows.append(_row(path, leaf.shape, leaf.size, int(kept.sum()), [counts]))
+    total = _row("total", (), sum(row.prunable for row in rows), sum(row.kept for row in rows), all_counts)
+    return Summary(tuple(rows), total, parameters)
 
 
 def _row(path: str, shape: tuple[int, ...], prunable: int, kept: int, counts: list[np.ndarray]) -> Row:
-    counts = [c for c in counts if c.size]
+    """A row; `counts` are the flips of the weights that are kept, in parts that may be empty."""
+    counts = [part for part in counts if part.size]
     flips = None
     if counts:
-        mean = sum(float(c.sum(dtype=np.float64)) for c in counts) / sum(c.size for c in counts)
-        flips = min(int(c.min()) for c in counts), mean, max(int(c.max()) for c in counts)
-    return Row(path, shape, prunable, kept, 1 - kept / prunable if prunable else None, flips)
+        mean = sum(float(part.sum(dtype=np.float64)) for part in counts) / sum(part.size for part in counts)
+        flips = (min(int(part.min()) for part in counts), mean, max(int(part.max()) for part in counts))
+    sparsity = 1 - kept / prunable if prunable else None
+    return Row(path, shape, prunable, kept, sparsity, flips)
 
 
 def _cells(row: Row, with_flips: bool) -> list[str]:
     cells = [row.path, str(row.shape) if row.shape else ""]
-    cells += [f"{row.prunable:,}", f"{row.kept:,}", _percent(row)] if row.prunable else ["-"] * 3
-    if with_flips:
-        cells += [str(row.flips[0]), f"{row.flips[1]:.2f}", str(row.flips[2])] if row.flips else ["-"] * 3
+    if row.prunable:
+        cells += [f"{row.prunable:,}", f"{row.kept:,}", _percent(row)]
+    else:
+        cells += ["-", "-", "-"]
+    if with_flips and row.flips:
+        smallest, mean, largest = row.flips
+        cells += [str(smallest), f"{mean:.2f}", str(largest)]
+    elif with_flips:
+        cells += ["-", "-", "-"]
     return cells
 
 
 def _percent(row: Row) -> str:
     text = f"{1 - row.kept / row.prunable:.2%}"
-    # 100.00 % would claim an empty layer.
+    # A rounded 100.00 % would claim that the layer is empty.
     return "> 99.99 %" if text == "100.00%" and row.kept else text.replace("%", " %")

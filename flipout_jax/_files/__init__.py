@@ -1,1 +1,1 @@
-"""What the files that the package writes have in common."""
+"""Parts that all files of the package share."""

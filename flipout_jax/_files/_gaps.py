@@ -1,42 +1,50 @@
-"""Arrays of -1, 0 and 1 by the gaps between the rarer of zeros and others: a Rice code. All loops are NumPy's."""
+"""Arrays of -1, 0 and 1, coded by the gaps between the rarer of zeros and nonzeros: a Rice code, in NumPy."""
 
 import struct
 
 import numpy as np
 
-# Whether zeros are marked, whether there are signs, the bits of a remainder, the number of marks.
+# A code starts with: whether zeros are marked, whether there are signs, the bits of a remainder, the number of marks.
 _START = struct.Struct("<??BI")
 
 
 def encode(values: np.ndarray) -> bytes:
-    r"""A Rice code of the gaps between the rarer of zeros and others, and a bit a sign unless there is one sign alone.
+    r"""A Rice code of the gaps between the rarer of zeros and nonzeros, with one bit for each sign if any is negative.
 
-    A gap $g$ is $g \bmod 2^k$ in $k$ bits and $\lfloor g / 2^k \rfloor$ in unary, with the best $k$. For marks that
-    are independent it needs a few percent more than the entropy, at most.
+    A gap $g$ is $g \bmod 2^k$ in $k$ bits and $\lfloor g / 2^k \rfloor$ in unary, with the best $k$. If the positions
+    are independent, it takes at most a few percent more than the entropy.
 
     Args:
-      values: an int8 array of one axis, fewer than 2**32.
+      values: an int8 array of one axis, with fewer than 2**32 values.
 
     Returns:
-      The code, which is no longer than a bit a value and a sign, and 8 bytes.
+      The code, of at most one bit for each value and sign, plus 8 bytes.
     """
-    kept = values[values != 0]
-    mark_zeros, has_signs = 2 * kept.size > values.size, bool((kept < 0).any())
+    nonzeros = values[values != 0]
+    mark_zeros = 2 * nonzeros.size > values.size
+    has_signs = bool((nonzeros < 0).any())
     marks = np.flatnonzero((values == 0) == mark_zeros)
     gaps = np.diff(marks, prepend=-1) - 1
-    # The best is near the logarithm of the mean.
+    # The best width is near the logarithm of the mean gap.
     widths = range((values.size // max(marks.size, 1)).bit_length() + 1)
     width = min(widths, key=lambda k: marks.size * k + int((gaps >> k).sum()))
     ends = np.cumsum((gaps >> width) + 1) - 1
     unary = np.zeros(ends[-1] + 1 if ends.size else 0, np.uint8)
     unary[ends] = 1
-    signs = (kept < 0).astype(np.uint8) if has_signs else kept[:0].astype(np.uint8)
-    bits = np.concatenate([low_bits(gaps.astype(np.uint64), width).ravel(), unary, signs])
+    remainders = low_bits(gaps.astype(np.uint64), width).ravel()
+    signs = (nonzeros < 0).astype(np.uint8) if has_signs else np.zeros(0, np.uint8)
+    bits = np.concatenate([remainders, unary, signs])
     return _START.pack(mark_zeros, has_signs, width, marks.size) + np.packbits(bits, bitorder="little").tobytes()
 
 
 def decode(data: bytes, size: int) -> np.ndarray:
-    """The values of a code, as an int8 array. It holds a few bytes for each value and bit, whatever the data say.
+    """The values of a code, as an int8 array.
+
+    It takes a few bytes of memory for each value and each bit, whatever the data say.
+
+    Args:
+      data: the code.
+      size: the number of values.
 
     Raises:
       ValueError: if the data are not a code of so many values.
@@ -44,39 +52,44 @@ def decode(data: bytes, size: int) -> np.ndarray:
     if len(data) < _START.size:
         raise ValueError("the code of gaps is cut off")
     mark_zeros, has_signs, width, count = _START.unpack_from(data)
-    fixed = count * width
-    # Else numbers below would not fit, or the marks not into the values.
-    if width > 32 or count > size or fixed > 8 * len(data):
+    remainder_bits = count * width
+    # Otherwise the gaps would not fit into 64 bits, or the marks into the values.
+    if width > 32 or count > size or remainder_bits > 8 * len(data):
         raise ValueError("the code of gaps has a wrong start")
     bits = np.unpackbits(np.frombuffer(data, np.uint8, offset=_START.size), bitorder="little")
-    ends = np.flatnonzero(bits[fixed:])[:count]
+    ends = np.flatnonzero(bits[remainder_bits:])[:count]
     if ends.size < count:
         raise ValueError("the code of gaps is cut off")
     quotients = np.diff(ends, prepend=-1) - 1
     if (quotients >> (32 - width)).any():
         raise ValueError("a gap is too long")
-    gaps = (quotients << width) + from_low_bits(bits[:fixed].reshape(count, width)).astype(np.int64)
-    marks = np.cumsum(gaps + 1) - 1
+    remainders = from_low_bits(bits[:remainder_bits].reshape(count, width)).astype(np.int64)
+    marks = np.cumsum((quotients << width) + remainders + 1) - 1
     if (marks >= size).any():
         raise ValueError("a gap is too long")
-    kept, signs_start = size - count if mark_zeros else count, fixed + (int(ends[-1]) + 1 if count else 0)
-    used = exact_bits(data[_START.size :], signs_start + (kept if has_signs else 0))
-    is_kept = np.full(size, mark_zeros)
-    is_kept[marks] = not mark_zeros
-    values = is_kept.astype(np.int8)
+    signs_start = remainder_bits
+    if count:
+        signs_start += int(ends[-1]) + 1
+    sign_count = 0
     if has_signs:
-        values[is_kept] = 1 - 2 * used[signs_start:].astype(np.int8)
+        sign_count = size - count if mark_zeros else count
+    used = exact_bits(data[_START.size :], signs_start + sign_count)
+    is_nonzero = np.full(size, mark_zeros)
+    is_nonzero[marks] = not mark_zeros
+    values = is_nonzero.astype(np.int8)
+    if has_signs:
+        values[is_nonzero] = 1 - 2 * used[signs_start:].astype(np.int8)
     return values
 
 
 def low_bits(numbers: np.ndarray, width: int) -> np.ndarray:
-    """The lowest bits of uint64 numbers, a number a row, the lowest first."""
+    """The lowest `width` bits of uint64 numbers, one number per row, the lowest bit first."""
     as_bytes = numbers.astype("<u8").view(np.uint8).reshape(-1, 8)
     return np.unpackbits(as_bytes[:, : -(-width // 8)], axis=1, bitorder="little")[:, :width]
 
 
 def from_low_bits(bits: np.ndarray) -> np.ndarray:
-    """The uint64 numbers of rows of bits, the lowest first."""
+    """The uint64 numbers whose bits are the rows, the lowest bit first."""
     as_bytes = np.zeros((len(bits), 8), np.uint8)
     packed = np.packbits(bits, axis=1, bitorder="little")
     as_bytes[:, : packed.shape[1]] = packed
@@ -84,7 +97,7 @@ def from_low_bits(bits: np.ndarray) -> np.ndarray:
 
 
 def exact_bits(data: bytes, count: int) -> np.ndarray:
-    """The bits of the data, of which there must be so many, and zeros up to a whole byte."""
+    """The first `count` bits of the data, or a `ValueError` unless only zeros up to a whole byte follow them."""
     bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
     if len(data) != -(-count // 8) or bits[count:].any():
         raise ValueError(f"there are other than {count} bits")

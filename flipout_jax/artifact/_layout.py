@@ -1,4 +1,4 @@
-"""The bytes of a sparse file: a header that all readers of safetensors know, the codes, an index, and a digest."""
+"""The bytes of a sparse file: a header that any safetensors reader understands, the codes, an index, and a digest."""
 
 import hashlib
 import json
@@ -8,11 +8,15 @@ import struct
 from collections.abc import Iterable
 from typing import Any, BinaryIO, NamedTuple
 
-from .._files import _one_file
+from .._files import _leaf_spec
+from .._files._leaf_spec import LeafSpec
 from . import _pieces
 
-_VERSION, _DIGEST, _CHUNK = 1, 32, 2**20
-# Of one length, as it is written last, into the room that was left for it. The first number is that of its bytes.
+_VERSION = 1
+_DIGEST_BYTES = 32
+# The digest of a file is computed from chunks of so many bytes.
+_CHUNK = 2**20
+# The header has a fixed length, as room is left for it first and it is written last. It follows its length in 8 bytes.
 _HEADER = 344
 _START = 8 + _HEADER
 _TEXT = (
@@ -28,39 +32,37 @@ _NUMBERS = re.compile(
 )
 
 
-class Leaf(NamedTuple):
-    """A leaf in a file.
+class SparseLeaf(NamedTuple):
+    """A leaf in a sparse file.
 
     Attributes:
-      name: its path in the tree. It is compared, and never used as the name of a file.
-      dtype: its dtype.
-      shape: its shape.
-      has_mask: whether it has a mask of its shape.
+      spec: its path, dtype and shape.
+      has_mask: True if it has a mask of its shape.
       length: the bytes of its code.
     """
 
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
+    spec: LeafSpec
     has_mask: bool
     length: int = 0
 
 
 class Index(NamedTuple):
-    """What a file says of itself.
+    """The index of a sparse file.
 
     Attributes:
-      masks: whether it was saved with masks.
+      masks: True if the file was saved with masks.
       leaves: the leaves, in the order of the tree and of the codes.
     """
 
     masks: bool
-    leaves: list[Leaf]
+    leaves: list[SparseLeaf]
 
 
-def write(stream: BinaryIO, masks: bool, coded: Iterable[tuple[Leaf, Iterable[bytes]]]) -> int:
-    """Writes a file, a leaf and its code at a time, and gives its size in bytes."""
-    digest, leaves, end = hashlib.sha256(), [], 0
+def write(stream: BinaryIO, masks: bool, coded: Iterable[tuple[SparseLeaf, Iterable[bytes]]]) -> int:
+    """Writes a file, one leaf and its code at a time, and returns its size in bytes."""
+    digest = hashlib.sha256()
+    leaves = []
+    end = 0
     stream.write(bytes(_START))
     for leaf, codes in coded:
         start = end
@@ -69,85 +71,94 @@ def write(stream: BinaryIO, masks: bool, coded: Iterable[tuple[Leaf, Iterable[by
             digest.update(code)
             end += len(code)
         leaves.append(leaf._replace(length=end - start))
-    text = json.dumps(Index(masks, leaves)._asdict(), separators=(",", ":"), ensure_ascii=False)
-    # Names of what is no text, as Python reads it from a disk, are half a character.
-    index = text.encode("utf-8", "surrogatepass")
+    index = _index_bytes(Index(masks, leaves))
     header = _header(end, len(index))
     digest.update(index)
     digest.update(header)
     stream.write(index + digest.digest())
     stream.seek(0)
     stream.write(header)
-    return _START + end + len(index) + _DIGEST
+    return _START + end + len(index) + _DIGEST_BYTES
 
 
 def read(stream: BinaryIO) -> Index:
-    """What a file says of itself, once all of it is found to fit. The stream is then where the codes start.
+    """Reads the index of a file after a check of its digest, and moves the stream to where the codes start.
 
     Raises:
-      ValueError: saying what does not. So does a TypeError or RecursionError for a file that was made by hand.
+      ValueError: saying what is wrong. A file that was made by hand may raise a TypeError or RecursionError as well.
     """
     size = stream.seek(0, os.SEEK_END)
     stream.seek(0)
     header = stream.read(_START)
-    codes, length = _lengths(header)
-    if size != _START + codes + length + _DIGEST:
-        raise ValueError(f"it has {size} bytes, and its header says {_START + codes + length + _DIGEST}")
-    digest, left = hashlib.sha256(), codes + length
+    codes_length, index_length = _lengths(header)
+    expected = _START + codes_length + index_length + _DIGEST_BYTES
+    if size != expected:
+        raise ValueError(f"it has {size} bytes, and its header says {expected}")
+    digest = hashlib.sha256()
+    left = codes_length + index_length
     while left and (chunk := stream.read(min(left, _CHUNK))):
         digest.update(chunk)
         left -= len(chunk)
     digest.update(header)
-    if digest.digest() != stream.read(_DIGEST):
-        raise ValueError("it is not as it was written, by its digest")
-    # From here on, what is wrong comes from a hand that made the digest fit.
-    stream.seek(_START + codes)
-    index = _index(json.loads(stream.read(length).decode("utf-8", "surrogatepass")))
-    if (told := sum(leaf.length for leaf in index.leaves)) != codes:
-        raise ValueError(f"it has {codes} bytes of codes, and its index says {told}")
+    if digest.digest() != stream.read(_DIGEST_BYTES):
+        raise ValueError("its digest shows that it has changed since it was written")
+    # A file that is wrong from here on was made by hand, with a digest that fits.
+    stream.seek(_START + codes_length)
+    index = _parse_index(json.loads(stream.read(index_length).decode("utf-8", "surrogatepass")))
+    declared = sum(leaf.length for leaf in index.leaves)
+    if declared != codes_length:
+        raise ValueError(f"it has {codes_length} bytes of codes, and its index says {declared}")
     stream.seek(_START)
     return index
 
 
-def _header(codes: int, index: int) -> bytes:
-    end = codes + index
-    text = _TEXT % (_VERSION, codes, codes, index, codes, end, end, end + _DIGEST)
+def _header(codes_length: int, index_length: int) -> bytes:
+    index_end = codes_length + index_length
+    codes = (codes_length, codes_length)
+    index = (index_length, codes_length, index_end)
+    digest = (index_end, index_end + _DIGEST_BYTES)
+    text = _TEXT % (_VERSION, *codes, *index, *digest)
     return struct.pack("<Q", _HEADER) + text.encode().ljust(_HEADER)
 
 
 def _lengths(header: bytes) -> tuple[int, int]:
-    """The bytes of the codes and of the index."""
+    """The numbers of bytes of the codes and of the index, by the header."""
     numbers = _NUMBERS.match(header)
     if numbers is None:
         raise ValueError("it does not start as the sparse files of flipout_jax do")
-    version, codes, index = (int(number) for number in numbers.groups())
+    version, codes_length, index_length = (int(number) for number in numbers.groups())
     if version != _VERSION:
         raise ValueError(f"its format has version {version}, and this flipout_jax reads version {_VERSION}")
-    # So that no two parts of it overlap, and no reader of safetensors sees other ones.
-    if _header(codes, index) != header:
-        raise ValueError("its header does not fit")
-    return codes, index
+    # Byte for byte, so that no two tensors overlap and no safetensors reader sees others.
+    if _header(codes_length, index_length) != header:
+        raise ValueError("its header does not fit its lengths")
+    return codes_length, index_length
 
 
-def _index(fields: Any) -> Index:
+def _index_bytes(index: Index) -> bytes:
+    leaves = [[*leaf.spec, leaf.has_mask, leaf.length] for leaf in index.leaves]
+    text = json.dumps({"masks": index.masks, "leaves": leaves}, separators=(",", ":"), ensure_ascii=False)
+    # A file name that is not valid text has lone surrogates in Python, and so may a path in a tree.
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _parse_index(fields: Any) -> Index:
     if not isinstance(fields, dict) or set(fields) != set(Index._fields):
         raise ValueError("its index has other fields")
-    index = Index(**fields)
-    if not isinstance(index.masks, bool) or not isinstance(index.leaves, list):
+    masks = fields["masks"]
+    if not isinstance(masks, bool) or not isinstance(fields["leaves"], list):
         raise ValueError("its index has no list of leaves")
-    leaves = [_leaf(leaf) for leaf in index.leaves]
-    if not index.masks and any(leaf.has_mask for leaf in leaves):
-        raise ValueError("it has a mask without having masks")
-    return index._replace(leaves=leaves)
+    leaves = [_parse_leaf(leaf) for leaf in fields["leaves"]]
+    if not masks and any(leaf.has_mask for leaf in leaves):
+        raise ValueError("it has a mask, and its index says that it has none")
+    return Index(masks, leaves)
 
 
-def _leaf(fields: Any) -> Leaf:
-    leaf = Leaf(*fields)
-    if not (isinstance(leaf.name, str) and isinstance(leaf.dtype, str) and isinstance(leaf.has_mask, bool)):
-        raise ValueError("its index has a leaf that is none")
-    dtype = _one_file.dtype(leaf.dtype)
-    # The bytes are as many as 64 bits count.
-    leaf = leaf._replace(shape=_one_file.shape(leaf.name, leaf.shape, 2**62 // dtype.itemsize))
-    if not _one_file.is_below(leaf.length, 2**62) or leaf.length < _pieces.pieces(leaf.shape):
-        raise ValueError(f"the code of {leaf.name!r:.80} has no length, or is too short")
-    return leaf
+def _parse_leaf(fields: Any) -> SparseLeaf:
+    name, dtype, shape, has_mask, length = fields
+    spec = _leaf_spec.parse(name, dtype, shape)
+    if not isinstance(has_mask, bool):
+        raise ValueError(f"its index does not say if {name!r:.80} has a mask")
+    if not _leaf_spec.is_count(length, 2**62) or length < _pieces.piece_count(spec.shape):
+        raise ValueError(f"the code of {name!r:.80} has no length, or is too short")
+    return SparseLeaf(spec, has_mask, length)

@@ -8,32 +8,33 @@ import numpy as np
 from .._files import _gaps
 from . import _zstd
 
-# So many elements are coded at a time, which bounds the memory that this takes.
+# So many elements are coded at a time, which bounds the memory that coding takes.
 PIECE = 2**21
-# How a pattern of bits is coded.
-_ALL, _BITMAP, _GAPS = range(3)
+# The codings of a pattern of bits: nothing where all bits are 1, one bit for each, or the gaps between the rarer bits.
+_ALL = 0
+_BITMAP = 1
+_GAPS = 2
 
 
 def encode(array: np.ndarray, mask: np.ndarray | None) -> Iterator[bytes]:
     """The codes of the pieces of an array.
 
-    A piece is a byte that says how it is coded, and these streams:
+    The code of a piece is a byte that names its form, and then these streams:
 
-    - which elements are stored, unless all are: those that have a bit that is not 0, and those that the mask keeps;
-    - which of them the mask keeps, unless it keeps all;
-    - their values, or the first bytes of all of them, then the second bytes, and so on.
-
-    Both patterns are bitmaps or `_gaps`.
+    - the pattern of the elements that are stored, unless all are: those with any bit set, and those that are kept by
+      the mask;
+    - the pattern of those of them that are kept by the mask, unless all are;
+    - their values, or the first bytes of all values, then the second bytes, and so on.
 
     Args:
-      array: the values, of any type.
+      array: the values, of any dtype.
       mask: None, or a bool array of the same shape.
     """
     words = _words(np.ascontiguousarray(array))
-    kept = None if mask is None else np.ascontiguousarray(mask).reshape(-1)
+    flat_mask = None if mask is None else np.ascontiguousarray(mask).reshape(-1)
     for start in range(0, len(words), PIECE):
         piece = slice(start, start + PIECE)
-        yield _encode(words[piece], None if kept is None else kept[piece])
+        yield _encode_piece(words[piece], None if flat_mask is None else flat_mask[piece])
 
 
 def decode(
@@ -42,85 +43,96 @@ def decode(
     """The array and the mask that `encode` has coded.
 
     Raises:
-      ValueError: if the bytes are no code of such an array.
+      ValueError: if the bytes are not a code of such an array.
     """
-    if len(code) < pieces(shape):
+    if len(code) < piece_count(shape):
         raise ValueError("a code is cut off")
-    array, mask = np.zeros(shape, dtype), np.zeros(shape, bool) if has_mask else None
-    words, kept, view, at = _words(array), None if mask is None else mask.reshape(-1), memoryview(code), 0
+    array = np.zeros(shape, dtype)
+    mask = np.zeros(shape, bool) if has_mask else None
+    words = _words(array)
+    flat_mask = None if mask is None else mask.reshape(-1)
+    position = 0
     for start in range(0, len(words), PIECE):
         piece = slice(start, start + PIECE)
-        at = _decode(view, at, words[piece], None if kept is None else kept[piece])
-    if at != len(code):
-        raise ValueError(f"a code has {len(code)} bytes, of which {at} are used")
+        piece_mask = None if flat_mask is None else flat_mask[piece]
+        position = _decode_piece(memoryview(code), position, words[piece], piece_mask)
+    if position != len(code):
+        raise ValueError(f"a code has {len(code)} bytes, of which {position} are used")
     if dtype == np.bool_ and (words > 1).any():
         raise ValueError("a truth value is neither 0 nor 1")
     return array, mask
 
 
-def pieces(shape: tuple[int, ...]) -> int:
-    """The number of pieces of an array. Each needs a byte at least."""
+def piece_count(shape: tuple[int, ...]) -> int:
+    """The number of pieces of an array. Each takes at least one byte."""
     return -(-math.prod(shape) // PIECE)
 
 
-def _encode(words: np.ndarray, mask: np.ndarray | None) -> bytes:
-    used = (words != 0).any(axis=1)
+def _encode_piece(words: np.ndarray, mask: np.ndarray | None) -> bytes:
+    stored = (words != 0).any(axis=1)
     if mask is not None:
-        used |= mask
+        stored |= mask
     dense = _join(words, None, mask)
-    if used.all():
+    if stored.all():
         return dense
-    return min(dense, _join(words[used], used, None if mask is None else mask[used]), key=len)
+    sparse = _join(words[stored], stored, None if mask is None else mask[stored])
+    return min(dense, sparse, key=len)
 
 
-def _join(values: np.ndarray, used: np.ndarray | None, mask: np.ndarray | None) -> bytes:
-    (how_used, used_code), (how_kept, mask_code) = _encode_pattern(used), _encode_pattern(mask)
-    in_planes, code = _encode_values(values)
-    return bytes([how_used | how_kept << 2 | in_planes << 4]) + used_code + mask_code + code
+def _join(values: np.ndarray, stored: np.ndarray | None, mask: np.ndarray | None) -> bytes:
+    stored_coding, stored_code = _encode_pattern(stored)
+    mask_coding, mask_code = _encode_pattern(mask)
+    in_planes, values_code = _encode_values(values)
+    form = stored_coding | mask_coding << 2 | in_planes << 4
+    return bytes([form]) + stored_code + mask_code + values_code
 
 
-def _decode(code: memoryview, at: int, words: np.ndarray, mask: np.ndarray | None) -> int:
-    if at >= len(code):
+def _decode_piece(code: memoryview, position: int, words: np.ndarray, mask: np.ndarray | None) -> int:
+    """Decodes one piece into `words` and `mask`, and returns where the next one starts."""
+    if position >= len(code):
         raise ValueError("a code is cut off")
-    form, at = code[at], at + 1
-    used, at = _decode_pattern(form & 3, code, at, len(words))
-    count = len(words) if used is None else int(used.sum())
-    kept, at = _decode_pattern(form >> 2 & 3, code, at, count)
+    form = code[position]
+    stored, position = _decode_pattern(form & 3, code, position + 1, len(words))
+    count = len(words) if stored is None else int(stored.sum())
+    kept, position = _decode_pattern(form >> 2 & 3, code, position, count)
     if form >> 5 or (kept is not None and mask is None):
         raise ValueError("there is no such form of a code")
-    values, at = _decode_values(bool(form >> 4), code, at, count, words)
-    chosen = slice(None) if used is None else used
+    values, position = _decode_values(bool(form >> 4), code, position, count, words)
+    chosen = slice(None) if stored is None else stored
     words[chosen] = values
     if mask is not None:
         mask[chosen] = True if kept is None else kept
-    return at
+    return position
 
 
 def _encode_pattern(pattern: np.ndarray | None) -> tuple[int, bytes]:
+    """The shorter of the two codes of a pattern, after its number."""
     if pattern is None or pattern.all():
         return _ALL, b""
-    bitmap = np.packbits(pattern, bitorder="little")
-    gaps = np.frombuffer(_gaps.encode(pattern.view(np.int8)), np.uint8)
-    return min(((_BITMAP, _zstd.put(bitmap)), (_GAPS, _zstd.put(gaps))), key=lambda coded: len(coded[1]))
+    bitmap = _zstd.put(np.packbits(pattern, bitorder="little"))
+    gaps = _zstd.put(np.frombuffer(_gaps.encode(pattern.view(np.int8)), np.uint8))
+    return (_BITMAP, bitmap) if len(bitmap) <= len(gaps) else (_GAPS, gaps)
 
 
-def _decode_pattern(how: int, code: memoryview, at: int, size: int) -> tuple[np.ndarray | None, int]:
-    if how == _ALL:
-        return None, at
+def _decode_pattern(coding: int, code: memoryview, position: int, size: int) -> tuple[np.ndarray | None, int]:
+    """The pattern, which is None where all bits are 1, and where its code ends."""
+    if coding == _ALL:
+        return None, position
     length = -(-size // 8)
-    if how == _BITMAP:
-        data, at = _zstd.take(code, at, length, length)
-        return _gaps.exact_bits(data.tobytes(), size).view(bool), at
-    if how != _GAPS:
+    if coding == _BITMAP:
+        data, position = _zstd.take(code, position, length, length)
+        return _gaps.exact_bits(data.tobytes(), size).view(bool), position
+    if coding != _GAPS:
         raise ValueError("there is no such code of a pattern")
-    data, at = _zstd.take(code, at, 0, length + 8)
+    data, position = _zstd.take(code, position, 0, length + 8)
     values = _gaps.decode(data.tobytes(), size)
     if (values < 0).any():
         raise ValueError("a pattern has signs")
-    return values.view(bool), at
+    return values.view(bool), position
 
 
 def _encode_values(values: np.ndarray) -> tuple[bool, bytes]:
+    """The code of values, after True if it is plane by plane of their bytes."""
     rows = np.ascontiguousarray(values).view(np.uint8)
     whole = _zstd.put(rows)
     if rows.shape[1] == 1:
@@ -129,18 +141,21 @@ def _encode_values(values: np.ndarray) -> tuple[bool, bytes]:
     return (True, planes) if len(planes) < len(whole) else (False, whole)
 
 
-def _decode_values(in_planes: bool, code: memoryview, at: int, count: int, words: np.ndarray) -> tuple[np.ndarray, int]:
+def _decode_values(
+    in_planes: bool, code: memoryview, position: int, count: int, words: np.ndarray
+) -> tuple[np.ndarray, int]:
+    """The values as rows of the type of `words`, and where their code ends."""
     width = words.shape[1] * words.itemsize
     if in_planes:
         rows = np.empty((count, width), np.uint8)
         for i in range(width):
-            rows[:, i], at = _zstd.take(code, at, count, count)
+            rows[:, i], position = _zstd.take(code, position, count, count)
     else:
-        rows, at = _zstd.take(code, at, count * width, count * width)
-    return rows.reshape(count, width).view(words.dtype), at
+        rows, position = _zstd.take(code, position, count * width, count * width)
+    return rows.reshape(count, width).view(words.dtype), position
 
 
 def _words(array: np.ndarray) -> np.ndarray:
-    """A contiguous array as rows of unsigned integers, an element a row."""
+    """A view of a contiguous array as rows of unsigned integers, one row for each element."""
     width = array.itemsize
     return array.reshape(-1).view(f"u{min(width, 8)}").reshape(array.size, -(-width // 8))

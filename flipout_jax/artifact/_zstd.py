@@ -1,70 +1,73 @@
-"""Streams of bytes, through zstandard where that makes them shorter."""
+"""Streams of bytes, compressed with Zstandard where that makes them shorter."""
 
-import importlib
 from typing import Any
 
 import numpy as np
 
-# What is shorter is left as it is: a frame alone takes as much.
-_SHORTEST = 12
-# Of a length that is shifted by one bit, more than any piece needs.
-_LENGTH_BYTES = 5
+from .. import _optional
+
+# Shorter streams are never compressed, as the frame alone takes so many bytes.
+_MIN_BYTES = 12
+# The length of a stream, in 7 bits a byte, takes at most so many bytes.
+_MAX_LENGTH_BYTES = 5
 
 
 def library() -> Any:
     """The package zstandard, or an `ImportError` that says how to install it."""
-    try:
-        return importlib.import_module("zstandard")
-    except ImportError as error:
-        raise ImportError(
-            'flipout_jax.save_sparse and load_sparse need zstandard: pip install "flipout_jax[artifact]".',
-            name="zstandard",
-        ) from error
+    return _optional.load("zstandard", needed_for="flipout_jax.save_sparse or load_sparse", extra="artifact")
 
 
 def put(raw: np.ndarray) -> bytes:
-    """The code of a stream of bytes: its length, and whether it is a frame of zstandard, in 7 bits a byte; itself."""
-    code, number = raw.tobytes(), 2 * raw.size
-    for compressor in _compressors() if raw.size >= _SHORTEST else ():
+    """The code of a stream of bytes.
+
+    It starts with twice the length of the rest, plus 1 if the rest is a Zstandard frame, in 7 bits a byte, the lowest
+    first. A byte of 128 or more is followed by another one.
+    """
+    content = raw.tobytes()
+    number = 2 * raw.size
+    for compressor in _compressors() if raw.size >= _MIN_BYTES else ():
         frame = compressor.compress(raw)
-        if len(frame) < len(code):
-            code, number = frame, 2 * len(frame) + 1
-    start = bytearray()
+        if len(frame) < len(content):
+            content = frame
+            number = 2 * len(frame) + 1
+    digits = bytearray()
     while number >= 128:
-        start.append(number % 128 + 128)
+        digits.append(number % 128 + 128)
         number //= 128
-    return bytes([*start, number]) + code
+    return bytes([*digits, number]) + content
 
 
-def take(code: memoryview, at: int, least: int, most: int) -> tuple[np.ndarray, int]:
-    """The bytes of the stream that starts there, and where the next one does.
+def take(code: memoryview, start: int, min_bytes: int, max_bytes: int) -> tuple[np.ndarray, int]:
+    """The bytes of the stream that starts at `start`, and the position at which it ends.
 
-    Nothing longer than `most` is made, whatever the code says.
+    It never allocates more than `max_bytes`, whatever the code says.
 
     Raises:
-      ValueError: unless there are so many bytes.
+      ValueError: if the stream is damaged, or its length is out of range.
     """
-    start = code[at : at + _LENGTH_BYTES]
-    digits = next((i + 1 for i, byte in enumerate(start) if byte < 128), None)
+    head = code[start : start + _MAX_LENGTH_BYTES]
+    digits = next((i + 1 for i, byte in enumerate(head) if byte < 128), None)
     if digits is None:
         raise ValueError("a code is cut off")
-    length, is_frame = divmod(sum(byte % 128 << 7 * i for i, byte in enumerate(start[:digits])), 2)
-    at, end = at + digits, at + digits + length
+    number = sum(byte % 128 << 7 * i for i, byte in enumerate(head[:digits]))
+    length, is_frame = divmod(number, 2)
+    start += digits
+    end = start + length
     if end > len(code):
         raise ValueError("a code is cut off")
-    raw = _decompress(code[at:end], most) if is_frame else code[at:end]
-    if not least <= len(raw) <= most:
-        raise ValueError(f"a stream has {len(raw)} bytes, not {least} to {most}")
+    raw = _decompress(code[start:end], max_bytes) if is_frame else code[start:end]
+    if not min_bytes <= len(raw) <= max_bytes:
+        raise ValueError(f"a stream has {len(raw)} bytes, not {min_bytes} to {max_bytes}")
     return np.frombuffer(raw, np.uint8), end
 
 
-def _decompress(frame: memoryview, most: int) -> bytes:
+def _decompress(frame: memoryview, max_bytes: int) -> bytes:
     zstd = library()
     try:
-        # It would believe what a frame says of its size, whatever the limit that it is given.
+        # The size is checked first, as the decompressor trusts what a frame says of it, whatever its limit.
         size = zstd.get_frame_parameters(frame).content_size
-        if not 0 < size <= most:
-            raise ValueError(f"a frame of zstandard is of {size} bytes, not of at most {most}")
+        if not 0 < size <= max_bytes:
+            raise ValueError(f"a frame of zstandard is of {size} bytes, not of at most {max_bytes}")
         return zstd.ZstdDecompressor().decompress(
             frame, max_output_size=size, read_across_frames=False, allow_extra_data=False
         )
@@ -73,12 +76,12 @@ def _decompress(frame: memoryview, most: int) -> bytes:
 
 
 def _compressors() -> list[Any]:
-    """One that finds what repeats, and one that hardly looks for it and takes each byte by how often it comes.
+    """One compressor that looks for repeats, and one that mainly codes each byte by its frequency.
 
-    In bytes of a few values, short repeats come by chance, and to point to them takes more than the bytes do.
+    Among few distinct bytes short repeats come by chance, and a reference to one takes more space than its bytes.
     """
     zstd = library()
-    by_byte = zstd.ZstdCompressionParameters(
+    by_frequency = zstd.ZstdCompressionParameters(
         window_log=22, hash_log=6, chain_log=6, min_match=7, strategy=zstd.STRATEGY_FAST
     )
-    return [zstd.ZstdCompressor(level=3), zstd.ZstdCompressor(compression_params=by_byte)]
+    return [zstd.ZstdCompressor(level=3), zstd.ZstdCompressor(compression_params=by_frequency)]

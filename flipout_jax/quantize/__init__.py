@@ -1,11 +1,12 @@
-"""Post-training 8-bit quantisation of networks, pruned or not. Exact zeros stay exact zeros.
+"""Post-training 8-bit quantization of networks, pruned or not. Exact zeros stay exact zeros.
 
-- An `Observer` finds ranges: `min_max`, `moving_average`, `histogram`, and those for each channel.
+- An `Observer` finds ranges: `min_max`, `moving_average` and `histogram`, and two of them for each channel.
 - `quantize` and `dequantize` are for one array, `quantize_params` and `dequantize_params` for parameters of any tree.
-- `calibrate` finds the ranges of a Flax NNX model's activations, and `quantize_model` makes a model that computes with
-  integers, weights alone or activations as well.
+- `calibrate` finds the ranges of the activations of a Flax NNX model, and `quantize_model` makes a model that computes
+  with integers, for the weights alone or for the activations as well.
 """
 
+from .._recording import apply_model as apply_model
 from ._array import Quantized as Quantized
 from ._array import dequantize as dequantize
 from ._array import quantize as quantize
@@ -30,4 +31,3 @@ from ._observers import per_channel_min_max as per_channel_min_max
 from ._params import dequantize_params as dequantize_params
 from ._params import errors as errors
 from ._params import quantize_params as quantize_params
-from ._recording import apply_model as apply_model

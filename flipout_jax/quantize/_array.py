@@ -7,18 +7,21 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import DTypeLike
 
+from .. import _optional
+from .._errors import ArgumentError
 from .._numerics import wider
 from ._observers import STEPS, Observer, Range, Scheme, min_max
 
+# The smallest and largest integer of each dtype.
 _DTYPES = {jnp.dtype("int8"): (-128, 127), jnp.dtype("uint8"): (0, 255)}
 
 
 class Quantized(NamedTuple):
-    """An array of 8-bit integers, whose values are `(values - zero_point) * scale`.
+    """An array of 8-bit integers that stand for `(values - zero_point) * scale`.
 
     Attributes:
       values: int8 or uint8, of the shape of the array.
-      scale: what one step is worth; float32, a scalar or of size 1 along all axes but those of the channels.
+      scale: the value of one step; float32, a scalar or of size 1 along all axes except that of the channels.
       zero_point: the integer that stands for 0; of the shape of `scale` and the dtype of `values`.
     """
 
@@ -56,14 +59,14 @@ def scale_and_zero_point(bounds: Range, scheme: Scheme, dtype: DTypeLike = "int8
     """
     check_scheme(scheme)
     lowest, _ = check_dtype(dtype)
-    low, high = (jnp.asarray(bound) for bound in bounds)
-    if not any(isinstance(bound, Tracer) for bound in (low, high)) and not bool(
-        jnp.all(jnp.isfinite(low) & jnp.isfinite(high) & (low <= high))
-    ):
-        raise ValueError(
-            f"`bounds` must be finite, as those of finite values are, got {bounds!r}. Nothing seen gives none."
+    low, high = map(jnp.asarray, bounds)
+    is_traced = isinstance(low, Tracer) or isinstance(high, Tracer)
+    if not is_traced and not bool(jnp.all(jnp.isfinite(low) & jnp.isfinite(high) & (low <= high))):
+        raise ArgumentError(
+            "bounds", f"must be finite, as those of finite values are, got {bounds!r}. Nothing seen gives none."
         )
-    low, high = jnp.minimum(low, 0), jnp.maximum(high, 0)
+    low = jnp.minimum(low, 0)
+    high = jnp.maximum(high, 0)
     width = high - low if scheme == "affine" else 2 * jnp.maximum(-low, high)
     scale = jnp.maximum(width / STEPS, float(jnp.finfo("float32").eps)).astype("float32")
     if scheme == "affine":
@@ -84,21 +87,21 @@ def quantize(
     r"""An array as 8-bit integers: $q = \operatorname{clamp}(\operatorname{round}(x / s) + z)$.
 
     with the scale $s$ and the zero point $z$ of `scale_and_zero_point`. Exact zeros stay exact zeros, so masks and
-    sparsity are unchanged; small values may become 0 as well. Inside of the range the error is at most $s / 2$.
+    sparsity are unchanged; small values may become 0 as well. Inside the range, the error is at most $s / 2$.
 
     Args:
       x: a floating-point array.
-      bounds: the range to represent; what lies outside is clipped to it. With None it is that of `x` itself.
-      observer: how the range of `x` itself is found; with None `min_max()`.
-      scheme: `affine`, which uses all integers from the least value to the largest, or `symmetric`, whose zero point
+      bounds: the range to represent; values outside are clipped to it. With None it is the range of `x`.
+      observer: the observer that finds the range of `x`; with None, `min_max()`.
+      scheme: `affine`, which uses all integers from the lowest value to the highest, or `symmetric`, whose zero point
         is in the middle.
-      dtype: of the integers, `int8` or `uint8`. They differ by 128 in their values and zero points, and in no result.
+      dtype: the dtype of the integers, `int8` or `uint8`. Their values and zero points differ by 128; results do not.
 
     Returns:
       A `Quantized`.
 
     Raises:
-      ValueError: if an argument is wrong, or the range is not finite, as where a value is not.
+      ValueError: if an argument is wrong, or the range is not finite because a value is not.
 
     Example:
       >>> import jax.numpy as jnp, flipout_jax as fj
@@ -111,18 +114,18 @@ def quantize(
     check_scheme(scheme)
     check_dtype(dtype)
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"`x` must be a floating-point array, got one of {x.dtype}.")
+        raise ArgumentError("x", f"must be a floating-point array, got one of {x.dtype}.")
     if bounds is None:
         observer = min_max() if observer is None else check_observer(observer)
         bounds = observer.range(observer.update(observer.init(x), x), scheme)
     elif observer is not None:
-        raise ValueError(f"`observer` must be left out where `bounds` are given, got {observer!r}.")
+        raise ArgumentError("observer", f"must be left out where `bounds` are given, got {observer!r}.")
     scale, zero_point = scale_and_zero_point(bounds, scheme, dtype)
     return Quantized(integers(x, scale, zero_point).astype(dtype), scale, zero_point)
 
 
 def integers(x: Array, scale: Array, zero_point: Array) -> Array:
-    """The integers that stand for the values of an array, as floats, in which they are exact."""
+    """The integers that stand for the values of an array, as floats, which hold them exactly."""
     lowest, highest = _DTYPES[jnp.dtype(zero_point.dtype)]
     x = x.astype(wider(x.dtype, "float32"))
     return jnp.clip(jnp.round(x / scale.astype(x.dtype)) + zero_point.astype(x.dtype), lowest, highest)
@@ -132,14 +135,14 @@ def dequantize(quantized: Quantized, dtype: DTypeLike = "float32") -> Array:
     """The values that the integers stand for: `(values - zero_point) * scale`.
 
     Args:
-      quantized: what `quantize` has made.
-      dtype: of the values; they are computed in float32 or wider.
+      quantized: the result of `quantize`.
+      dtype: the dtype of the values; they are computed in float32 or wider.
 
     Returns:
       An array of that dtype.
 
     Raises:
-      ValueError: if `dtype` is no floating-point type.
+      ValueError: if `dtype` is not a floating-point type.
 
     Example:
       >>> import jax.numpy as jnp, flipout_jax as fj
@@ -147,27 +150,27 @@ def dequantize(quantized: Quantized, dtype: DTypeLike = "float32") -> Array:
       [-1.0, 0.0, 1.0]
     """
     if not jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
-        raise ValueError(f"`dtype` must be a floating-point type, got {dtype!r}.")
+        raise ArgumentError("dtype", f"must be a floating-point type, got {dtype!r}.")
     wide = wider(dtype, "float32")
-    return (centred(quantized).astype(wide) * quantized.scale.astype(wide)).astype(dtype)
+    return (centered(quantized).astype(wide) * quantized.scale.astype(wide)).astype(dtype)
 
 
-def centred(quantized: Quantized) -> Array:
-    """The integers without the zero point, as float32; 0 stands for 0."""
+def centered(quantized: Quantized) -> Array:
+    """The integers less their zero point, as float32, so that 0 stands for 0."""
     return quantized.values.astype("float32") - quantized.zero_point.astype("float32")
 
 
 def to_qwix(quantized: Quantized) -> Any:
-    """The same as a `qwix.QArray`, for the integer matrix products and convolutions of qwix.
+    """The array as a `qwix.QArray`, for the integer matrix products and convolutions of qwix.
 
-    Those compute with integers on devices that can. They take one affine operand; a kernel of a convolution must be
-    symmetric.
+    These compute with integers on devices that support it. They take one affine operand; the kernel of a convolution
+    must be symmetric.
 
     Args:
-      quantized: what `quantize` has made.
+      quantized: the result of `quantize`.
 
     Returns:
-      A `qwix.QArray` of int8, without a zero point where that is 0.
+      A `qwix.QArray` of int8, without a zero point if that is 0.
 
     Raises:
       ImportError: if qwix is not installed.
@@ -178,36 +181,36 @@ def to_qwix(quantized: Quantized) -> Any:
       >>> fj.quantize.to_qwix(kernel).qvalue.tolist()
       [[127, -64]]
     """
-    try:
-        import qwix
-    except ImportError as error:
-        raise ImportError('to_qwix needs qwix: pip install "flipout_jax[quantize]".', name="qwix") from error
-    shift = -min(_DTYPES[jnp.dtype(quantized.values.dtype)]) - 128
-    rank = (1,) * (quantized.values.ndim - quantized.scale.ndim)
-    values, zero_point = ((x.astype("int32") + shift).astype("int8") for x in (quantized.values, quantized.zero_point))
-    return qwix.QArray(
-        values,
-        quantized.scale.reshape(rank + quantized.scale.shape),
-        zero_point.reshape(rank + zero_point.shape) if bool(jnp.any(zero_point)) else None,
-    )
+    qwix = _optional.load("qwix", needed_for="flipout_jax.quantize.to_qwix", extra="quantize")
+    lowest, _ = _DTYPES[jnp.dtype(quantized.values.dtype)]
+    # 0 for int8, and -128 for uint8.
+    shift = -128 - lowest
+    values = (quantized.values.astype("int32") + shift).astype("int8")
+    zero_point = (quantized.zero_point.astype("int32") + shift).astype("int8")
+    # Qwix wants as many axes as the values have.
+    shape = (1,) * (values.ndim - quantized.scale.ndim) + quantized.scale.shape
+    has_zero_point = bool(jnp.any(zero_point))
+    return qwix.QArray(values, quantized.scale.reshape(shape), zero_point.reshape(shape) if has_zero_point else None)
 
 
 def check_scheme(scheme: Any, name: str = "scheme") -> None:
     """Raises unless it is the name of a scheme."""
     if scheme not in get_args(Scheme):
-        raise ValueError(f"`{name}` must be 'affine' or 'symmetric', got {scheme!r}.")
+        raise ArgumentError(name, f"must be 'affine' or 'symmetric', got {scheme!r}.")
 
 
 def check_dtype(dtype: Any) -> tuple[int, int]:
-    """The least and the largest integer of a type, or a `ValueError` unless it has 8 bits."""
+    """The lowest and the highest integer of a dtype, or an `ArgumentError` unless it has 8 bits."""
     try:
         return _DTYPES[jnp.dtype(dtype)]
     except (KeyError, TypeError) as error:
-        raise ValueError(f"`dtype` must be int8 or uint8, got {dtype!r}.") from error
+        raise ArgumentError("dtype", f"must be int8 or uint8, got {dtype!r}.") from error
 
 
 def check_observer(observer: Any) -> Observer:
-    """The observer, or a `ValueError` if it is none."""
+    """The observer, or an `ArgumentError` if it is not one."""
     if not all(callable(getattr(observer, name, None)) for name in Observer._fields):
-        raise ValueError(f"`observer` must be an Observer, such as flipout_jax.quantize.min_max(), got {observer!r}.")
+        raise ArgumentError(
+            "observer", f"must be an Observer, such as flipout_jax.quantize.min_max(), got {observer!r}."
+        )
     return observer

@@ -6,17 +6,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from .._errors import ArgumentError
+from .._recording import Apply, apply_model, recording
 from ._array import check_observer, check_scheme
+from ._load_nnx import load_nnx
 from ._observers import Observer, Range, Scheme, min_max
-from ._recording import Apply, apply_model, recording
 
 
 class LayerRange(NamedTuple):
-    """The ranges of what goes into a layer and comes out of it.
+    """The ranges of the inputs and outputs of a layer.
 
     Attributes:
-      inputs: of its inputs; both bounds are scalars.
-      outputs: of its outputs; None where they are not to be quantised.
+      inputs: the range of its inputs; both bounds are scalars.
+      outputs: the range of its outputs; None where they are not to be quantized.
     """
 
     inputs: Range
@@ -32,18 +34,18 @@ def calibrate(
     outputs: bool = False,
     apply: Apply = apply_model,
 ) -> dict[str, LayerRange]:
-    """The ranges of what goes into each dense and convolution layer, over a data set.
+    """Finds the ranges of the inputs and outputs of each dense and convolution layer, over a data set.
 
-    The first layer and the classifier are among them. The layers are `nnx.Linear`, `nnx.LinearGeneral`, with those
-    inside of attention, and `nnx.Conv`, with their subclasses. A layer that is not called has no range. A copy of the
-    model is run in evaluation mode, one compiled program for each shape of a batch, so keep the batches to one size.
+    The first layer and the classifier are included. The layers are `nnx.Linear`, `nnx.LinearGeneral`, including those
+    inside attention, and `nnx.Conv`, with their subclasses. A layer that is never called has no range. A copy of the
+    model runs in evaluation mode, as one compiled program for each shape of a batch, so keep all batches the same size.
 
     Args:
-      model: a Flax NNX model. No layer may be called inside of a transformation of its own, such as `nnx.scan`.
-      batches: inputs of the model, such as those of the training images without augmentation; read once.
-      observer: how ranges are found; with None `min_max()`. It must find one range for a whole array.
-      scheme: what the ranges are for: `affine` or `symmetric`. Only `histogram()` heeds it.
-      outputs: whether to find the ranges of outputs as well, which `quantize_model` then quantises too.
+      model: a Flax NNX model. No layer may be called inside a transformation of its own, such as `nnx.scan`.
+      batches: inputs of the model, such as the training images without augmentation; read once.
+      observer: the observer that finds the ranges; with None, `min_max()`. It must find one range for a whole array.
+      scheme: the scheme that the ranges are for, `affine` or `symmetric`. It only matters to `histogram()`.
+      outputs: whether to find the ranges of outputs as well, which `quantize_model` then quantizes too.
       apply: `(model, batch) -> outputs`, for models that take more than one array.
 
     Returns:
@@ -63,41 +65,49 @@ def calibrate(
     """
     check_scheme(scheme)
     observer = min_max() if observer is None else check_observer(observer)
-    recorded = recording(model, apply)
-    wanted = (0, 1) if outputs else (0,)
+    quantized_nnx = load_nnx("calibrate")
+    recorded = recording(model, apply, types=(quantized_nnx.QuantizedLayer,))
+    sides = ("inputs", "outputs") if outputs else ("inputs",)
 
-    def chosen(state, batch):
+    def activations(state, batch):
+        """The arrays of all calls of a layer, by the path of the layer and the side."""
         return {
-            (path, i): [call[i] for call in calls] for path, calls in recorded.run(state, batch).items() for i in wanted
+            (path, side): [call[i] for call in calls]
+            for path, calls in recorded.run(state, batch).items()
+            for i, side in enumerate(sides)
         }
 
     @jax.jit
-    def update(state, states, batch):
-        for name, arrays in chosen(state, batch).items():
+    def update(state, observer_states, batch):
+        observer_states = dict(observer_states)
+        for name, arrays in activations(state, batch).items():
             for x in arrays:
-                states = states | {name: observer.update(states[name], x)}
-        return states
+                observer_states[name] = observer.update(observer_states[name], x)
+        return observer_states
 
-    state, states = recorded.state, None
+    observer_states = None
     for batch in batches:
-        if states is None:
-            shapes = jax.eval_shape(chosen, state, batch)
-            states = {name: observer.init(arrays[0]) for name, arrays in shapes.items()}
-        states = update(state, states, batch)
-    if states is None:
-        raise ValueError("`batches` must hold at least one batch, got none.")
-    found: dict[str, list[Range]] = {}
-    for (path, i), seen_state in states.items():
-        bounds = observer.range(seen_state, scheme)
-        what = ("inputs", "outputs")[i]
-        if jnp.shape(bounds.low) != ():
-            raise ValueError(
-                f"`observer` must find one range for a whole array, got one of shape {jnp.shape(bounds.low)} for the "
-                f"{what} of {path!r}. Those for each channel are for weights."
-            )
-        if not bool(jnp.isfinite(bounds.low) & jnp.isfinite(bounds.high)):
-            raise ValueError(
-                f"`batches` must give finite activations, got some of the {what} of {path!r} that are not."
-            )
-        found.setdefault(path, []).append(bounds)
-    return {path: LayerRange(*bounds) for path, bounds in found.items()}
+        if observer_states is None:
+            shapes = jax.eval_shape(activations, recorded.state, batch)
+            observer_states = {name: observer.init(arrays[0]) for name, arrays in shapes.items()}
+        observer_states = update(recorded.state, observer_states, batch)
+    if observer_states is None:
+        raise ArgumentError("batches", "must hold at least one batch, got none.")
+    ranges: dict[str, list[Range]] = {}
+    for (path, side), state in observer_states.items():
+        bounds = observer.range(state, scheme)
+        _check_bounds(bounds, f"{side} of {path!r}")
+        ranges.setdefault(path, []).append(bounds)
+    return {path: LayerRange(*bounds) for path, bounds in ranges.items()}
+
+
+def _check_bounds(bounds: Range, of: str) -> None:
+    shape = jnp.shape(bounds.low)
+    if shape != ():
+        raise ArgumentError(
+            "observer",
+            f"must find one range for a whole array, got one of shape {shape} for the {of}. Those for each channel are "
+            "for weights.",
+        )
+    if not bool(jnp.isfinite(bounds.low) & jnp.isfinite(bounds.high)):
+        raise ArgumentError("batches", f"must give finite activations, got some of the {of} that are not.")

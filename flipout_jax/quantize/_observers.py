@@ -1,4 +1,4 @@
-"""Observers: the range of an array, or of many of them one after the other."""
+"""Observers, which find the range of an array, or of a sequence of arrays."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -8,19 +8,20 @@ import jax.numpy as jnp
 from jax import Array
 
 from .. import _errors
+from .._errors import ArgumentError
 from .._numerics import wider
 
 Scheme = Literal["affine", "symmetric"]
-# Of 8 bits. An affine range is cut into as many steps, a symmetric one from -max to max as well.
+# 8 bits divide an affine range into so many steps, and so they do with a symmetric range from -max to max.
 STEPS = 255
 
 
 class Range(NamedTuple):
-    """What values to represent.
+    """A range of values to represent.
 
     Attributes:
-      low: the least of them; a float scalar, or an array that has one for each channel, of size 1 along other axes.
-      high: the largest, as `low`.
+      low: the lowest value; a float scalar, or one value for each channel, of size 1 along all other axes.
+      high: the highest value, of the shape of `low`.
     """
 
     low: Array
@@ -31,9 +32,9 @@ class Observer(NamedTuple):
     """Three pure functions that find the range of arrays. All of them may be traced.
 
     Attributes:
-      init: `x -> state`, before anything is seen, for arrays such as `x`; its shape and dtype are enough.
-      update: `(state, x) -> state`, with one more array seen. Its first axis may be of another size.
-      range: `(state, scheme) -> Range`, for a scheme as `quantize` takes it.
+      init: `x -> state`, before any array is seen, for arrays like `x`, of which only shape and dtype are used.
+      update: `(state, x) -> state`, with one more array, whose first axis may have another size.
+      range: `(state, scheme) -> Range`, for a scheme of `quantize`.
     """
 
     init: Callable[[Any], Any]
@@ -42,11 +43,11 @@ class Observer(NamedTuple):
 
 
 class MovingAverageState(NamedTuple):
-    """What `moving_average` keeps.
+    """State of `moving_average`.
 
     Attributes:
-      mean: of the ranges so far.
-      any_seen: whether there was one; bool scalar.
+      mean: the mean of the ranges so far.
+      any_seen: True once there was a range; bool scalar.
     """
 
     mean: Range
@@ -54,7 +55,7 @@ class MovingAverageState(NamedTuple):
 
 
 def min_max() -> Observer:
-    r"""The least and the largest value of all arrays seen: $[\min_b \min x_b, \max_b \max x_b]$.
+    r"""The lowest and the highest value of all arrays: $[\min_b \min x_b, \max_b \max x_b]$.
 
     Returns:
       An `Observer`.
@@ -72,11 +73,11 @@ def min_max() -> Observer:
 
 
 def per_channel_min_max(axis: int = -1) -> Observer:
-    """The least and the largest value of each channel; for weights.
+    """The lowest and the highest value of each channel; for weights.
 
     Args:
-      axis: the axis of the channels. The last is that of the output channels in JAX's libraries, but for Equinox and
-        PyTorch, where the first is.
+      axis: the axis of the channels. Output channels are on the last axis in Flax and Haiku, and on the first in
+        Equinox and PyTorch.
 
     Returns:
       An `Observer`, whose `init` raises a `ValueError` for an array without that axis.
@@ -92,14 +93,14 @@ def per_channel_min_max(axis: int = -1) -> Observer:
 
 
 def moving_average(decay: float = 0.99) -> Observer:
-    r"""A moving average of the least and the largest value of each array, which forgets rare outliers.
+    r"""A moving average of the lowest and the highest value of each array, which forgets rare outliers.
 
     $$ l \leftarrow l + (1 - d) (\min x_b - l), \qquad h \leftarrow h + (1 - d) (\max x_b - h) $$
 
     with $d$ = `decay`; the first array sets both.
 
     Args:
-      decay: what is kept of the average at each array, in [0, 1). PyTorch's averaging constant is 1 - `decay`.
+      decay: the weight of the average so far at each array, in [0, 1). PyTorch's averaging constant is 1 - `decay`.
 
     Returns:
       An `Observer`.
@@ -117,7 +118,7 @@ def moving_average(decay: float = 0.99) -> Observer:
 
 
 def moving_average_per_channel(decay: float = 0.99, axis: int = -1) -> Observer:
-    """`moving_average` of each channel. For one array, such as weights, it is `per_channel_min_max`.
+    """The `moving_average` of each channel. For a single array, such as weights, it equals `per_channel_min_max`.
 
     Args:
       decay: as for `moving_average`.
@@ -136,58 +137,64 @@ def moving_average_per_channel(decay: float = 0.99, axis: int = -1) -> Observer:
     return _moving_average(_errors.fraction("decay", decay), _channels(axis))
 
 
-def _min_max(axes: Callable[[Any], tuple[int, ...] | None]) -> Observer:
+def _min_max(reduced_axes: Callable[[Any], tuple[int, ...] | None]) -> Observer:
     def init(x):
-        empty = jnp.full(_shape(x, axes(x)), jnp.inf, wider(x.dtype, jnp.float32))
+        empty = jnp.full(_reduced_shape(x, reduced_axes(x)), jnp.inf, wider(x.dtype, jnp.float32))
         return Range(empty, -empty)
 
     def update(state, x):
-        own = _bounds(x, axes(x))
-        return Range(jnp.minimum(state.low, own.low), jnp.maximum(state.high, own.high))
+        new = _range_of(x, reduced_axes(x))
+        return Range(jnp.minimum(state.low, new.low), jnp.maximum(state.high, new.high))
 
     return Observer(init, update, lambda state, _: state)
 
 
-def _moving_average(decay: float, axes: Callable[[Any], tuple[int, ...] | None]) -> Observer:
+def _moving_average(decay: float, reduced_axes: Callable[[Any], tuple[int, ...] | None]) -> Observer:
     def init(x):
-        zeros = jnp.zeros(_shape(x, axes(x)), wider(x.dtype, jnp.float32))
+        zeros = jnp.zeros(_reduced_shape(x, reduced_axes(x)), wider(x.dtype, jnp.float32))
         return MovingAverageState(Range(zeros, zeros), jnp.zeros((), bool))
 
     def update(state, x):
-        own = _bounds(x, axes(x))
-        mean = jax.tree.map(
-            lambda mean, new: jnp.where(state.any_seen, mean + (1 - decay) * (new - mean), new), state.mean, own
-        )
+        def average(mean, new):
+            return jnp.where(state.any_seen, mean + (1 - decay) * (new - mean), new)
+
+        mean = jax.tree.map(average, state.mean, _range_of(x, reduced_axes(x)))
         return MovingAverageState(mean, jnp.ones((), bool))
 
     return Observer(init, update, lambda state, _: state.mean)
 
 
 def _whole(_: Any) -> None:
-    """No axis is kept."""
+    """All axes are reduced, and none is kept."""
     return None
 
 
 def _channels(axis: int) -> Callable[[Any], tuple[int, ...]]:
+    """All axes are reduced but that of the channels."""
+
     def others(x):
         if isinstance(axis, bool) or not isinstance(axis, int) or not -x.ndim <= axis < x.ndim:
-            raise ValueError(f"`axis` must be an axis of the array, got {axis!r} for one of shape {x.shape}.")
+            raise ArgumentError("axis", f"must be an axis of the array, got {axis!r} for one of shape {x.shape}.")
         return tuple(i for i in range(x.ndim) if i != axis % x.ndim)
 
     return others
 
 
-def _shape(x: Any, axes: tuple[int, ...] | None) -> tuple[int, ...]:
-    return () if axes is None else tuple(1 if i in axes else size for i, size in enumerate(x.shape))
+def _reduced_shape(x: Any, axes: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The shape of the range of `x`; None stands for a scalar."""
+    if axes is None:
+        return ()
+    return tuple(1 if i in axes else size for i, size in enumerate(x.shape))
 
 
-def _bounds(x: Array, axes: tuple[int, ...] | None) -> Range:
+def _range_of(x: Array, axes: tuple[int, ...] | None) -> Range:
     x = checked(x)
-    return Range(*(f(x, axis=axes, keepdims=axes is not None) for f in (jnp.min, jnp.max)))
+    keepdims = axes is not None
+    return Range(jnp.min(x, axis=axes, keepdims=keepdims), jnp.max(x, axis=axes, keepdims=keepdims))
 
 
 def checked(x: Array) -> Array:
-    """The array in float32 or wider, or a `ValueError` unless it is a floating-point one that is not empty."""
+    """The array in float32 or wider, or an `ArgumentError` unless it is a floating-point array that is not empty."""
     if not jnp.issubdtype(x.dtype, jnp.floating) or not x.size:
-        raise ValueError(f"`x` must be a floating-point array that is not empty, got {x.dtype}{list(x.shape)}.")
+        raise ArgumentError("x", f"must be a floating-point array that is not empty, got {x.dtype}{list(x.shape)}.")
     return x.astype(wider(x.dtype, jnp.float32))

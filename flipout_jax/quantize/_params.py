@@ -1,4 +1,4 @@
-"""Parameters of any tree with 8-bit kernels, and how far off they are."""
+"""Parameters of any tree with 8-bit kernels, and their errors."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import DTypeLike
 
+from .._errors import ArgumentError
 from .._prunable import check_paths, kernels, path_string, select
 from ._array import Quantized, check_dtype, check_observer, check_scheme, dequantize, quantize
 from ._errors import Errors, row
@@ -24,19 +25,20 @@ def quantize_params(
     scheme: Scheme = "symmetric",
     dtype: DTypeLike = "int8",
 ) -> PyTree:
-    """The parameters, with a `Quantized` in place of each kernel.
+    """Replaces each kernel by a `Quantized`.
 
-    Pruned weights stay exact zeros, so masks go on to hold.
+    Pruned weights stay exact zeros, so masks stay valid.
 
     Args:
       params: any tree of arrays.
-      quantizable: which parameters: a predicate on (key path, leaf) or a tree of booleans, as `prunable` of `prune`.
-      observer: how the range of a kernel is found; with None `per_channel_min_max()`.
+      quantizable: the parameters to quantize: a predicate on (key path, leaf) or a tree of booleans, like `prunable` of
+        `prune`.
+      observer: the observer that finds the range of a kernel; with None, `per_channel_min_max()`.
       scheme: `symmetric` or `affine`; see `quantize`.
-      dtype: of the integers, `int8` or `uint8`.
+      dtype: the dtype of the integers, `int8` or `uint8`.
 
     Returns:
-      The tree with its other leaves as they were. `dequantize_params` is the way back.
+      The tree, with its other leaves unchanged. `dequantize_params` is the inverse.
 
     Raises:
       ValueError: if an argument is wrong, nothing is quantizable, or a weight is not finite, naming the path.
@@ -52,30 +54,29 @@ def quantize_params(
     check_dtype(dtype)
     observer = per_channel_min_max() if observer is None else check_observer(observer)
     chosen = select(quantizable, params)
-    leaves = [
-        kernel(path_string(path), leaf, observer, scheme, dtype) if is_chosen else leaf
-        for is_chosen, (path, leaf) in zip(chosen, jax.tree.leaves_with_path(params), strict=True)
-    ]
+    leaves = []
+    for is_chosen, (path, leaf) in zip(chosen, jax.tree.leaves_with_path(params), strict=True):
+        leaves.append(quantize_kernel(path_string(path), leaf, observer, scheme, dtype) if is_chosen else leaf)
     return jax.tree.unflatten(jax.tree.structure(params), leaves)
 
 
-def kernel(path: str, leaf: Any, observer: Observer, scheme: Scheme, dtype: DTypeLike) -> Quantized:
-    """A kernel as integers, or a `ValueError` that names its path."""
+def quantize_kernel(path: str, leaf: Any, observer: Observer, scheme: Scheme, dtype: DTypeLike) -> Quantized:
+    """A kernel as integers, or an `ArgumentError` that names its path."""
     leaf = jnp.asarray(leaf)
     if not isinstance(leaf, Tracer) and not bool(jnp.all(jnp.isfinite(leaf))):
-        raise ValueError(f"`params` must be finite, got a value of {path!r} that is not.")
+        raise ArgumentError("params", f"must be finite, got a value of {path!r} that is not.")
     return quantize(leaf, observer=observer, scheme=scheme, dtype=dtype)
 
 
 def dequantize_params(params: PyTree, dtype: DTypeLike = "float32") -> PyTree:
-    """The parameters with arrays in place of each `Quantized`.
+    """Replaces each `Quantized` by the array that it stands for.
 
     Args:
-      params: what `quantize_params` has made, or any tree that holds such leaves.
-      dtype: of the arrays.
+      params: the result of `quantize_params`, or any tree that holds such leaves.
+      dtype: the dtype of the arrays.
 
     Returns:
-      The tree with its other leaves as they were.
+      The tree, with its other leaves unchanged.
 
     Example:
       >>> import jax.numpy as jnp, flipout_jax as fj
@@ -87,17 +88,17 @@ def dequantize_params(params: PyTree, dtype: DTypeLike = "float32") -> PyTree:
 
 
 def errors(params: PyTree, quantized: PyTree) -> Errors:
-    """How far each kernel is off.
+    """Measures the quantization error of each kernel.
 
     Args:
       params: the exact parameters.
-      quantized: what `quantize_params` has made of them.
+      quantized: the result of `quantize_params` for them.
 
     Returns:
       `Errors` with a row for each `Quantized`, to be printed or read.
 
     Raises:
-      ValueError: if `quantized` has other leaves than `params`.
+      ValueError: if the leaves of `quantized` are not those of `params`.
 
     Example:
       >>> import jax.numpy as jnp, flipout_jax as fj
@@ -110,15 +111,13 @@ def errors(params: PyTree, quantized: PyTree) -> Errors:
     exact = jax.tree.leaves_with_path(params)
     leaves = jax.tree.leaves(quantized, is_leaf=is_quantized)
     check_paths("quantized", jax.tree.map(lambda _: 0, quantized, is_leaf=is_quantized), params)
-    return Errors(
-        tuple(
-            row(path_string(path), [(np.asarray(leaf), np.asarray(dequantize(other)))])
-            for (path, leaf), other in zip(exact, leaves, strict=True)
-            if is_quantized(other)
-        )
-    )
+    rows = []
+    for (path, leaf), other in zip(exact, leaves, strict=True):
+        if is_quantized(other):
+            rows.append(row(path_string(path), [(np.asarray(leaf), np.asarray(dequantize(other)))]))
+    return Errors(tuple(rows))
 
 
 def is_quantized(x: Any) -> bool:
-    """Whether it is a `Quantized`."""
+    """True for a `Quantized`."""
     return isinstance(x, Quantized)

@@ -1,4 +1,4 @@
-"""The bytes of a supermask file: what it says of itself, the codes of its leaves, and a digest of both."""
+"""The bytes of a supermask file: a header, the codes of its leaves, and a digest of both."""
 
 import hashlib
 import json
@@ -7,44 +7,44 @@ import struct
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
-from .._files import _one_file
+from .._files import _leaf_spec
+from .._files._leaf_spec import LeafSpec
 from ._signed_constant import Options, check_options
 
-# The coding of leaves that are no masks.
+# The coding of leaves that are not masks: their bytes as they are.
 RAW = "raw"
 
-_MAGIC, _VERSION, _DIGEST = b"flipout_jax supermask\n", 1, 32
-# The version, and the bytes of the header.
+_MAGIC = b"flipout_jax supermask\n"
+_VERSION = 1
+_DIGEST_BYTES = 32
+# After the magic come the version and the length of the header.
 _START = struct.Struct("<HI")
 
 
-class Leaf(NamedTuple):
-    """A leaf of the masks in a file.
+class SupermaskLeaf(NamedTuple):
+    """A leaf in a supermask file.
 
     Attributes:
-      name: its path in the tree. It is compared, and never used as the name of a file.
-      shape: its shape.
-      dtype: the dtype of the mask, or of what is no mask.
-      coding: how it is coded.
+      spec: its path, dtype and shape.
+      coding: the name of its coding.
       length: the bytes of its code.
     """
 
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
+    spec: LeafSpec
     coding: str
     length: int
 
 
 class Content(NamedTuple):
-    """What a file says of itself.
+    """The header of a supermask file.
 
     Attributes:
       jax: the version of JAX that drew the weights.
       impl: the generator of the key.
-      key: its data.
-      options: those of the magnitudes.
+      key: the data of the key.
+      options: the options of the magnitudes.
       dtype: the dtype of the weights.
       weights: the digest of the weights.
       leaves: the leaves, in the order of the tree and of the codes.
@@ -56,74 +56,81 @@ class Content(NamedTuple):
     options: Options
     dtype: str
     weights: str
-    leaves: list[Leaf]
+    leaves: list[SupermaskLeaf]
 
 
 def pack(content: Content, codes: list[bytes]) -> bytes:
     """The bytes of a file."""
-    fields = {**content._asdict(), "options": content.options._asdict()}
+    fields = content._asdict()
+    fields["options"] = content.options._asdict()
+    fields["leaves"] = [
+        [leaf.spec.name, leaf.spec.shape, leaf.spec.dtype, leaf.coding, leaf.length] for leaf in content.leaves
+    ]
     header = json.dumps(fields, separators=(",", ":")).encode()
     data = b"".join([_MAGIC, _START.pack(_VERSION, len(header)), header, *codes])
     return data + hashlib.sha256(data).digest()
 
 
 def unpack(data: bytes) -> tuple[Content, list[bytes]]:
-    """What a file says of itself, and the codes of its leaves, once all of it is found to fit.
+    """The header of a file and the codes of its leaves, after all of it has been checked.
 
     Raises:
-      ValueError: saying what does not. So does a TypeError or RecursionError for a file that was made by hand.
+      ValueError: saying what is wrong. A file that was made by hand may raise a TypeError or RecursionError as well.
     """
     start = len(_MAGIC) + _START.size
     if not data.startswith(_MAGIC):
         raise ValueError("it does not start as the supermask files of flipout_jax do")
-    if len(data) < start + _DIGEST:
+    if len(data) < start + _DIGEST_BYTES:
         raise ValueError("it is cut off")
-    version, length = _START.unpack_from(data, len(_MAGIC))
+    version, header_length = _START.unpack_from(data, len(_MAGIC))
     if version != _VERSION:
         raise ValueError(f"its format has version {version}, and this flipout_jax reads version {_VERSION}")
-    end = len(data) - _DIGEST
+    end = len(data) - _DIGEST_BYTES
     if hashlib.sha256(memoryview(data)[:end]).digest() != data[end:]:
-        raise ValueError("it is not as it was written, by its digest")
-    # From here on, what is wrong comes from a hand that made the digest fit.
-    if length > end - start:
+        raise ValueError("its digest shows that it has changed since it was written")
+    # A file that is wrong from here on was made by hand, with a digest that fits.
+    if header_length > end - start:
         raise ValueError("its header is cut off")
-    content = _content(json.loads(data[start : start + length].decode()))
-    at, codes = start + length, []
+    codes_start = start + header_length
+    content = _parse_content(json.loads(data[start:codes_start].decode()))
+    position = codes_start
+    codes = []
     for leaf in content.leaves:
-        codes.append(data[at : at + leaf.length])
-        at += leaf.length
-    if at != end:
-        raise ValueError(f"it has {end - start - length} bytes of codes, and its header says {at - start - length}")
+        codes.append(data[position : position + leaf.length])
+        position += leaf.length
+    if position != end:
+        raise ValueError(f"it has {end - codes_start} bytes of codes, and its header says {position - codes_start}")
     return content, codes
 
 
-def _content(fields: Any) -> Content:
+def _parse_content(fields: Any) -> Content:
     if not isinstance(fields, dict) or set(fields) != set(Content._fields):
         raise ValueError("its header has other fields")
     content = Content(**fields)
     if not all(isinstance(text, str) for text in (content.jax, content.impl, content.dtype, content.weights)):
-        raise ValueError("its header has a text that is none")
-    if not isinstance(content.key, list) or not all(_one_file.is_below(number, 2**32) for number in content.key):
-        raise ValueError("its key is no list of 32-bit numbers")
-    if not jnp.issubdtype(_one_file.dtype(content.dtype), jnp.floating):
-        raise ValueError(f"its weights are of {content.dtype:.40}")
+        raise ValueError("its header has a number in place of a text")
+    if not isinstance(content.key, list) or not all(_leaf_spec.is_count(number, 2**32) for number in content.key):
+        raise ValueError("its key is not a list of 32-bit numbers")
+    if not jnp.issubdtype(_leaf_spec.parse_dtype(content.dtype), jnp.floating):
+        raise ValueError(f"its weights are not floating-point numbers but {content.dtype:.40}")
     if not isinstance(content.options, dict) or set(content.options) != set(Options._fields):
         raise ValueError("its header has other options")
     if not isinstance(content.leaves, list):
         raise ValueError("its header has no list of leaves")
-    return content._replace(options=check_options(**content.options), leaves=[_leaf(leaf) for leaf in content.leaves])
+    leaves = [_parse_leaf(leaf) for leaf in content.leaves]
+    return content._replace(options=check_options(**content.options), leaves=leaves)
 
 
-def _leaf(fields: Any) -> Leaf:
-    leaf = Leaf(*fields)
-    if not all(isinstance(text, str) for text in (leaf.name, leaf.dtype, leaf.coding)):
-        raise ValueError("its header has a text that is none")
-    leaf = leaf._replace(shape=_one_file.shape(leaf.name, leaf.shape, 2**32))
-    if not _one_file.is_below(leaf.length, 2**63):
-        raise ValueError(f"the code of {leaf.name!r:.80} has no length")
-    if leaf.coding != RAW:
-        if leaf.dtype not in ("int8", "bool"):
-            raise ValueError(f"the mask of {leaf.name!r:.80} is of {leaf.dtype:.40}")
-    elif leaf.length != math.prod(leaf.shape) * _one_file.dtype(leaf.dtype).itemsize:
-        raise ValueError(f"{leaf.name!r:.80} has {leaf.length} bytes, which do not fit its shape")
-    return leaf
+def _parse_leaf(fields: Any) -> SupermaskLeaf:
+    name, shape, dtype, coding, length = fields
+    spec = _leaf_spec.parse(name, dtype, shape, max_elements=2**32)
+    if not isinstance(coding, str):
+        raise ValueError(f"the coding of {name!r:.80} is not a text")
+    if not _leaf_spec.is_count(length, 2**63):
+        raise ValueError(f"the code of {name!r:.80} has no length")
+    if coding == RAW:
+        if length != math.prod(spec.shape) * np.dtype(dtype).itemsize:
+            raise ValueError(f"{name!r:.80} has {length} bytes, which do not fit its shape")
+    elif dtype not in ("int8", "bool"):
+        raise ValueError(f"the mask of {name!r:.80} is not int8 or bool but {dtype:.40}")
+    return SupermaskLeaf(spec, coding, length)

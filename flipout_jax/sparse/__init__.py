@@ -1,6 +1,6 @@
-"""Sparse inference of dense layers, where it is found to be faster than the dense product on this machine.
+"""Sparse inference of dense layers, where it is measured to be faster than the dense product on this machine.
 
-What is convolved is left alone: see `flipout_jax.compact` for that.
+Convolutions are left alone; `flipout_jax.compact` makes them smaller.
 """
 
 from ._convert import Conversion as Conversion

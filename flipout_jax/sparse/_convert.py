@@ -1,4 +1,4 @@
-"""The dense layers of a tree of parameters, each in the format that is fastest here."""
+"""The dense layers of a tree of parameters, each in the format that is fastest on this machine."""
 
 from typing import Any, NamedTuple
 
@@ -11,12 +11,12 @@ PyTree = Any
 
 
 class Conversion(NamedTuple):
-    """What `convert` and `convert_nnx` give back; `print` its choices.
+    """Result of `convert` and `convert_nnx`; `print` it to see the choices.
 
     Attributes:
-      params: the parameters, or the model, with sparse kernels where these are faster.
-      choices: what was measured and chosen, for each dense layer.
-      skipped: the paths of prunable kernels that are not of dense layers, such as those of convolutions.
+      params: the parameters, or the model, with sparse kernels where they are faster.
+      choices: the measurement and the choice for each dense layer.
+      skipped: the paths of prunable kernels that do not belong to dense layers, such as those of convolutions.
     """
 
     params: PyTree
@@ -24,32 +24,31 @@ class Conversion(NamedTuple):
     skipped: tuple[str, ...]
 
     def __str__(self) -> str:
-        """The choices as a table, in microseconds a product."""
-        lines = [
-            f"{choice.path}: {choice.format} at density {choice.density:.4%} ("
-            + ", ".join(f"{name} {1e6 * seconds:.1f} us" for name, seconds in choice.seconds.items())
-            + ")"
-            for choice in self.choices
-        ]
-        return "\n".join(lines + [f"{path}: left as it is, since it is no dense layer" for path in self.skipped])
+        """One line for each layer, with the times in microseconds per product."""
+        lines = []
+        for choice in self.choices:
+            times = ", ".join(f"{name} {1e6 * seconds:.1f} us" for name, seconds in choice.seconds.items())
+            lines.append(f"{choice.path}: {choice.format} at density {choice.density:.4%} ({times})")
+        lines += [f"{path}: left as it is, since it is no dense layer" for path in self.skipped]
+        return "\n".join(lines)
 
 
 def convert(
     params: PyTree, batch: int, *, prunable: Any = kernels, margin: float = 0.1, repeats: int = 20
 ) -> Conversion:
-    """The parameters with `BCOO` or `BCSR` kernels in the dense layers where these are faster on this machine.
+    """Replaces the kernels of dense layers by `BCOO` or `BCSR` arrays where these are faster on this machine.
 
     A dense layer is a prunable kernel of two axes, (inputs, outputs). Multiply by it with `matmul`, which takes all
-    formats. Which is faster depends on the sparsity, the shape, the size of the batch, and the machine: it is measured
-    for each, and the dense array stays where it is not slower. A kernel that the model multiplies by its transpose, as
-    an Equinox `Linear` does, is not for this.
+    formats. The fastest format depends on the sparsity, the shape, the batch size and the machine, so each kernel is
+    measured, and the dense array is kept unless a sparse one is faster. It is not for kernels that the model
+    transposes, as an Equinox `Linear` does.
 
     Args:
       params: the parameters, pruned.
-      batch: the number of rows that a layer will be given at once.
-      prunable: which parameters: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
-      margin: the part of the dense time that a sparse product must save at least, in [0, 1).
-      repeats: the number of products of each format that are timed.
+      batch: the number of rows of a layer's input in one call.
+      prunable: the parameters to convert: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
+      margin: the fraction of the dense time that a sparse product must save, in [0, 1).
+      repeats: the number of products that are timed for each format.
 
     Returns:
       A `Conversion`.
@@ -67,7 +66,8 @@ def convert(
     """
     leaves, treedef = jax.tree.flatten(params)
     paths = [path_string(path) for path, _ in jax.tree.leaves_with_path(params)]
-    choices, skipped = [], []
+    choices = []
+    skipped = []
     for i, chosen in enumerate(select(prunable, params)):
         if chosen and leaves[i].ndim == 2:
             leaves[i], choice = fastest(leaves[i], batch, path=paths[i], margin=margin, repeats=repeats)

@@ -1,4 +1,4 @@
-"""One kernel as a dense, a BCOO or a BCSR array, whichever this machine multiplies by in the shortest time."""
+"""One kernel as a dense, a BCOO or a BCSR array, whichever is fastest to multiply by on this machine."""
 
 import math
 import statistics
@@ -12,18 +12,21 @@ from jax.core import Tracer
 from jax.experimental import sparse
 
 from .. import _errors
+from .._errors import ArgumentError
 
-DENSE, BCOO, BCSR = "dense", "bcoo", "bcsr"
+DENSE = "dense"
+BCOO = "bcoo"
+BCSR = "bcsr"
 
 
 class Choice(NamedTuple):
-    """What was measured of one kernel, and what was chosen.
+    """The format that was chosen for a kernel, and the measurement behind it.
 
     Attributes:
       path: the path of the kernel, or of its layer.
       format: `dense`, `bcoo` or `bcsr`.
       seconds: the median time of a product in each format.
-      density: the part of the weights that is not 0.
+      density: the fraction of the weights that are not 0.
     """
 
     path: str
@@ -38,14 +41,14 @@ def matmul(x: jax.Array, kernel: Any) -> jax.Array:
     Args:
       x: inputs of shape (..., inputs).
       kernel: $W$: an array or a `BCOO` of shape (inputs, outputs), or a `BCSR` of its transpose, as `convert` and
-        `fastest` make them. The `BCSR` is of float32 or float64.
+        `fastest` make them. A `BCSR` has to be float32 or float64.
 
     Returns:
-      An array of shape (..., outputs). It is the dense product up to the order of its sums. A weight of 0 adds
-      nothing, even where the input is NaN or infinite.
+      An array of shape (..., outputs). It equals the dense product up to the order of summation. A weight of 0 in a
+      sparse kernel adds nothing, even where the input is NaN or infinite.
 
     Raises:
-      ValueError: if the shapes do not fit.
+      ValueError: if the shapes do not match.
 
     Example:
       >>> import jax.numpy as jnp, flipout_jax as fj
@@ -57,9 +60,8 @@ def matmul(x: jax.Array, kernel: Any) -> jax.Array:
     transposed = isinstance(kernel, sparse.BCSR)
     shape = kernel.shape[::-1] if transposed else kernel.shape
     if jnp.ndim(x) < 1 or len(shape) != 2 or x.shape[-1] != shape[0]:
-        raise ValueError(
-            f"`x` must have the shape (..., {shape[0] if shape else 0}) for this kernel, got {jnp.shape(x)}."
-        )
+        inputs = shape[0] if shape else 0
+        raise ArgumentError("x", f"must have the shape (..., {inputs}) for this kernel, got {jnp.shape(x)}.")
     if not isinstance(kernel, sparse.BCSR | sparse.BCOO):
         return x @ kernel
     rows = x.reshape(math.prod(x.shape[:-1]), shape[0])
@@ -70,17 +72,17 @@ def matmul(x: jax.Array, kernel: Any) -> jax.Array:
 def fastest(
     kernel: jax.Array, batch: int, *, path: str = "", margin: float = 0.1, repeats: int = 20
 ) -> tuple[Any, Choice]:
-    """The kernel in the format by which this machine multiplies a batch in the shortest time.
+    """The kernel in the format with which this machine multiplies a batch fastest.
 
-    The formats take turns, so that what else the machine does falls on all of them, and the median decides. Ties, and
-    gains below the margin, go to the dense product.
+    The formats take turns, so that other load on the machine affects them equally, and the medians are compared. The
+    dense product wins ties and gains below the margin.
 
     Args:
       kernel: an array of shape (inputs, outputs).
       batch: the number of rows of the inputs.
       path: a name for the `Choice`.
-      margin: the part of the dense time that a sparse product must save at least, in [0, 1).
-      repeats: the number of products of each format that are timed, after the first, which compiles.
+      margin: the fraction of the dense time that a sparse product must save, in [0, 1).
+      repeats: the number of products that are timed for each format, after a first one that compiles.
 
     Returns:
       The kernel, for `matmul`, and the `Choice`.
@@ -95,11 +97,12 @@ def fastest(
       (['bcoo', 'bcsr', 'dense'], 0.5)
     """
     if isinstance(kernel, Tracer):
-        raise ValueError("`kernel` must be a concrete array, got a traced one: call this outside of jit.")
+        raise ArgumentError("kernel", "must be a concrete array, got a traced one: call this outside of jit.")
     if jnp.ndim(kernel) != 2 or not jnp.issubdtype(kernel.dtype, jnp.floating):
         got = f"{kernel.dtype}{list(kernel.shape)}"
-        raise ValueError(f"`kernel` must be a floating-point array of shape (inputs, outputs), got {got}.")
-    batch, repeats = _errors.integer("batch", batch, 1), _errors.integer("repeats", repeats, 1)
+        raise ArgumentError("kernel", f"must be a floating-point array of shape (inputs, outputs), got {got}.")
+    batch = _errors.integer("batch", batch, 1)
+    repeats = _errors.integer("repeats", repeats, 1)
     margin = _errors.fraction("margin", margin)
     density = int(jnp.count_nonzero(kernel)) / max(kernel.size, 1)
     if not kernel.size:
@@ -107,13 +110,14 @@ def fastest(
     dense = jnp.asarray(kernel)
     candidates: dict[str, Any] = {DENSE: dense, BCOO: sparse.BCOO.fromdense(dense)}
     if dense.dtype in (jnp.float32, jnp.float64):
-        # For other types, JAX turns it into a BCOO at each product.
+        # JAX converts a BCSR of any other dtype into a BCOO at each product.
         candidates[BCSR] = sparse.BCSR.fromdense(dense.T)
     seconds = _measure(candidates, batch, repeats)
     best = min(seconds, key=lambda name: seconds[name])
     if seconds[best] > (1 - margin) * seconds[DENSE]:
         best = DENSE
-    return kernel if best == DENSE else candidates[best], Choice(path, best, seconds, density)
+    choice = Choice(path, best, seconds, density)
+    return kernel if best == DENSE else candidates[best], choice
 
 
 def _measure(kernels: dict[str, Any], batch: int, repeats: int) -> dict[str, float]:
@@ -125,6 +129,7 @@ def _measure(kernels: dict[str, Any], batch: int, repeats: int) -> dict[str, flo
         for name, kernel in kernels.items():
             start = time.perf_counter()
             product(x, kernel).block_until_ready()
-            if turn:
+            # The first turn compiles.
+            if turn > 0:
                 times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(of) for name, of in times.items()}
+    return {name: statistics.median(seconds) for name, seconds in times.items()}

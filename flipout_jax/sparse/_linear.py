@@ -1,28 +1,30 @@
-"""Flax NNX models whose dense layers are sparse where that is faster."""
+"""Sparse dense layers of a Flax NNX model, where they are faster."""
 
 from typing import Any
 
+from .. import _optional
+from .._errors import ArgumentError
 from ._convert import Conversion
 from ._kernel import DENSE, fastest
 
 
 def convert_nnx(model: Any, batch: int, *, margin: float = 0.1, repeats: int = 20) -> Conversion:
-    """A Flax NNX model whose `nnx.Linear` layers are sparse where that is faster on this machine.
+    """Replaces the `nnx.Linear` layers of a Flax NNX model by sparse layers where these are faster on this machine.
 
-    Every `nnx.Linear` is measured, as `convert` does it, and replaced where a sparse product is faster. The model that
-    is given stays as it is. What is replaced is for inference: its weights are no `nnx.Param`.
+    Every `nnx.Linear` is measured as `convert` does it, and replaced where a sparse product is faster. The given model
+    is left unchanged. A sparse layer is for inference only: its weights are not `nnx.Param`.
 
     Args:
       model: the model, pruned, in evaluation mode.
-      batch: the number of rows that a layer will be given at once.
-      margin: the part of the dense time that a sparse product must save at least, in [0, 1).
-      repeats: the number of products of each format that are timed.
+      batch: the number of rows of a layer's input in one call.
+      margin: the fraction of the dense time that a sparse product must save, in [0, 1).
+      repeats: the number of products that are timed for each format.
 
     Returns:
       A `Conversion`, whose `params` is the new model.
 
     Raises:
-      ValueError: for a wrong argument, or if `model` is no NNX module.
+      ValueError: for a wrong argument, or if `model` is not an NNX module.
       ImportError: if Flax is not installed.
 
     Example:
@@ -34,27 +36,27 @@ def convert_nnx(model: Any, batch: int, *, margin: float = 0.1, repeats: int = 2
       >>> bool(jnp.allclose(converted.params(jnp.ones((8, 4))), model(jnp.ones((8, 4))), atol=1e-5))
       True
     """
-    try:
-        from flax import nnx
+    nnx = _optional.load("flax.nnx", needed_for="flipout_jax.sparse.convert_nnx")
+    from .._nnx import nodes, replace
+    from ._sparse_linear import SparseLinear
 
-        from .._nnx import nodes, replace
-        from ._sparse_linear import SparseLinear
-    except ImportError as error:
-        raise ImportError("convert_nnx needs Flax: pip install flax") from error
     if not isinstance(model, nnx.Module):
-        raise ValueError(f"`model` must be an nnx.Module, got {type(model).__name__}.")
+        raise ArgumentError("model", f"must be an nnx.Module, got {type(model).__name__}.")
     model = nnx.clone(model)
-    choices, skipped, others = [], [], {}
+    choices = []
+    skipped = []
+    replacements = {}
     for keys, module in nodes(model):
         path = "/".join(map(str, keys))
-        # A subclass may do more than multiply.
+        # A subclass is skipped, since it may do more than multiply.
         if type(module) is not nnx.Linear:
-            skipped += [path] if isinstance(getattr(module, "kernel", None), nnx.Variable) else []
+            if isinstance(getattr(module, "kernel", None), nnx.Variable):
+                skipped.append(path)
             continue
-        # As the layer multiplies it.
+        # In the dtype in which the layer multiplies it.
         kernel = module.kernel[...].astype(module.dtype or module.param_dtype)
         kernel, choice = fastest(kernel, batch, path=path, margin=margin, repeats=repeats)
         choices.append(choice)
         if choice.format != DENSE:
-            others[path] = SparseLinear(module, kernel)
-    return Conversion(replace(model, others), tuple(choices), tuple(skipped))
+            replacements[path] = SparseLinear(module, kernel)
+    return Conversion(replace(model, replacements), tuple(choices), tuple(skipped))

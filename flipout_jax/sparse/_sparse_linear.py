@@ -1,4 +1,4 @@
-"""The NNX layer that stands where a sparse product is faster than that of `nnx.Linear`."""
+"""The NNX layer that replaces an `nnx.Linear` where a sparse product is faster. This module imports Flax."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from ._kernel import matmul
 
 
 class SparseWeight(nnx.Variable):
-    """An array of a sparse kernel. It is not trained."""
+    """An array of a sparse layer. It is not a parameter, so it is not trained."""
 
 
 class SparseLinear(nnx.Module):
@@ -19,7 +19,7 @@ class SparseLinear(nnx.Module):
 
     Args:
       linear: the layer that it replaces.
-      kernel: its kernel as `fastest` makes it.
+      kernel: its kernel in the format that `fastest` has chosen.
     """
 
     def __init__(self, linear: nnx.Linear, kernel: sparse.BCOO | sparse.BCSR):
@@ -27,10 +27,11 @@ class SparseLinear(nnx.Module):
         self.arrays = nnx.List([SparseWeight(array) for array in arrays])
         self.structure = structure
         self.bias = None if linear.bias is None else SparseWeight(linear.bias[...])
-        self.dtype, self.promote_dtype = linear.dtype, linear.promote_dtype
+        self.dtype = linear.dtype
+        self.promote_dtype = linear.promote_dtype
 
     def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
-        """The layer's outputs for inputs of shape (..., inputs)."""
+        """The layer's outputs, of shape (..., outputs), for inputs of shape (..., inputs)."""
         del out_sharding
         kernel = jax.tree.unflatten(self.structure, [array[...] for array in self.arrays])
         bias = None if self.bias is None else self.bias[...]
