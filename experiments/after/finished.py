@@ -12,11 +12,11 @@ from flax import nnx
 
 import flipout_jax as fj
 
-from .. import train
 from ..data import Images, Stored
 from ..errors import UserError
 from ..folder import run_directory
 from ..options.config import MACHINES, Config
+from ..run.setup import Setup, prepare
 from ..step.steps import Steps
 
 BATCH = 500
@@ -35,7 +35,7 @@ class Finished(NamedTuple):
     """
 
     config: Config
-    setup: train.Setup
+    setup: Setup
     model: nnx.Module
     summary: dict[str, Any]
 
@@ -56,7 +56,7 @@ def read(folder: Path) -> Finished:
     summary, stored = run_directory.read_summary(folder), run_directory.read_parameters(folder)
     # On one device, and where it is now, whatever it was trained on and wherever.
     config = dataclasses.replace(config, output_dir=folder, **dict.fromkeys(MACHINES))
-    setup = train.prepare(config)
+    setup = prepare(config)
     shapes = jax.eval_shape(lambda: setup.steps.shown(setup.steps.init(0)))
     params, model_state = (
         _filled(folder, stored, kind, tree) for kind, tree in (("params", shapes.params), ("state", shapes.model_state))

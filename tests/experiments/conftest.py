@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 from tensorboardX.proto import event_pb2
 
-from experiments import compare, train
+from experiments import compare
 from experiments.grid import cells as grid
 from experiments.grid import options as grid_options
 from experiments.options.config import Config, with_method
+from experiments.run import training
 from experiments.run.interrupt import Interrupt
 
 
@@ -33,7 +34,7 @@ def quick(tmp_path):
 def undrawn(request, monkeypatch):
     """Runs without pictures, which may take longer than they do, but for tests marked `draws`."""
     if request.node.get_closest_marker("draws") is None:
-        monkeypatch.setattr(train.shown, "draw", lambda folder: [])
+        monkeypatch.setattr(training.shown, "draw", lambda folder: [])
 
 
 @pytest.fixture(scope="session")
@@ -41,9 +42,9 @@ def trained(tmp_path_factory):
     """The folder of a small network that has learnt something, 90 % of it pruned; not to be changed."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.shown, "draw", lambda folder: [])
+        patch.setattr(training.shown, "draw", lambda folder: [])
         base = Config(model="lenet_300_100", epochs=6, sparsity=0.9, prunings=1, width=0.5, output_dir=folder)
-        train.run(with_method(base, "magnitude"))
+        training.run(with_method(base, "magnitude"))
     return folder
 
 
@@ -140,8 +141,8 @@ def stopped(monkeypatch):
                 pass
 
         with monkeypatch.context() as context:
-            context.setattr(train, "Interrupt", Stopped)
-            assert train.run(config) == signal.SIGTERM
+            context.setattr(training, "Interrupt", Stopped)
+            assert training.run(config) == signal.SIGTERM
         assert not (config.output_dir / "summary.json").exists()
         return config.output_dir
 

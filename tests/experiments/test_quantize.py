@@ -8,10 +8,11 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import quantize, train
+from experiments import quantize
 from experiments.after import finished
 from experiments.errors import UserError
 from experiments.folder import arrays
+from experiments.run import training
 
 
 def test_little_accuracy_is_lost(trained, capsys):
@@ -62,7 +63,7 @@ def test_outputs_too(trained):
 
 def test_a_convolution_that_streams(quick, dark_and_light, tmp_path):
     options = {"normalization": "image", "image_size": 16, "stream": True, "batch_size": 4}
-    train.run(quick(model="lenet5", width=0.1, data=f"folder:{dark_and_light}", epochs=1, method="dense", **options))
+    training.run(quick(model="lenet5", width=0.1, data=f"folder:{dark_and_light}", epochs=1, method="dense", **options))
     result = quantize.quantize(quantize.Options(tmp_path / "run"))
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert result["test_accuracy_before"] == pytest.approx(summary["test_accuracy"])
@@ -75,7 +76,7 @@ def test_a_convolution_that_streams(quick, dark_and_light, tmp_path):
 
 
 def test_what_is_made_of_something_else(quick, tmp_path):
-    train.run(quick(model="lenet_300_100", method="signed_supermask", epochs=1))
+    training.run(quick(model="lenet_300_100", method="signed_supermask", epochs=1))
     result = quantize.quantize(quantize.Options(tmp_path / "run"))
     assert result["sparsity_before"] <= result["sparsity"]
 
