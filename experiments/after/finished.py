@@ -15,6 +15,7 @@ import flipout_jax as fj
 from ..data import Images, Stored
 from ..errors import UserError
 from ..folder import run_directory
+from ..folder.result import RunResult
 from ..options.config import MACHINES, Config
 from ..run.setup import Setup, prepare
 from ..step.steps import Steps
@@ -31,13 +32,13 @@ class Finished(NamedTuple):
       config: its options.
       setup: its data and functions.
       model: its network, with the weights of the last epoch.
-      summary: its results.
+      result: its result.
     """
 
     config: Config
     setup: Setup
     model: nnx.Module
-    summary: dict[str, Any]
+    result: RunResult
 
 
 def read(folder: Path) -> Finished:
@@ -53,7 +54,7 @@ def read(folder: Path) -> Finished:
         raise UserError(f"{folder} holds the runs of {config.seeds} seeds; name one: {folder / f'seed{config.seed}'}.")
     if not (folder / run_directory.SUMMARY).is_file():
         raise UserError(f"{folder} must be the folder of a run that has finished; this one has not.")
-    summary, stored = run_directory.read_summary(folder), run_directory.read_parameters(folder)
+    result, stored = run_directory.read_result(folder), run_directory.read_parameters(folder)
     # On one device, and where it is now, whatever it was trained on and wherever.
     config = dataclasses.replace(config, output_dir=folder, **dict.fromkeys(MACHINES))
     setup = prepare(config)
@@ -61,7 +62,7 @@ def read(folder: Path) -> Finished:
     params, model_state = (
         _filled(folder, stored, kind, tree) for kind, tree in (("params", shapes.params), ("state", shapes.model_state))
     )
-    return Finished(config, setup, setup.steps.model(params, model_state), summary)
+    return Finished(config, setup, setup.steps.model(params, model_state), result)
 
 
 def check_accuracy(run: Finished) -> float:
@@ -70,7 +71,7 @@ def check_accuracy(run: Finished) -> float:
     Raises:
       UserError: if it is not what the run says.
     """
-    found, told = accuracy(run.setup.steps, run.model, run.setup.data.test), run.summary["test_accuracy"]
+    found, told = accuracy(run.setup.steps, run.model, run.setup.data.test), run.result.test_accuracy
     if abs(found - told) > _SAME:
         raise UserError(
             f"{run.config.output_dir} must be tested as it was, and its weights come to {found:.2%}, where "

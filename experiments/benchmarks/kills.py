@@ -172,10 +172,12 @@ def differences(run: Path, whole: Path) -> list[str]:
     own, other = (run_directory.read_parameters(folder) for folder in (run, whole))
     if own.keys() != other.keys() or any(own[name].tobytes() != other[name].tobytes() for name in own):
         found.append("params.safetensors differs")
-    own, other = ([_untimed(m) for m in run_directory.read_metrics(folder)] for folder in (run, whole))
+    own, other = (
+        [_untimed(dataclasses.asdict(m)) for m in run_directory.read_metrics(folder)] for folder in (run, whole)
+    )
     if own != other:
         found.append("metrics.jsonl differs")
-    own, other = (_untimed(run_directory.read_summary(folder)) for folder in (run, whole))
+    own, other = (_untimed(dataclasses.asdict(run_directory.read_result(folder))) for folder in (run, whole))
     if own != other:
         found.append("summary.json differs")
     return found + [f"{file.name} is half written" for file in run.rglob(".partial-*")]

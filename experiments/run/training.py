@@ -14,10 +14,11 @@ import jax
 import flipout_jax as fj
 
 from .. import data as datasets
-from .. import files, methods
+from .. import methods
 from ..devices import mesh, processes
 from ..errors import UserError
 from ..folder import run_directory, shown
+from ..folder.result import EpochMetrics
 from ..options.checks import check
 from ..options.config import MACHINES, Config, as_json, from_json
 from ..step import flops, loop
@@ -136,19 +137,19 @@ def _train_together(
             leave(scene, state, run_directory.of(scene.config))
     if not processes.is_first():
         return outcome.finished
-    measured = {
-        "seconds_to_first_step": outcome.first_step - started,
-        "runs_at_once": len(configs),
-        "compile_count": functions.compile_count(),
-    }
+    program = results.Program(
+        seconds_to_first_step=outcome.first_step - started,
+        runs_at_once=len(configs),
+        compile_count=functions.compile_count(),
+    )
     for config, state in zip(configs, states, strict=True):
-        _write(setup, config, state, outcome.finished, measured)
+        _write(setup, config, state, outcome.finished, program)
     if outcome.finished:
         checkpoint.remove(configs[0])
     return outcome.finished
 
 
-def _write(setup: Setup, config: Config, state: TrainState, finished: bool, measured: dict[str, float]) -> None:
+def _write(setup: Setup, config: Config, state: TrainState, finished: bool, program: results.Program) -> None:
     """Writes the tables, parameters, and pictures of a run, and the results of a finished one; prints both."""
     folder = run_directory.of(config)
     metrics = run_directory.read_metrics(folder)
@@ -167,16 +168,16 @@ def _write(setup: Setup, config: Config, state: TrainState, finished: bool, meas
         config,
         metrics,
         summary,
-        len(setup.data.classes),
-        flops.forward(setup.steps, setup.data.shape),
-        devices=mesh.size(setup.grid),
+        classes=len(setup.data.classes),
         files=datasets.file_format(config.data),
-        **measured,
+        flops_per_image=flops.forward(setup.steps, setup.data.shape),
+        devices=mesh.size(setup.grid),
+        program=program,
     )
-    files.write_json(folder / run_directory.SUMMARY, result)
+    run_directory.write_result(folder, result)
     print(
-        f"test accuracy {result['test_accuracy']:.2%} at a sparsity of {result['sparsity']:.4%}, in "
-        f"{result['seconds']:.0f} s; see {folder}/"
+        f"test accuracy {result.test_accuracy:.2%} at a sparsity of {result.sparsity:.4%}, in {result.seconds:.0f} s; "
+        f"see {folder}/"
     )
 
 
@@ -194,12 +195,12 @@ def _data_facts(data: datasets.Dataset) -> dict[str, Any]:
     return json.loads(json.dumps(facts))
 
 
-def _check_weights(state: TrainState, metrics: list[dict[str, Any]], folder: Path) -> None:
+def _check_weights(state: TrainState, metrics: list[EpochMetrics], folder: Path) -> None:
     """Raises a `UserError` if training diverged: weights that are not finite cannot be pruned to 0."""
     try:
         fj.check(state.params, state.opt_state)
     except ValueError as error:
-        diverged = [m["epoch"] for m in metrics if m["train_loss"] is None]
+        diverged = [m.epoch for m in metrics if m.train_loss is None]
         if not diverged:
             raise
         raise UserError(

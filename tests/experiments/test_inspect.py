@@ -82,7 +82,7 @@ def test_compare(quick, tmp_path, capsys):
     with pytest.raises(UserError, match=r"magnitude1 cannot be read as a run: .*epochs"):
         compare.read(tuple(folders))
     (folders[3] / "summary.json").unlink()
-    assert [len(group.summaries) for group in compare.read(tuple(folders))] == [2, 1]
+    assert [len(group.results) for group in compare.read(tuple(folders))] == [2, 1]
     assert "magnitude1 is passed over" in capsys.readouterr().err
     with pytest.raises(UserError, match="named once"):
         compare.read((folders[0], folders[0]))

@@ -172,10 +172,10 @@ def test_8_devices_learn_as_one(quick, tmp_path):
         quick(model="lenet_300_100", sparsity=0.75, epochs=6, steps_per_epoch=40, test_images=200, batch_size=16)
     )
     ours, one = (run_directory.read_metrics(tmp_path / name) for name in ("mesh", "run"))
-    assert [m["kept"] for m in ours] == [m["kept"] for m in one]
-    assert ours[-1]["kept"] == 12550
-    assert ours[-1]["test_accuracy"] > 0.85
-    assert abs(ours[-1]["test_accuracy"] - one[-1]["test_accuracy"]) < 0.05
+    assert [m.kept for m in ours] == [m.kept for m in one]
+    assert ours[-1].kept == 12550
+    assert ours[-1].test_accuracy > 0.85
+    assert abs(ours[-1].test_accuracy - one[-1].test_accuracy) < 0.05
     # Half of the columns of every kernel of 300 and 100, of its masks, its flips and its momentum.
     noted = [
         line.split(maxsplit=3)[1:] for line in out.splitlines() if line.startswith("noted ") and "images" not in line
@@ -255,8 +255,8 @@ def test_a_process_that_dies_ends_the_other_and_one_goes_on(tmp_path, dead, grid
     before = len(run_directory.read_metrics(run))
     assert 10 <= before < 200
     assert training.run(Config(resume=run)) is None
-    assert [m["epoch"] for m in run_directory.read_metrics(run)] == list(range(1, 201))
-    assert run_directory.read_summary(run)["kept"] == 12550
+    assert [m.epoch for m in run_directory.read_metrics(run)] == list(range(1, 201))
+    assert run_directory.read_result(run).kept == 12550
 
 
 def test_a_signal_to_one_of_two_stops_both_and_streams_go_on_in_one(tmp_path, dark_and_light):
@@ -281,4 +281,4 @@ def test_a_signal_to_one_of_two_stops_both_and_streams_go_on_in_one(tmp_path, da
     config = json.loads((run / "config.json").read_text())
     assert [config[name] for name in ("coordinator", "num_processes", "process_id")] == [None] * 3
     training.run(Config(resume=run, mesh="data=1"))
-    assert run_directory.read_summary(run)["test_accuracy"] == 1
+    assert run_directory.read_result(run).test_accuracy == 1

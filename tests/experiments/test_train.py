@@ -224,7 +224,7 @@ def test_several_seeds(quick, tmp_path, at_once, capsys):
     assert "over 3 seeds" in capsys.readouterr().out
 
     (group,) = compare.read((folder,))
-    assert [s["seed"] for s in group.summaries] == [4, 5, 6]
+    assert [result.seed for result in group.results] == [4, 5, 6]
     inspect.inspect(folder)
     assert f"{summary['test_accuracy_std']:.2%}" in capsys.readouterr().out
 
