@@ -12,7 +12,8 @@ from flax import nnx
 
 import flipout_jax as fj
 
-from ..data import Images, Stored
+from ..data import Part
+from ..data.dataset import Batch
 from ..errors import UserError
 from ..folder import run_directory
 from ..folder.result import RunResult
@@ -80,7 +81,7 @@ def check_accuracy(run: Finished) -> float:
     return found
 
 
-def accuracy(steps: Steps, model: nnx.Module, part: Images | Stored) -> float:
+def accuracy(steps: Steps, model: nnx.Module, part: Part) -> float:
     """The fraction of images that a network puts into the right class."""
     graph, state = nnx.split(model)
 
@@ -95,17 +96,9 @@ def accuracy(steps: Steps, model: nnx.Module, part: Images | Stored) -> float:
     return right / count
 
 
-def batches(part: Images | Stored) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def batches(part: Part) -> Iterator[Batch]:
     """Images and labels, in order; the last batch may be smaller."""
-    if isinstance(part, Images):
-        for start in range(0, len(part.labels), BATCH):
-            yield part.images[start : start + BATCH], part.labels[start : start + BATCH]
-        return
-    # Slow to import.
-    from ..data import stream
-
-    for images, labels in stream.test_batches(part, min(BATCH, len(part))):
-        yield images[labels >= 0], labels[labels >= 0]
+    return part.batches(BATCH)
 
 
 def _filled(folder: Path, stored: dict[str, np.ndarray], kind: str, tree: Any) -> Any:

@@ -90,7 +90,7 @@ def _fill_in(config: Config, data: datasets.Dataset) -> Config:
         milestones=milestones(config),
         augment=config.augment or ("crop_flip" if crops else "none"),
         # Recorded because a machine with other memory, or with a cache, would choose another order of images.
-        stream=not isinstance(data.train, datasets.Images),
+        stream=not data.train.in_memory,
     )
 
 

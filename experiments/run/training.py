@@ -97,7 +97,7 @@ def _train_every_seed(setup: Setup, started: float) -> int | None:
         return loop.make(setup.steps, setup.data, runs, setup.batch_size, setup.steps_per_epoch, grid)
 
     with Interrupt() as interrupt:
-        for configs in seeds.groups(config, isinstance(setup.data.train, datasets.Images), make, grid):
+        for configs in seeds.groups(config, setup.data.train.in_memory, make, grid):
             if not _train_together(setup, configs, make(len(configs)), interrupt, started):
                 return interrupt.signal
             started = time.perf_counter()
