@@ -17,6 +17,7 @@ from rich.table import Table
 from . import files, methods
 from .errors import UserError
 from .folder import plots, run_directory
+from .folder.result import EpochMetrics, RunResult
 from .grid import cells as grid
 from .grid import options as grid_options
 from .grid import run as grid_run
@@ -54,13 +55,13 @@ class Group(NamedTuple):
 
     Attributes:
       label: what sets the group apart from the others.
-      summaries: `summary.json` of each run, by seed.
+      results: the result of each run, by seed.
       metrics: the epochs of each run, by seed.
     """
 
     label: str
-    summaries: list[dict[str, Any]]
-    metrics: list[list[dict[str, Any]]]
+    results: list[RunResult]
+    metrics: list[list[EpochMetrics]]
 
 
 def main() -> None:
@@ -155,7 +156,7 @@ def read(folders: tuple[Path, ...]) -> list[Group]:
     ]
     # Options of one method are nothing to a run of another.
     varying = {k for key in keys for k, v in key if any(dict(other).get(k, v) != v for other in keys)}
-    if len({s["sparsity_target"] for _, s, _ in runs if methods.find(s["method"]).has_target}) <= 1:
+    if len({r.sparsity_target for _, r, _ in runs if methods.find(r.method).has_target}) <= 1:
         varying -= {"sparsity"}
     groups = []
     for key in dict.fromkeys(keys):
@@ -165,9 +166,9 @@ def read(folders: tuple[Path, ...]) -> list[Group]:
             raise UserError(
                 f"Each run must be named once, but two of them have the same options and the seeds {numbers}."
             )
-        summaries, metrics = [m[1] for m in members], [m[2] for m in members]
-        groups.append(Group(_label(summaries[0], dict(key), varying), summaries, metrics))
-    return sorted(groups, key=lambda g: (g.summaries[0]["sparsity_target"], -_accuracy(g)[0]))
+        results, metrics = [m[1] for m in members], [m[2] for m in members]
+        groups.append(Group(_label(results[0], dict(key), varying), results, metrics))
+    return sorted(groups, key=lambda g: (g.results[0].sparsity_target, -_accuracy(g)[0]))
 
 
 def _members(folder: Path) -> list[Path]:
@@ -182,41 +183,42 @@ def _members(folder: Path) -> list[Path]:
     return [of for one in seeds.members(config) if (of := run_directory.of(one)).is_dir()]
 
 
-def _read_one(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]] | None:
+def _read_one(folder: Path) -> tuple[dict[str, Any], RunResult, list[EpochMetrics]] | None:
     if not (folder / run_directory.SUMMARY).is_file():
         print(f"{folder} is passed over, since its run has not finished.", file=sys.stderr)
         return None
     config = as_json(run_directory.read_config(folder))
-    summary, metrics = run_directory.read_summary(folder), run_directory.read_metrics(folder)
-    if len(metrics) != summary["epochs"]:
-        raise UserError(f"{folder} cannot be read as a run: it has {len(metrics)} of {summary['epochs']} epochs.")
-    if not methods.find(summary["method"]).has_target:
+    result, metrics = run_directory.read_result(folder), run_directory.read_metrics(folder)
+    if len(metrics) != result.epochs:
+        raise UserError(f"{folder} cannot be read as a run: it has {len(metrics)} of {result.epochs} epochs.")
+    if not methods.find(result.method).has_target:
         # No one asked for the sparsity that came out, and each seed has its own.
         config["sparsity"] = None
-    return config, summary, metrics
+    return config, result, metrics
 
 
-def _label(summary: dict[str, Any], options: dict[str, str], varying: set[str]) -> str:
-    words = [summary["method"]]
-    if methods.find(summary["method"]).has_target and "sparsity" in varying:
-        words.append(f"{100 * summary['sparsity_target']:.8g}%")
+def _label(result: RunResult, options: dict[str, str], varying: set[str]) -> str:
+    words = [result.method]
+    if methods.find(result.method).has_target and "sparsity" in varying:
+        words.append(f"{100 * result.sparsity_target:.8g}%")
     words += [f"{name}={options[name]}" for name in sorted(options.keys() & varying - {"method", "sparsity"})]
     return " ".join(words)
 
 
 def _common(groups: list[Group]) -> str:
     """What all runs share, as a title."""
-    first = groups[0].summaries[0]
-    same = [k for k in ("model", "data", "epochs") if all(s[k] == first[k] for g in groups for s in g.summaries)]
-    words = {"model": first["model"], "data": f"on {first['data']}", "epochs": f"{first['epochs']} epochs"}
-    targets = {s["sparsity_target"] for g in groups for s in g.summaries if methods.find(s["method"]).has_target}
+    every = [result for group in groups for result in group.results]
+    first = every[0]
+    same = [k for k in ("model", "data", "epochs") if all(getattr(r, k) == getattr(first, k) for r in every)]
+    words = {"model": first.model, "data": f"on {first.data}", "epochs": f"{first.epochs} epochs"}
+    targets = {result.sparsity_target for result in every if methods.find(result.method).has_target}
     sparsity = [f"sparsity {100 * target:.6g}%" for target in targets if len(targets) == 1]
     return ", ".join([*(words[k] for k in same), *sparsity]).replace(", on ", " on ")
 
 
 def _accuracy(group: Group) -> tuple[float, float | None]:
     """Mean and sample standard deviation of the last epoch's test accuracy; None for one seed."""
-    accuracies = [summary["test_accuracy"] for summary in group.summaries]
+    accuracies = [result.test_accuracy for result in group.results]
     return statistics.mean(accuracies), statistics.stdev(accuracies) if len(accuracies) > 1 else None
 
 
@@ -224,12 +226,12 @@ def _row(group: Group) -> list[str]:
     mean, std = _accuracy(group)
     return [
         group.label,
-        str(len(group.summaries)),
-        f"{100 * statistics.mean(s['sparsity'] for s in group.summaries):.6g} %",
-        f"{statistics.mean(s['kept'] for s in group.summaries):,.0f}",
+        str(len(group.results)),
+        f"{100 * statistics.mean(r.sparsity for r in group.results):.6g} %",
+        f"{statistics.mean(r.kept for r in group.results):,.0f}",
         f"{100 * mean:.2f} %",
         "-" if std is None else f"{100 * std:.2f}",
-        f"{statistics.mean(s['seconds'] for s in group.summaries):.0f}",
+        f"{statistics.mean(r.seconds for r in group.results):.0f}",
     ]
 
 
@@ -241,25 +243,23 @@ def draw(groups: list[Group]) -> Figure:
         colour = _COLOURS[i % len(_COLOURS)]
         mean, std = _accuracy(group)
         # Not every epoch is tested, and every run at its own.
-        tested = [
-            {m["epoch"]: m["test_accuracy"] for m in run if m["test_accuracy"] is not None} for run in group.metrics
-        ]
+        tested = [{m.epoch: m.test_accuracy for m in run if m.test_accuracy is not None} for run in group.metrics]
         epochs = sorted(set.intersection(*map(set, tested)))
         by_epoch = {epoch: [run[epoch] for run in tested] for epoch in epochs}
         means = {epoch: statistics.mean(values) for epoch, values in by_epoch.items()}
         over_epochs.plot(epochs, list(means.values()), color=colour, label=group.label)
         lowest, highest = ([f(values) for values in by_epoch.values()] for f in (min, max))
         over_epochs.fill_between(epochs, lowest, highest, color=colour, alpha=0.15)
-        pruned = [m["epoch"] for m in group.metrics[0] if m["pruned"] and m["epoch"] in means]
+        pruned = [m.epoch for m in group.metrics[0] if m.pruned and m.epoch in means]
         over_epochs.plot(pruned, [means[epoch] for epoch in pruned], "v", color=colour, ms=6)
         last.errorbar(i, mean, yerr=std, color=colour, fmt="_", ms=22, capsize=5)
-        last.plot([i] * len(group.summaries), [s["test_accuracy"] for s in group.summaries], "o", color=colour, ms=4)
+        last.plot([i] * len(group.results), [r.test_accuracy for r in group.results], "o", color=colour, ms=4)
         last.annotate(f"{100 * mean:.1f}", (i, mean), (13, 0), textcoords="offset points", va="center", fontsize=9)
     over_epochs.plot([], [], "v", color="#777777", label="a pruning")
     over_epochs.set(xlabel="epoch", ylabel="test accuracy", title=_common(groups))
     over_epochs.xaxis.set_major_locator(MaxNLocator(integer=True))
     over_epochs.legend(loc="best", fontsize=9)
-    seeds = len(groups[0].summaries)
+    seeds = len(groups[0].results)
     last.set(title=f"last epoch, {seeds} {'seed' if seeds == 1 else 'seeds'}", xlim=(-0.5, len(groups) - 0.2))
     labels = [group.label.replace(" ", "\n").replace("_", "_\n") for group in groups]
     last.set_xticks(range(len(groups)), labels, fontsize=9)
@@ -267,7 +267,7 @@ def draw(groups: list[Group]) -> Figure:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.grid(alpha=0.25)
     # The first epochs would squeeze everything else into a line.
-    lowest = min(s["test_accuracy"] for g in groups for s in g.summaries)
+    lowest = min(result.test_accuracy for group in groups for result in group.results)
     bottom = max(0, min(0.9, 1 - 3 * (1 - lowest)))
     last.set_ylim(bottom, 1 + 0.03 * (1 - bottom))
     return figure

@@ -6,10 +6,9 @@ import math
 import os
 import shutil
 import time
-import types
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 import typeguard
 
@@ -17,8 +16,8 @@ from flipout_jax._files._manifest import sync
 
 from .errors import UserError
 
+T = TypeVar("T")
 _PARTIAL = ".partial-"
-_NONE: Mapping[str, Any] = types.MappingProxyType({})
 
 
 def write(file: Path, write_to: Callable[[Path], Any]) -> None:
@@ -64,20 +63,25 @@ def write_json(file: Path, value: dict[str, Any]) -> None:
     write(file, lambda partial: partial.write_text(text, "utf-8"))
 
 
-def read_json(file: Path, what: str, fields: Mapping[str, Any], optional: Mapping[str, Any] = _NONE) -> dict[str, Any]:
+def read_json(file: Path, what: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Reads a JSON object.
 
     Args:
       file: the file.
       what: what it should be, for the message.
       fields: the type that each field must have; there may be others.
-      optional: the type of fields that may be missing.
 
     Raises:
       UserError: if it cannot be read as that.
     """
     with reading(file, what):
-        return _checked(json.loads(file.read_text("utf-8")), fields, optional)
+        return _checked(json.loads(file.read_text("utf-8")), fields)
+
+
+def read_object(file: Path, what: str, kind: type[T]) -> T:
+    """Reads a JSON object as a dataclass, whose annotations are the types that its fields must have."""
+    fields = get_type_hints(kind)
+    return _made(kind, read_json(file, what, fields), fields)
 
 
 def append_line(file: Path, value: dict[str, Any]) -> None:
@@ -105,6 +109,12 @@ def read_lines(file: Path, what: str, fields: Mapping[str, Any]) -> list[dict[st
         return [_checked(json.loads(line), fields) for line in lines]
 
 
+def read_objects(file: Path, what: str, kind: type[T]) -> list[T]:
+    """Reads lines of JSON objects as dataclasses; as `read_lines` otherwise."""
+    fields = get_type_hints(kind)
+    return [_made(kind, line, fields) for line in read_lines(file, what, fields)]
+
+
 @contextlib.contextmanager
 def reading(file: Path, what: str) -> Iterator[None]:
     """Turns what a damaged file brings about into a `UserError` that names the file and says what it should be."""
@@ -123,15 +133,19 @@ def check_type(name: str, value: Any, wanted: Any) -> None:
         raise TypeError(f"{name} is {value!r}, which {error}") from error
 
 
-def _checked(value: Any, fields: Mapping[str, Any], optional: Mapping[str, Any] = _NONE) -> dict[str, Any]:
+def _checked(value: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise TypeError(f"it holds {value!r:.80}, which is no object")
-    for name in fields.keys() - value.keys():
-        raise ValueError(f"it lacks {name}")
-    for name, wanted in {**fields, **optional}.items():
-        if name in value:
-            check_type(name, value[name], wanted)
+    for name, wanted in fields.items():
+        if name not in value:
+            raise ValueError(f"it lacks {name}")
+        check_type(name, value[name], wanted)
     return value
+
+
+def _made(kind: type[T], values: Mapping[str, Any], fields: Mapping[str, Any]) -> T:
+    # A file may hold more than this.
+    return kind(**{name: values[name] for name in fields})
 
 
 def _finite(value: Any) -> Any:

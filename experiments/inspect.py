@@ -64,8 +64,11 @@ def inspect(folder: Path) -> None:
         return
     epochs = run_directory.read_metrics(folder)
     finished = (folder / run_directory.SUMMARY).is_file()
-    so_far = {**(epochs[-1] if epochs else {}), "skipped_steps": sum(m["skipped_steps"] for m in epochs)}
-    results = run_directory.read_summary(folder) if finished else so_far
+    if finished:
+        results = dataclasses.asdict(run_directory.read_result(folder))
+    else:
+        results = dataclasses.asdict(epochs[-1]) if epochs else {}
+        results["skipped_steps"] = sum(m.skipped_steps for m in epochs)
     state = "finished" if finished else f"{len(epochs)} of {config.method.epochs(config)} epochs"
     title = f"{shown.title(config)}, seed {config.seed}: {state}"
     table = Table(title=escape(title), show_header=False, min_width=len(title))
@@ -97,11 +100,11 @@ def _parameters(folder: Path) -> str:
 
 
 def _over_seeds(folder: Path, config: Config) -> Table:
-    summary = run_directory.read_summary(folder)
+    result = dataclasses.asdict(run_directory.read_seeds_result(folder))
     table = Table("", "mean", "standard deviation", title=escape(f"{shown.title(config)}, {config.seeds} seeds"))
     for name, (label, form) in _RESULTS.items():
-        if summary.get(f"{name}_std") is not None:
-            table.add_row(label, form.format(summary[name]), form.format(summary[f"{name}_std"]))
+        if result.get(f"{name}_std") is not None:
+            table.add_row(label, form.format(result[name]), form.format(result[f"{name}_std"]))
     return table
 
 

@@ -88,8 +88,8 @@ def main() -> None:
 def train(config: Config) -> Training:
     """A training by the recipe of the paper, whose weights are looked at after each step."""
     data = datasets.load("digits")
-    assert isinstance(data.train, datasets.Images)
-    images = (data.train.images / 255 - data.mean) / data.std
+    (whole,) = data.train.batches(data.train_count)
+    images = (whole.images / 255 - data.mean) / data.std
     model = models.create("digits_cnn", data.shape, len(data.classes), jax.random.key(0))
     model.train()
     graph, params, rest = nnx.split(model, nnx.Param, ...)
@@ -115,7 +115,7 @@ def train(config: Config) -> Training:
     for epoch in range(config.epochs):
         for rows in rng.permutation(len(images))[: per_epoch * batch].reshape(per_epoch, batch):
             before, was = params, opt_state
-            x, y = jnp.asarray(images[rows], jnp.float32), jnp.asarray(data.train.labels[rows])
+            x, y = jnp.asarray(images[rows], jnp.float32), jnp.asarray(whole.labels[rows])
             params, rest, opt_state = step(params, rest, opt_state, x, y)
             values.append(_flat(params)[_FOLLOWED].ravel())
             at = epoch * per_epoch + len(values[per_epoch * epoch + 1 :])

@@ -22,6 +22,7 @@ from . import files
 from .after import finished
 from .errors import UserError, out_of_memory
 from .folder import arrays, run_directory, shown
+from .folder.result import QuantizedResult
 
 _OBSERVERS = {
     "min_max": fj.quantize.min_max,
@@ -73,7 +74,7 @@ def main() -> None:
         sys.exit(130)
 
 
-def quantize(options: Options) -> dict[str, Any]:
+def quantize(options: Options) -> QuantizedResult:
     """Quantises a run, prints accuracies, and writes them and the integers into its folder; what is written of them.
 
     Raises:
@@ -99,26 +100,26 @@ def quantize(options: Options) -> dict[str, Any]:
     kernels = fj.quantize.quantize_params(params, **own)
     off = fj.quantize.errors(params, kernels)
     stored = {fj.path_string(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(nnx.state(quantized))}
-    result = {
+    result = QuantizedResult(
         **{field.name: getattr(options, field.name) for field in dataclasses.fields(options) if field.name != "run"},
-        "test_accuracy_before": before,
-        "test_accuracy": after,
-        "bytes_before": sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(model))),
-        "bytes": sum(array.nbytes for array in stored.values()),
-        "sparsity_before": fj.sparsity(params),
-        "sparsity": fj.sparsity(fj.quantize.dequantize_params(kernels)),
-        "weights": [row._asdict() for row in off.rows],
-    }
+        test_accuracy_before=before,
+        test_accuracy=after,
+        bytes_before=sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(model))),
+        bytes=sum(array.nbytes for array in stored.values()),
+        sparsity_before=float(fj.sparsity(params)),
+        sparsity=float(fj.sparsity(fj.quantize.dequantize_params(kernels))),
+        weights=[row._asdict() for row in off.rows],
+    )
     Console().print(_table(run, options, result))
     if options.per_layer:
         images, _ = next(finished.batches(data.test))
         first = [steps.inputs(jnp.asarray(images))]
         outputs = fj.quantize.output_errors(model, quantized, first)
-        result["outputs"] = [row._asdict() for row in outputs.rows]
+        result = dataclasses.replace(result, outputs=[row._asdict() for row in outputs.rows])
         print(f"\nweights\n{off}\n\noutputs, of {len(first[0])} test images\n{outputs}")
     with run_directory.locked(options.run):
         files.write(options.run / run_directory.QUANTIZED_ARRAYS, lambda partial: arrays.save(partial, stored))
-        files.write_json(options.run / run_directory.QUANTIZED, result)
+        run_directory.write_quantized(options.run, result)
     print(f"see {options.run / run_directory.QUANTIZED} and {run_directory.QUANTIZED_ARRAYS}")
     return result
 
@@ -138,14 +139,14 @@ def _quantizable(folder: Path) -> Iterator[None]:
         raise UserError(f"{folder} must be a run that can be quantised: {error}") from error
 
 
-def _table(run: finished.Finished, options: Options, result: dict[str, Any]) -> Table:
+def _table(run: finished.Finished, options: Options, result: QuantizedResult) -> Table:
     title = f"{shown.title(run.config)}, seed {run.config.seed}: 8 bits"
     activations = "as they were" if options.weights_only else f"{options.observer}, {options.scheme}"
     caption = f"weights {options.weight_observer}, {options.weight_scheme}; activations {activations}"
     width = max(len(title), len(caption))
     table = Table("", "before", "after", title=escape(title), caption=caption, min_width=width)
     for label, name, form in _ROWS:
-        table.add_row(label, form.format(result[f"{name}_before"]), form.format(result[name]))
+        table.add_row(label, form.format(getattr(result, f"{name}_before")), form.format(getattr(result, name)))
     return table
 
 

@@ -12,11 +12,13 @@ from flax import nnx
 
 import flipout_jax as fj
 
-from .. import train
-from ..data import Images, Stored
+from ..data import Part
+from ..data.dataset import Batch
 from ..errors import UserError
 from ..folder import run_directory
+from ..folder.result import RunResult
 from ..options.config import MACHINES, Config
+from ..run.setup import Setup, prepare
 from ..step.steps import Steps
 
 BATCH = 500
@@ -31,13 +33,13 @@ class Finished(NamedTuple):
       config: its options.
       setup: its data and functions.
       model: its network, with the weights of the last epoch.
-      summary: its results.
+      result: its result.
     """
 
     config: Config
-    setup: train.Setup
+    setup: Setup
     model: nnx.Module
-    summary: dict[str, Any]
+    result: RunResult
 
 
 def read(folder: Path) -> Finished:
@@ -53,15 +55,15 @@ def read(folder: Path) -> Finished:
         raise UserError(f"{folder} holds the runs of {config.seeds} seeds; name one: {folder / f'seed{config.seed}'}.")
     if not (folder / run_directory.SUMMARY).is_file():
         raise UserError(f"{folder} must be the folder of a run that has finished; this one has not.")
-    summary, stored = run_directory.read_summary(folder), run_directory.read_parameters(folder)
+    result, stored = run_directory.read_result(folder), run_directory.read_parameters(folder)
     # On one device, and where it is now, whatever it was trained on and wherever.
     config = dataclasses.replace(config, output_dir=folder, **dict.fromkeys(MACHINES))
-    setup = train.prepare(config)
+    setup = prepare(config)
     shapes = jax.eval_shape(lambda: setup.steps.shown(setup.steps.init(0)))
     params, model_state = (
         _filled(folder, stored, kind, tree) for kind, tree in (("params", shapes.params), ("state", shapes.model_state))
     )
-    return Finished(config, setup, setup.steps.model(params, model_state), summary)
+    return Finished(config, setup, setup.steps.model(params, model_state), result)
 
 
 def check_accuracy(run: Finished) -> float:
@@ -70,7 +72,7 @@ def check_accuracy(run: Finished) -> float:
     Raises:
       UserError: if it is not what the run says.
     """
-    found, told = accuracy(run.setup.steps, run.model, run.setup.data.test), run.summary["test_accuracy"]
+    found, told = accuracy(run.setup.steps, run.model, run.setup.data.test), run.result.test_accuracy
     if abs(found - told) > _SAME:
         raise UserError(
             f"{run.config.output_dir} must be tested as it was, and its weights come to {found:.2%}, where "
@@ -79,7 +81,7 @@ def check_accuracy(run: Finished) -> float:
     return found
 
 
-def accuracy(steps: Steps, model: nnx.Module, part: Images | Stored) -> float:
+def accuracy(steps: Steps, model: nnx.Module, part: Part) -> float:
     """The fraction of images that a network puts into the right class."""
     graph, state = nnx.split(model)
 
@@ -94,17 +96,9 @@ def accuracy(steps: Steps, model: nnx.Module, part: Images | Stored) -> float:
     return right / count
 
 
-def batches(part: Images | Stored) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def batches(part: Part) -> Iterator[Batch]:
     """Images and labels, in order; the last batch may be smaller."""
-    if isinstance(part, Images):
-        for start in range(0, len(part.labels), BATCH):
-            yield part.images[start : start + BATCH], part.labels[start : start + BATCH]
-        return
-    # Slow to import.
-    from ..data import stream
-
-    for images, labels in stream.test_batches(part, min(BATCH, len(part))):
-        yield images[labels >= 0], labels[labels >= 0]
+    return part.batches(BATCH)
 
 
 def _filled(folder: Path, stored: dict[str, np.ndarray], kind: str, tree: Any) -> Any:

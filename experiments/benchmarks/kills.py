@@ -23,10 +23,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from .. import train
 from ..errors import UserError
 from ..folder import run_directory
 from ..options.config import Config
+from ..run import training
 
 _ELSEWHERE = {"os.mkdir", "os.rename", "os.remove", "os.rmdir"}
 _TIMED = {"flop_utilisation"}
@@ -133,7 +133,7 @@ def _run(config: Config, folder: Path, operation: int | None) -> None:
     sys.addaudithook(hook)
     with (folder / "log").open("a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         try:
-            train.run(Config(resume=own) if (own / run_directory.CONFIG).is_file() else config)
+            training.run(Config(resume=own) if (own / run_directory.CONFIG).is_file() else config)
         except UserError as error:
             # A run that was killed when all was done.
             if "this one has" not in str(error):
@@ -172,10 +172,12 @@ def differences(run: Path, whole: Path) -> list[str]:
     own, other = (run_directory.read_parameters(folder) for folder in (run, whole))
     if own.keys() != other.keys() or any(own[name].tobytes() != other[name].tobytes() for name in own):
         found.append("params.safetensors differs")
-    own, other = ([_untimed(m) for m in run_directory.read_metrics(folder)] for folder in (run, whole))
+    own, other = (
+        [_untimed(dataclasses.asdict(m)) for m in run_directory.read_metrics(folder)] for folder in (run, whole)
+    )
     if own != other:
         found.append("metrics.jsonl differs")
-    own, other = (_untimed(run_directory.read_summary(folder)) for folder in (run, whole))
+    own, other = (_untimed(dataclasses.asdict(run_directory.read_result(folder))) for folder in (run, whole))
     if own != other:
         found.append("summary.json differs")
     return found + [f"{file.name} is half written" for file in run.rglob(".partial-*")]

@@ -3,10 +3,9 @@
 import re
 
 from ..errors import UserError
-from .dataset import Dataset, Images, Stored, limit_test
-from .options import Options
+from .dataset import Dataset, Images, Options, Part, limit_test
 
-__all__ = ["Dataset", "Images", "Options", "Stored", "file_format", "limit_test", "load"]
+__all__ = ["Dataset", "Images", "Options", "Part", "file_format", "limit_test", "load"]
 
 
 def load(name: str, options: Options | None = None) -> Dataset:

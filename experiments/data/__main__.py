@@ -12,8 +12,7 @@ from rich.table import Table
 
 from ..errors import UserError
 from . import cache, load, sheet
-from .dataset import Dataset, Images, Stored
-from .options import Options
+from .dataset import Dataset, Options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,15 +57,15 @@ def show(arguments: Arguments) -> None:
     file = fields.pop("sheet")
     name = fields.pop("data")
     data = load(name, Options(**fields))
-    train_labels = _labels(data.train)
-    Console().print(_table(data, train_labels, _labels(data.test)))
+    train_labels = data.train.labels
+    Console().print(_table(data, train_labels, data.test.labels))
     file = file or Path(f"{cache.slug(name)}.png")
     sheet.save(data, train_labels, file)
     print(f"mean {_numbers(data.mean)}  std {_numbers(data.std)}\n{file}")
 
 
 def _table(data: Dataset, train_labels: np.ndarray, test_labels: np.ndarray) -> Table:
-    stored = "in memory" if isinstance(data.train, Images) else "on disk"
+    stored = "in memory" if data.train.in_memory else "on disk"
     table = Table(title=f"{data.name}: {'x'.join(map(str, data.shape))}, {stored}", show_footer=True)
     table.add_column("class", footer=f"all {len(data.classes)}")
     counts = [np.bincount(labels, minlength=len(data.classes)) for labels in (train_labels, test_labels)]
@@ -75,10 +74,6 @@ def _table(data: Dataset, train_labels: np.ndarray, test_labels: np.ndarray) -> 
     for label, name in enumerate(data.classes):
         table.add_row(name, *(f"{count[label]:,}" for count in counts))
     return table
-
-
-def _labels(split: Images | Stored) -> np.ndarray:
-    return split.labels if isinstance(split, Images) else split.labels()
 
 
 def _numbers(values: np.ndarray) -> str:

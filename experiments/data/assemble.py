@@ -10,9 +10,8 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from . import cache
-from .dataset import Dataset, Images, in_memory, mean_and_std
-from .decode import Decoded, Encoded, EncodedImages, check_label, check_size, decode, in_threads, read_size
-from .options import Options
+from .dataset import Dataset, Images, Options, in_memory, mean_and_std
+from .decode import Encoded, EncodedImages, StoredImages, check_label, check_size, decode, in_threads, read_size
 
 _SAMPLE = 2048
 
@@ -97,7 +96,7 @@ def _on_disk(
         images = _decode_all(sample, len(chosen), size, len(classes), f"Reading a sample of {name}").images
         moments = mean_and_std(images)
     shape = height, width, len(moments[0])
-    train_images, test_images = (Decoded(items, size, shape, first.name, len(classes)) for items in (train, test))
+    train_images, test_images = (StoredImages(items, size, shape, first.name, len(classes)) for items in (train, test))
     return Dataset(name, train_images, test_images, classes, shape, *moments)
 
 

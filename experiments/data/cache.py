@@ -9,8 +9,7 @@ from pathlib import Path
 from .. import files
 from ..errors import UserError
 from ..folder import arrays
-from .dataset import Images
-from .options import Options
+from .dataset import Images, Options
 
 # Part of every key: raise it when the same files decode to something else.
 _VERSION = 3
@@ -58,8 +57,10 @@ def read(path: Path) -> tuple[Images, Images] | None:
 
 def write(path: Path, train: Images, test: Images) -> None:
     """Writes the whole file or nothing. A folder that cannot be written to costs the next run its time, no more."""
-    splits = {"train": train._asdict(), "test": test._asdict()}
-    named = {f"{split}_{name}": array for split, of in splits.items() for name, array in of.items()}
+    splits = {"train": train, "test": test}
+    named = {}
+    for split, part in splits.items():
+        named |= {f"{split}_images": part.images, f"{split}_labels": part.labels}
     try:
         with files.writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)

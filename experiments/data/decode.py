@@ -1,10 +1,12 @@
 """From a file or bytes to pixels, the same way whatever the source."""
 
 import collections
+import contextlib
 import dataclasses
 import io
+import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
@@ -13,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
+from .dataset import Batch, stack
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -49,14 +52,14 @@ class EncodedImages(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Decoded:
-    """Images on disk, all of one shape, each decoded when it is asked for.
+class StoredImages:
+    """A part on disk: images of one shape, each decoded when it is read.
 
     Attributes:
       items: the images as they are stored.
       size: height and width to which each is resized; None if they keep theirs.
       shape: height, width and channels of each.
-      first: the image that has this shape for sure, as it is named in a message.
+      first: the name of the image that has this shape, for error messages.
       classes: the number of classes.
     """
 
@@ -83,9 +86,52 @@ class Decoded:
         check_label(item, self.classes)
         return np.broadcast_to(image, self.shape), item.label
 
+    @property
+    def in_memory(self) -> bool:
+        """False."""
+        return False
+
+    @property
     def labels(self) -> np.ndarray:
-        """Every label; int32, of shape (images,)."""
+        """Every label; int32, of shape (images,). No image is decoded for it."""
         return np.fromiter((item.label for item in self.items), np.int32, len(self))
+
+    def take(self, numbers: np.ndarray) -> Batch:
+        """Returns the images with these numbers as one batch."""
+        return stack([self[int(number)] for number in numbers])
+
+    def subset(self, numbers: np.ndarray) -> "StoredImages":
+        """Returns a part that has only the images with these numbers."""
+        return dataclasses.replace(self, items=_Chosen(self.items, numbers))
+
+    def batches(self, batch_size: int) -> Generator[Batch, None, None]:
+        """Yields all images in order; the last batch may be smaller."""
+        items = in_threads(self.__getitem__, range(len(self)))
+        with contextlib.closing(items):
+            while batch := list(itertools.islice(items, batch_size)):
+                yield stack(batch)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chosen:
+    """Some of the images of a split.
+
+    Attributes:
+      items: all of them.
+      numbers: the numbers of those that are chosen, of shape (images,).
+    """
+
+    items: EncodedImages
+    numbers: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[Encoded]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, index: int) -> Encoded:
+        return self.items[int(self.numbers[index])]
 
 
 def decode(item: Encoded, size: int | None = None) -> np.ndarray:
@@ -144,7 +190,7 @@ def check_label(item: Encoded, classes: int) -> None:
         )
 
 
-def in_threads(function: Callable[[T], S], items: Iterable[T]) -> Iterator[S]:
+def in_threads(function: Callable[[T], S], items: Iterable[T]) -> Generator[S, None, None]:
     """`map` in threads: the results in order, with few items under way, so that they need not fit in memory."""
     workers = os.cpu_count() or 1
     pool = ThreadPoolExecutor(workers)

@@ -7,9 +7,8 @@ from PIL import Image
 from ..errors import UserError
 from . import cache
 from .assemble import assemble
-from .dataset import Dataset
+from .dataset import Dataset, Options
 from .decode import Encoded
-from .options import Options
 
 _TEST_NAMES = "test", "val", "valid", "validation"
 _IGNORED = {"thumbs.db", "desktop.ini"}

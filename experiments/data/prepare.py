@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from .dataset import Options
 from .known import KNOWN, Known
-from .options import Options
 
 _TIMEOUT_SECONDS = 5
 

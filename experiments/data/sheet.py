@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ..folder import plots
 from . import augment, cache
-from .dataset import Dataset, Images, Stored
+from .dataset import Dataset
 
 _MOST_CLASSES, _ORIGINALS, _DRAWS = 10, 2, 4
 
@@ -24,7 +24,7 @@ def save(data: Dataset, train_labels: np.ndarray, file: Path) -> None:
     """
     shown = [label for label in range(len(data.classes)) if np.any(train_labels == label)][:_MOST_CLASSES]
     examples = [np.flatnonzero(train_labels == label)[:_ORIGINALS] for label in shown]
-    columns = [np.stack([_image(data.train, int(i)) for i in numbers]) for numbers in examples]
+    columns = [np.stack([data.train[int(i)][0] for i in numbers]) for numbers in examples]
     rows = [np.stack([column[i % len(column)] for column in columns]) for i in range(_ORIGINALS)]
     keys = jax.random.split(jax.random.key(0), _DRAWS)
     augmented = [np.asarray(augment.crop_and_flip(key, jnp.asarray(rows[0]))) for key in keys]
@@ -43,10 +43,6 @@ def save(data: Dataset, train_labels: np.ndarray, file: Path) -> None:
         grid[row, 0].set_ylabel(title, fontsize=8)
     figure.suptitle(f"{cache.slug(data.name)}: {'x'.join(map(str, data.shape))}", fontsize=10)
     plots.save(figure, file)
-
-
-def _image(split: Images | Stored, number: int) -> np.ndarray:
-    return split.images[number] if isinstance(split, Images) else split[number][0]
 
 
 def _shortened(name: str) -> str:

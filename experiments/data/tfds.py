@@ -10,10 +10,9 @@ import numpy as np
 from ..errors import UserError
 from . import cache, prepare
 from .assemble import assemble
-from .dataset import Dataset
+from .dataset import Dataset, Options
 from .decode import Encoded, EncodedImages
 from .known import KNOWN, Known
-from .options import Options
 
 
 def load(name: str, options: Options) -> Dataset:

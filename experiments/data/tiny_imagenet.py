@@ -4,9 +4,8 @@ import os
 from pathlib import Path
 
 from ..errors import UserError
-from .dataset import Dataset
+from .dataset import Dataset, Options
 from .folder import list_folders, list_images, load_files
-from .options import Options
 
 _URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 

@@ -9,6 +9,9 @@ import optax
 
 import flipout_jax as fj
 
+# The types of the fields of `as_json`.
+FIELDS = {"epoch": int, "kept": list[int], "removed": list[int]}
+
 
 class Pruning(NamedTuple):
     """The flips of live weights at the end of an epoch.

@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -13,28 +12,29 @@ import flipout_jax as fj
 
 from .. import files
 from . import flip_counts
+from .result import EpochMetrics
 
 BLUE, ORANGE, GREY = "#1f6fb4", "#e0761a", "#8a8a8a"
 _MOST_PANELS = 10
 
 
-def curves(file: Path, metrics: Sequence[dict[str, Any]], title: str) -> None:
+def curves(file: Path, metrics: Sequence[EpochMetrics], title: str) -> None:
     """Accuracy and sparsity over epochs, with the prunings marked."""
     figure = Figure(figsize=(8, 5.5), layout="constrained")
     accuracy, sparsity = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    epochs = [m["epoch"] for m in metrics]
-    tested = [m for m in metrics if m["test_accuracy"] is not None]
+    epochs = [m.epoch for m in metrics]
+    tested = [m for m in metrics if m.test_accuracy is not None]
     marker = "o" if len(tested) <= 1 else None
     accuracy.plot(
-        [m["epoch"] for m in tested],
-        [m["test_accuracy"] for m in tested],
+        [m.epoch for m in tested],
+        [m.test_accuracy for m in tested],
         color=BLUE,
         label="test",
         marker=marker,
     )
-    accuracy.plot(epochs, [m["train_accuracy"] for m in metrics], color=GREY, lw=1, label="training", marker=marker)
-    sparsity.step(epochs, [m["sparsity"] for m in metrics], color=BLUE, where="post", marker=marker)
-    for i, epoch in enumerate(m["epoch"] for m in metrics if m["pruned"]):
+    accuracy.plot(epochs, [m.train_accuracy for m in metrics], color=GREY, lw=1, label="training", marker=marker)
+    sparsity.step(epochs, [m.sparsity for m in metrics], color=BLUE, where="post", marker=marker)
+    for i, epoch in enumerate(m.epoch for m in metrics if m.pruned):
         for axes in (accuracy, sparsity):
             axes.axvline(epoch, color=ORANGE, lw=1, ls=":", label="pruning" if i == 0 else None)
     for axes in (accuracy, sparsity):

@@ -17,41 +17,14 @@ from .. import files
 from ..errors import UserError
 from ..options.checks import check
 from ..options.config import Config, as_json, from_json
-from . import arrays
+from . import arrays, flip_counts
+from .result import EpochMetrics, QuantizedResult, RunResult, SeedsResult
 
 CONFIG, METRICS, FLIP_COUNTS, TABLES = "config.json", "metrics.jsonl", "flips.jsonl", "tables.json"
 SUMMARY, PARAMETERS, CHECKPOINTS = "summary.json", "params.safetensors", "checkpoints"
 QUANTIZED, QUANTIZED_ARRAYS = "quantized.json", "quantized.safetensors"
 _LOCK = ".lock"
-FLIPS = {"epoch": int, "kept": list[int], "removed": list[int]}
 _OPTIONS = {**dict.fromkeys(("data", "model", "method"), str), **dict.fromkeys(("epochs", "seed", "seeds"), int)}
-_NUMBER = float | None
-_RESULTS = {
-    **dict.fromkeys(("method", "data", "model", "device"), str),
-    **dict.fromkeys(("classes", "epochs", "kept", "prunable", "skipped_steps"), int),
-    **dict.fromkeys(("sparsity_target", "sparsity", "test_accuracy", "seconds"), float),
-    **dict.fromkeys(("best_test_accuracy", "test_loss", "train_accuracy", "images_per_second"), _NUMBER),
-    "files": str | None,
-}
-_AVERAGED = (
-    "test_accuracy",
-    "best_test_accuracy",
-    "train_accuracy",
-    "test_loss",
-    "seconds",
-    "sparsity",
-    "images_per_second",
-)
-_MORE_RESULTS = {
-    **dict.fromkeys(("seconds_to_first_step", "flops_per_image", "flop_utilisation"), _NUMBER),
-    **{f"{name}_std": _NUMBER for name in _AVERAGED},
-}
-_EPOCH = {
-    **dict.fromkeys(("epoch", "kept", "skipped_steps"), int),
-    **dict.fromkeys(("train_loss", "train_accuracy", "test_loss", "test_accuracy"), _NUMBER),
-    **dict.fromkeys(("learning_rate", "sparsity", "seconds", "images_per_second"), float),
-    "pruned": bool,
-}
 PICTURES = "curves.png", "layers.png", "flips.png"
 EXPORT = "export"
 REPORT, REPORT_PAGE, REPORT_PICTURES = "report.json", "report.html", ("stages.png", "operations.png")
@@ -189,48 +162,79 @@ def read_config(folder: Path) -> Config:
     return config
 
 
-def read_summary(folder: Path) -> dict[str, Any]:
-    """The results of a run that has finished, or of several."""
-    return files.read_json(folder / SUMMARY, "the results of a run", _RESULTS, _MORE_RESULTS)
+def read_result(folder: Path) -> RunResult:
+    """Returns the result of a run that has finished."""
+    return files.read_object(folder / SUMMARY, "the results of a run", RunResult)
+
+
+def read_seeds_result(folder: Path) -> SeedsResult:
+    """Returns the result of all seeds of a run that has finished."""
+    return files.read_object(folder / SUMMARY, "the results of a run", SeedsResult)
+
+
+def write_result(folder: Path, result: RunResult | SeedsResult) -> None:
+    """Writes the result, by which the run counts as finished."""
+    files.write_json(folder / SUMMARY, dataclasses.asdict(result))
 
 
 def is_quantized(folder: Path) -> bool:
-    """Whether a run was also tested in 8 bits."""
+    """Returns whether a run was also tested in 8 bits."""
     return (folder / QUANTIZED).is_file()
 
 
-def read_quantized(folder: Path) -> dict[str, Any]:
-    """What a run came to in 8 bits."""
-    return files.read_json(folder / QUANTIZED, "the results of a run in 8 bits", {"test_accuracy": float})
+def read_quantized(folder: Path) -> QuantizedResult:
+    """Returns the result of a run in 8 bits."""
+    return files.read_object(folder / QUANTIZED, "the results of a run in 8 bits", QuantizedResult)
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The metrics of each epoch so far."""
+def write_quantized(folder: Path, result: QuantizedResult) -> None:
+    """Writes the result of a run in 8 bits."""
+    files.write_json(folder / QUANTIZED, dataclasses.asdict(result))
+
+
+def read_metrics(folder: Path) -> list[EpochMetrics]:
+    """Returns the metrics of each epoch so far."""
     file = folder / METRICS
-    metrics = files.read_lines(file, "the metrics of a run", _EPOCH)
+    metrics = files.read_objects(file, "the metrics of a run", EpochMetrics)
     for number, line in enumerate(metrics, 1):
-        if line["epoch"] != number:
-            raise UserError(f"{file} must have a line for each epoch, but epoch {line['epoch']} is on line {number}.")
+        if line.epoch != number:
+            raise UserError(f"{file} must have a line for each epoch, but epoch {line.epoch} is on line {number}.")
     return metrics
 
 
-def read_flip_counts(folder: Path) -> list[dict[str, Any]]:
-    """The flips at each pruning so far."""
-    return files.read_lines(folder / FLIP_COUNTS, "the flips of a run", FLIPS)
+def append_metrics(folder: Path, metrics: EpochMetrics) -> None:
+    """Adds the metrics of an epoch."""
+    files.append_line(folder / METRICS, dataclasses.asdict(metrics))
+
+
+def read_flip_counts(folder: Path) -> list[flip_counts.Pruning]:
+    """Returns the flips at each pruning so far."""
+    file, what = folder / FLIP_COUNTS, "the flips of a run"
+    with files.reading(file, what):
+        return [flip_counts.from_json(line) for line in files.read_lines(file, what, flip_counts.FIELDS)]
+
+
+def append_flip_counts(folder: Path, pruning: flip_counts.Pruning) -> None:
+    """Adds the flips at a pruning."""
+    files.append_line(folder / FLIP_COUNTS, flip_counts.as_json(pruning))
 
 
 def forget_from(folder: Path, epoch: int) -> None:
     """Drops what was measured in an epoch and after it.
 
     Raises:
-      UserError: if an epoch before it is not there.
+      UserError: if an epoch before it is missing.
     """
     metrics = read_metrics(folder)
     if len(metrics) < epoch - 1:
         raise UserError(f"{folder / METRICS} has {len(metrics)} epochs, and the run had done {epoch - 1} of them.")
-    for name, lines in ((METRICS, metrics), (FLIP_COUNTS, read_flip_counts(folder))):
-        if (folder / name).exists():
-            files.write_lines(folder / name, [line for line in lines if line["epoch"] < epoch])
+    prunings = read_flip_counts(folder)
+    if (folder / METRICS).exists():
+        kept = [dataclasses.asdict(line) for line in metrics if line.epoch < epoch]
+        files.write_lines(folder / METRICS, kept)
+    if (folder / FLIP_COUNTS).exists():
+        kept = [flip_counts.as_json(pruning) for pruning in prunings if pruning.epoch < epoch]
+        files.write_lines(folder / FLIP_COUNTS, kept)
     files.remove_partial(folder)
 
 

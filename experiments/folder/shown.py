@@ -63,5 +63,5 @@ def draw(folder: Path) -> list[Path]:
     curves, layers, flips = pictures
     plots.curves(curves, metrics, heading)
     plots.layers(layers, summary, heading)
-    plots.flips(flips, [flip_counts.from_json(line) for line in prunings] or [last], heading)
+    plots.flips(flips, prunings or [last], heading)
     return pictures

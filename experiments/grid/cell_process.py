@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import jax
 
-from .. import train
 from ..errors import UserError, out_of_memory
 from ..options.config import Config
+from ..run import training
 from . import workers
 
 LOG = "log.txt"
@@ -38,7 +38,7 @@ def run(config: Config) -> Failure | None:
         with workers.output_to(folder / LOG):
             try:
                 with out_of_memory():
-                    train.run(config)
+                    training.run(config)
             except Exception:
                 traceback.print_exc()
                 raise

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .. import files
 from ..errors import UserError
@@ -88,7 +88,7 @@ def _run(
     cells: Sequence[Cell],
     waiting: deque[Cell],
     again: Sequence[Cell],
-    results: dict[Path, list[dict[str, Any]]],
+    results: dict[Path, list[grid_table.CellRun]],
     notes: dict[Path, str],
     of_each: Sequence[Mapping[str, str]],
     interrupt: Interrupt,

@@ -5,10 +5,11 @@ import io
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .. import files
 from ..folder import plots, run_directory
+from ..folder.result import RunResult
 from ..options.config import digest
 from ..run import seeds
 from . import accuracy_plot
@@ -17,9 +18,8 @@ from .cells import DENSE, Cell, Row, label, percent, percents, standing
 CSV, MARKDOWN, PICTURE = "results.csv", "results.md", "accuracy.png"
 _COPIED = (
     *("kept", "prunable", "seed", "test_accuracy", "best_test_accuracy", "test_loss", "train_accuracy"),
-    *("epochs", "seconds", "int8_test_accuracy"),
+    *("epochs", "seconds"),
 )
-_INT8 = "int8_test_accuracy"
 # What the options of a cell say of all of its runs.
 _OPTIONS = ("data", "recipe", "width", "image_size", "steps_per_epoch", "test_images", "dtype")
 COLUMNS = (
@@ -28,6 +28,7 @@ COLUMNS = (
     "sparsity_target",
     "sparsity",
     *_COPIED,
+    "int8_test_accuracy",
     *_OPTIONS,
     "files",
     "model",
@@ -40,8 +41,21 @@ COLUMNS = (
 _NEAR = 0.01
 _MISSED = "†"
 
-# The results of each run, by the folder of the cell; a cell that has not finished is not there.
-Results = Mapping[Path, Sequence[Mapping[str, Any]]]
+
+class CellRun(NamedTuple):
+    """One run of a cell that has finished.
+
+    Attributes:
+      result: the result of training.
+      int8_test_accuracy: the test accuracy in 8 bits; None if that was not tested.
+    """
+
+    result: RunResult
+    int8_test_accuracy: float | None
+
+
+# The runs of each cell that has finished, by its folder.
+Results = Mapping[Path, Sequence[CellRun]]
 
 
 class Entry(NamedTuple):
@@ -56,7 +70,7 @@ class Entry(NamedTuple):
     best: bool = False
 
 
-def read(cells: Sequence[Cell]) -> dict[Path, list[dict[str, Any]]]:
+def read(cells: Sequence[Cell]) -> dict[Path, list[CellRun]]:
     """The results of all runs of each cell that has finished.
 
     Raises:
@@ -65,21 +79,21 @@ def read(cells: Sequence[Cell]) -> dict[Path, list[dict[str, Any]]]:
     return {cell.folder: read_one(cell) for cell in cells if standing(cell) == "finished"}
 
 
-def read_one(cell: Cell) -> list[dict[str, Any]]:
+def read_one(cell: Cell) -> list[CellRun]:
     """The results of all runs of a cell that has finished, with their accuracy in 8 bits where that was tested."""
     members = [cell.config] if cell.config.seeds == 1 else seeds.members(cell.config)
     runs = []
     for folder in map(run_directory.of, members):
-        in_8_bits = (
-            run_directory.read_quantized(folder)["test_accuracy"] if run_directory.is_quantized(folder) else None
-        )
-        runs.append({**run_directory.read_summary(folder), _INT8: in_8_bits})
+        in_8_bits = None
+        if run_directory.is_quantized(folder):
+            in_8_bits = run_directory.read_quantized(folder).test_accuracy
+        runs.append(CellRun(run_directory.read_result(folder), in_8_bits))
     return runs
 
 
-def accuracies(runs: Sequence[Mapping[str, Any]]) -> list[float]:
+def accuracies(runs: Sequence[CellRun]) -> list[float]:
     """The test accuracy of the last epoch of each run."""
-    return [run["test_accuracy"] for run in runs]
+    return [run.result.test_accuracy for run in runs]
 
 
 def mean_and_std(values: Sequence[float]) -> str:
@@ -93,10 +107,13 @@ def options_of(row: Row) -> str:
     return ":".join(f"{name}={value}" for name, value in row.options)
 
 
-def missed(runs: Sequence[Mapping[str, Any]]) -> bool:
+def missed(runs: Sequence[CellRun]) -> bool:
     """Whether a run has another sparsity than the one asked for."""
-    wanted = [(1 - run["sparsity_target"]) * run["prunable"] for run in runs]
-    return any(abs(run["kept"] - kept) > max(1, _NEAR * kept) for run, kept in zip(runs, wanted, strict=True))
+    for result, _ in runs:
+        wanted = (1 - result.sparsity_target) * result.prunable
+        if abs(result.kept - wanted) > max(1, _NEAR * wanted):
+            return True
+    return False
 
 
 def table(
@@ -118,11 +135,11 @@ def table(
             return notes.get(cell.folder, "-")
         said = mean_and_std(accuracies(runs))
         if cell.sparsity is None:
-            said += f" at {percent(statistics.mean(run['sparsity'] for run in runs))}"
+            said += f" at {percent(statistics.mean(run.result.sparsity for run in runs))}"
         elif missed(runs):
             said += f" {_MISSED}"
-        in_8_bits = [run[_INT8] for run in runs]
-        return said if None in in_8_bits else f"{said}, in 8 bits {mean_and_std(in_8_bits)}"
+        in_8_bits = [run.int8_test_accuracy for run in runs if run.int8_test_accuracy is not None]
+        return said if len(in_8_bits) < len(runs) else f"{said}, in 8 bits {mean_and_std(in_8_bits)}"
 
     def mean(cell: Cell) -> float:
         runs = results.get(cell.folder)
@@ -146,7 +163,7 @@ def title(cells: Sequence[Cell], results: Results) -> str:
     """What all runs share, as a line."""
     config = cells[0].config
     # Written down with the results, as the data choose it where the options do not.
-    model = next((runs[0]["model"] for runs in results.values()), config.model or "")
+    model = next((runs[0].result.model for runs in results.values()), config.model or "")
     runs = "1 seed" if config.seeds == 1 else f"{config.seeds} seeds"
     epochs = "1 epoch" if config.epochs == 1 else f"{config.epochs} epochs"
     size = "" if config.width == 1 else f" x{config.width:g}"
@@ -160,7 +177,7 @@ def write(folder: Path, cells: Sequence[Cell], results: Results, notes: Mapping[
     lines: dict[Row, list[accuracy_plot.Point]] = {}
     for cell in cells:
         if runs := results.get(cell.folder):
-            reached = statistics.mean(run["sparsity"] for run in runs)
+            reached = statistics.mean(run.result.sparsity for run in runs)
             asked = None if missed(runs) and 0 < reached < 1 else cell.sparsity
             lines.setdefault(cell.row, []).append(
                 accuracy_plot.Point(reached if asked is None else asked, accuracies(runs))
@@ -183,7 +200,7 @@ def write(folder: Path, cells: Sequence[Cell], results: Results, notes: Mapping[
 
 def _chance(results: Results) -> float | None:
     """The accuracy of a guess; None where no run has finished."""
-    return next((1 / runs[0]["classes"] for runs in results.values()), None)
+    return next((1 / runs[0].result.classes for runs in results.values()), None)
 
 
 def as_csv(cells: Sequence[Cell], results: Results) -> str:
@@ -193,11 +210,11 @@ def as_csv(cells: Sequence[Cell], results: Results) -> str:
     writer.writerow(COLUMNS)
     for cell in cells:
         own = options_of(cell.row)
-        for run in results.get(cell.folder, ()):
-            line = [cell.row.method, own, cell.sparsity, run["sparsity"], *(run[name] for name in _COPIED)]
-            line += [getattr(cell.config, name) for name in _OPTIONS]
-            line += [run["files"], run["model"], digest(cell.config)]
-            line += [*(run["versions"][name] for name in ("flipout_jax", "jax")), run["device"]]
+        for result, in_8_bits in results.get(cell.folder, ()):
+            line = [cell.row.method, own, cell.sparsity, result.sparsity, *(getattr(result, name) for name in _COPIED)]
+            line += [in_8_bits, *(getattr(cell.config, name) for name in _OPTIONS)]
+            line += [result.files, result.model, digest(cell.config)]
+            line += [*(result.versions[name] for name in ("flipout_jax", "jax")), result.device]
             # Nothing where training diverged, so that there is no such number, and where an option was not given.
             writer.writerow(["" if value is None else value for value in line])
     return text.getvalue()

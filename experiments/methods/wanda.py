@@ -6,8 +6,6 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
-from jax import Array
 
 import flipout_jax as fj
 
@@ -57,7 +55,7 @@ class Wanda(Method):
         """Prunes by the norms of the inputs of some training images."""
         steps, options = context.steps, context.options
         images = [steps.inputs(batch) for batch, _ in score_batches(context, self.score_batches)]
-        norms = activation_norms(steps.model(state.params, state.model_state), images)
+        norms = fj.activation_norms(steps.model(state.params, state.model_state), images)
         targets = prunings(options)
         density = targets.densities[targets.steps.index(epoch)]
         # The library's own wrapper around an optimizer that changes nothing, so that one rule decides what is kept.
@@ -71,49 +69,3 @@ class Wanda(Method):
         zeros = jax.tree.map(jnp.zeros_like, state.params)
         pruned: Any = jax.jit(lambda params: pruner.update(zeros, pruner.init(params), params)[1])(state.params)
         return masked(state, fj.get_masks(pruned))
-
-
-class _Squares(nnx.Variable[Any]):
-    """Sums of squares, by feature."""
-
-
-class _Watched(nnx.Module):
-    """A layer that adds up the squares of what it reads."""
-
-    def __init__(self, layer: nnx.Linear | nnx.Conv, features: int):
-        self.layer, self.squares = layer, _Squares(jnp.zeros(features))
-
-    def __call__(self, x: Array) -> Array:
-        """What the layer makes of `x`, whose last axis has the features."""
-        self.squares[...] += jnp.sum(jnp.square(x.astype(jnp.float32)), range(x.ndim - 1))
-        return self.layer(x)
-
-
-def activation_norms(model: nnx.Module, inputs: list[Array]) -> dict[str, Array]:
-    """The Euclidean norm of each feature that a dense or convolution layer reads, by the path of its kernel."""
-    layers: dict[Any, Any] = {
-        path: layer for path, layer in nnx.iter_graph(model) if isinstance(layer, nnx.Linear | nnx.Conv)
-    }
-    for path, layer in layers.items():
-        *parents, name = path
-        owner: Any = model
-        for parent in parents:
-            owner = owner[parent] if isinstance(parent, int) else getattr(owner, parent)
-        watched = _Watched(layer, layer.kernel.shape[-2])
-        if isinstance(name, int):
-            owner[name] = watched
-        else:
-            setattr(owner, name, watched)
-    graph, state = nnx.split(model)
-
-    @jax.jit
-    def watch(state, x):
-        watched = nnx.merge(graph, state)
-        watched(x)
-        return nnx.state(watched)
-
-    for x in inputs:
-        state = watch(state, x)
-    model = nnx.merge(graph, state)
-    watched = {path: layer for path, layer in nnx.iter_graph(model) if isinstance(layer, _Watched)}
-    return {"/".join(map(str, (*path, "kernel"))): jnp.sqrt(layer.squares[...]) for path, layer in watched.items()}

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -14,6 +14,7 @@ from .. import methods
 from ..devices.processes import Agreement, Wish, is_first
 from ..errors import UserError
 from ..folder import run_directory
+from ..folder.result import EpochMetrics
 from ..options.config import Config
 from ..step.loop import Loop
 from ..step.steps import TrainState
@@ -152,10 +153,10 @@ class _Best:
         for metrics in zip(*(run_directory.read_metrics(folder) for folder in folders), strict=False):
             self.score(metrics)
 
-    def score(self, metrics: Sequence[dict[str, Any]]) -> float | None:
+    def score(self, metrics: Sequence[EpochMetrics]) -> float | None:
         """The test accuracy of an epoch that is to stay, as it is the highest so far; None for any other."""
-        accuracies = [m["test_accuracy"] for m in metrics]
-        if not self._wanted or metrics[0]["epoch"] < self._from or None in accuracies:
+        accuracies = [m.test_accuracy for m in metrics if m.test_accuracy is not None]
+        if not self._wanted or metrics[0].epoch < self._from or len(accuracies) < len(metrics):
             return None
         mean = float(np.mean(accuracies))
         if mean <= self._highest:

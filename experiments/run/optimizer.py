@@ -7,7 +7,6 @@ import numpy as np
 import optax
 
 import flipout_jax as fj
-from flipout_jax._select._groups import check_reachable
 
 from ..data import Dataset
 from ..errors import UserError
@@ -52,7 +51,7 @@ def check(config: Config, data: Dataset, batch_size: int, steps: Steps) -> None:
     params = jax.eval_shape(lambda: steps.init(0).params)
     sizes = [leaf.size for path, leaf in jax.tree.leaves_with_path(params) if fj.kernels(path, leaf)]
     try:
-        check_reachable(allocation(config), fj.schedules.one_shot(config.sparsity, step=1), sizes)
+        fj.check_reachable(allocation(config), config.sparsity, sizes)
     except fj.ArgumentError as error:
         raise as_user_error(error) from error
     if (1 - Decimal(str(config.sparsity))) * sum(sizes) < 1:

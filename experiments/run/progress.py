@@ -1,11 +1,14 @@
 """What a run shows while it goes on: a live line in a terminal, a line an epoch elsewhere."""
 
+import math
 import statistics
 import time
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ..folder.result import EpochMetrics
 
 
 class Display:
@@ -42,16 +45,17 @@ class Display:
         )
         self._shown = time.perf_counter()
 
-    def epoch(self, runs: list[dict[str, Any]]) -> None:
+    def epoch(self, runs: Sequence[EpochMetrics]) -> None:
         """Shows the figures of an epoch that is done, the means over the runs where there are several."""
         metrics = runs[0]
-        accuracies = [run["test_accuracy"] for run in runs if run["test_accuracy"] is not None]
+        accuracies = [run.test_accuracy for run in runs if run.test_accuracy is not None]
+        losses = [math.nan if run.train_loss is None else run.train_loss for run in runs]
         accuracy = f"accuracy {statistics.mean(accuracies):.2%}  " if accuracies else ""
         status = (
-            f"loss {statistics.mean(run['train_loss'] for run in runs):.3f}  {accuracy}"
-            f"sparsity {metrics['sparsity']:.2%}  {metrics['images_per_second']:,.0f} images/s"
+            f"loss {statistics.mean(losses):.3f}  {accuracy}sparsity {metrics.sparsity:.2%}  "
+            f"{metrics.images_per_second:,.0f} images/s"
         )
-        epoch = metrics["epoch"]
+        epoch = metrics.epoch
         self._progress.update(
             self._task,
             completed=epoch * self._steps_per_epoch,

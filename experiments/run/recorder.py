@@ -1,9 +1,9 @@
 """What is written of each epoch of a run: metrics, sign flips at each pruning, events for TensorBoard."""
 
+import dataclasses
 import math
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -13,6 +13,7 @@ import flipout_jax as fj
 
 from .. import files
 from ..folder import flip_counts, run_directory
+from ..folder.result import EpochMetrics
 from ..options.config import Config
 from ..step.steps import Totals, TrainState
 from .optimizer import learning_rate
@@ -44,7 +45,7 @@ class Recorder:
 
     def epoch(
         self, epoch: int, state: TrainState, train: Totals, test: Totals | None, seconds: float, speed: float
-    ) -> dict[str, Any]:
+    ) -> EpochMetrics:
         """Writes an epoch.
 
         Args:
@@ -61,37 +62,38 @@ class Recorder:
         pruned = epoch in self._pruning_epochs
         if pruned:
             counts = flip_counts.count(epoch, self._masks, state.opt_state)
-            files.append_line(self._folder / run_directory.FLIP_COUNTS, flip_counts.as_json(counts))
+            run_directory.append_flip_counts(self._folder, counts)
         if pruned or self._config.method.masks_change_every_step:
             self._masks = jax.device_get(fj.get_masks(state.opt_state))
         prunable = [mask for mask in jax.tree.leaves(self._masks) if mask.ndim]
         kept = sum(int(mask.sum()) for mask in prunable)
-        metrics = {
-            "epoch": epoch,
-            "train_loss": float(np.divide(train.loss, train.count)) if train.count else math.nan,
-            "train_accuracy": float(np.divide(train.correct, train.count)) if train.count else math.nan,
-            "test_loss": float(test.loss / test.count) if test else None,
-            "test_accuracy": float(test.correct / test.count) if test else None,
-            "skipped_steps": int(train.skipped),
-            "learning_rate": learning_rate(self._config, self._steps_per_epoch, epoch) * _scale(state),
-            "pruned": pruned,
-            "kept": kept,
-            "sparsity": 1 - kept / sum(mask.size for mask in prunable),
-            "seconds": seconds,
-            "images_per_second": speed,
-        }
-        files.append_line(self._folder / run_directory.METRICS, metrics)
+        train_loss = float(np.divide(train.loss, train.count)) if train.count else math.nan
+        metrics = EpochMetrics(
+            epoch=epoch,
+            train_loss=train_loss,
+            train_accuracy=float(np.divide(train.correct, train.count)) if train.count else math.nan,
+            test_loss=float(test.loss / test.count) if test else None,
+            test_accuracy=float(test.correct / test.count) if test else None,
+            skipped_steps=int(train.skipped),
+            learning_rate=learning_rate(self._config, self._steps_per_epoch, epoch) * _scale(state),
+            pruned=pruned,
+            kept=kept,
+            sparsity=1 - kept / sum(mask.size for mask in prunable),
+            seconds=seconds,
+            images_per_second=speed,
+        )
+        run_directory.append_metrics(self._folder, metrics)
         if self._events:
-            for name, value in metrics.items():
+            for name, value in dataclasses.asdict(metrics).items():
                 if name != "epoch" and value is not None:
                     self._events.add_scalar(name, float(value), epoch)
-        if metrics["skipped_steps"]:
+        if metrics.skipped_steps:
             print(
-                f"{metrics['skipped_steps']} of {self._steps_per_epoch} steps of epoch {epoch} were skipped, as their "
+                f"{metrics.skipped_steps} of {self._steps_per_epoch} steps of epoch {epoch} were skipped, as their "
                 "gradients were not finite: a lower --learning-rate may help.",
                 file=sys.stderr,
             )
-        elif not math.isfinite(metrics["train_loss"]):
+        elif not math.isfinite(train_loss):
             print(f"The loss of epoch {epoch} is not finite: a lower --learning-rate may help.", file=sys.stderr)
         return metrics
 

@@ -59,11 +59,10 @@ def members(config: Config) -> list[Config]:
 
 def summarise(config: Config) -> str:
     """Writes means and standard deviations over the runs; a line that tells them."""
-    runs = [run_directory.read_summary(run_directory.of(one)) for one in members(config)]
-    summary = results.over_seeds(runs)
-    files.write_json(run_directory.of(config) / run_directory.SUMMARY, summary)
+    result = results.over_seeds([run_directory.read_result(run_directory.of(one)) for one in members(config)])
+    run_directory.write_result(run_directory.of(config), result)
     return (
-        f"test accuracy {summary['test_accuracy']:.2%} with a standard deviation of {summary['test_accuracy_std']:.2%} "
+        f"test accuracy {result.test_accuracy:.2%} with a standard deviation of {result.test_accuracy_std:.2%} "
         f"over {config.seeds} seeds; see {config.output_dir}/"
     )
 

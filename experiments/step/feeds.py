@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh
 
-from ..data import Dataset, Images
+from ..data import Dataset, Part
+from ..data.dataset import padded_batches
 from ..devices import mesh
 from . import steps
 
@@ -63,10 +63,8 @@ def resident(data: Dataset, batch_size: int, steps_per_epoch: int, runs: int, gr
       runs: how many go through one program. The seeds are a scalar for one, of shape (runs,) for several.
       grid: the devices of one run; with None there is one.
     """
-    assert isinstance(data.train, Images)
-    assert isinstance(data.test, Images)
     steps_per_dispatch = 1 if jax.default_backend() == "cpu" else steps_per_epoch
-    test_batches = _batches(*data.test, grid)
+    test_batches = list(_test_batches(data.test, grid))
 
     def draw(seed, number):
         order, augment = (jax.random.fold_in(key, number) for key in (steps.keys(seed).order, steps.keys(seed).augment))
@@ -95,8 +93,10 @@ def resident(data: Dataset, batch_size: int, steps_per_epoch: int, runs: int, gr
         draws = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, first, steps_per_dispatch), draws)
         return lax.scan(lambda carry, drawn: (one(carry, drawn), None), carry, draws)[0]
 
-    # The images are arguments: as constants, they would be compiled into the program.
-    arrays = tuple(mesh.put(array, grid) for array in data.train)
+    # All images as one batch, which are the arrays themselves. They are arguments of the program, since constants would
+    # be compiled into it.
+    (train,) = data.train.batches(data.train_count)
+    arrays = tuple(mesh.put(array, grid) for array in train)
     some_seeds = jnp.zeros(() if runs == 1 else runs, jnp.uint32)
     example = jax.eval_shape(lambda: (jitted_draw(some_seeds, 1), jnp.asarray(0)))
     example = mesh.shaped(example, grid)
@@ -114,10 +114,6 @@ def streamed(data: Dataset, batch_size: int, steps_per_epoch: int, grid: Mesh | 
     # Slow to import.
     from ..data import stream
 
-    train, test = data.train, data.test
-    assert not isinstance(train, Images)
-    assert not isinstance(test, Images)
-
     own, processes = mesh.share_of_process(grid)
 
     def augment_keys(seed, number):
@@ -129,7 +125,7 @@ def streamed(data: Dataset, batch_size: int, steps_per_epoch: int, grid: Mesh | 
         start = (number - 1) * steps_per_epoch + done
         keys = placed_keys(seeds, number)[done:]
         part = stream.train_batches(
-            train, batch_size // processes, seed=int(seeds), start=start, shard=(own, processes)
+            data.train, batch_size // processes, seed=int(seeds), start=start, shard=(own, processes)
         )
         with contextlib.closing(part) as batches:
             for key, batch in zip(keys, batches, strict=False):
@@ -139,38 +135,23 @@ def streamed(data: Dataset, batch_size: int, steps_per_epoch: int, grid: Mesh | 
     def dispatch(step, carry, inputs, _):
         return step(*carry, *inputs)
 
-    def test_batches() -> Iterator[tuple[Array, Array]]:
-        with contextlib.closing(stream.test_batches(test, _test_batch(len(test), grid))) as batches:
-            for images, labels in batches:
-                yield mesh.put(images, grid, mesh.rows), mesh.put(labels, grid, mesh.rows)
-
     images = jax.ShapeDtypeStruct((batch_size, *data.shape), jnp.uint8)
     labels = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
     key = mesh.shaped(jax.eval_shape(lambda: augment_keys(0, 1)[0]), grid)
     if grid is not None:
         images, labels = mesh.shaped((images, labels), grid, (mesh.rows(grid), mesh.rows(grid)))
     example = images, labels, key
-    return Feed((), example, epoch, dispatch, test_batches, 1)
+    return Feed((), example, epoch, dispatch, lambda: _test_batches(data.test, grid), 1)
 
 
 def _shared(tree: Any, grid: Mesh | None) -> Any:
     return tree if grid is None else lax.with_sharding_constraint(tree, mesh.rows(grid))
 
 
-def _test_batch(images: int, grid: Mesh | None) -> int:
-    """Images of a batch of the test, as many for each device."""
-    size = min(_TEST_BATCH, images)
-    return size + -size % mesh.shares(grid)
-
-
-def _batches(images: np.ndarray, labels: np.ndarray, grid: Mesh | None) -> list[tuple[Array, Array]]:
-    """Batches of one size; the last is filled up with images of label -1, which do not count."""
-    size = _test_batch(len(labels), grid)
-    missing = -len(labels) % size
-    images = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
-    labels = np.concatenate([labels, np.full(missing, -1, labels.dtype)])
-
-    def part(array, start):
-        return mesh.put(array[start : start + size], grid, mesh.rows)
-
-    return [(part(images, start), part(labels, start)) for start in range(0, len(labels), size)]
+def _test_batches(test: Part, grid: Mesh | None) -> Iterator[tuple[Array, Array]]:
+    """Yields the test images on the devices, in batches of one size that each device has an equal share of."""
+    size = min(_TEST_BATCH, len(test))
+    size += -size % mesh.shares(grid)
+    with contextlib.closing(padded_batches(test, size)) as batches:
+        for images, labels in batches:
+            yield mesh.put(images, grid, mesh.rows), mesh.put(labels, grid, mesh.rows)

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 import flipout_jax as fj
 
-from ..data import Dataset, Images
+from ..data import Dataset
 from ..devices import mesh
 from . import feeds
 from .steps import Steps, Totals, TrainState
@@ -68,7 +68,7 @@ def make(
       steps_per_epoch: steps an epoch.
       grid: the devices of one run; with None there is one.
     """
-    if isinstance(data.train, Images):
+    if data.train.in_memory:
         feed = feeds.resident(data, batch_size, steps_per_epoch, runs, grid)
     else:
         feed = feeds.streamed(data, batch_size, steps_per_epoch, grid)

@@ -9,10 +9,13 @@ import pytest
 from PIL import Image
 from tensorboardX.proto import event_pb2
 
-from experiments import compare, train
+from experiments import compare
+from experiments.folder.result import RunResult
 from experiments.grid import cells as grid
 from experiments.grid import options as grid_options
+from experiments.grid.table import CellRun
 from experiments.options.config import Config, with_method
+from experiments.run import training
 from experiments.run.interrupt import Interrupt
 
 
@@ -31,7 +34,7 @@ def quick(tmp_path):
 def undrawn(request, monkeypatch):
     """Runs without pictures, which may take longer than they do, but for tests marked `draws`."""
     if request.node.get_closest_marker("draws") is None:
-        monkeypatch.setattr(train.shown, "draw", lambda folder: [])
+        monkeypatch.setattr(training.shown, "draw", lambda folder: [])
 
 
 @pytest.fixture(scope="session")
@@ -39,9 +42,9 @@ def trained(tmp_path_factory):
     """The folder of a small network that has learnt something, 90 % of it pruned; not to be changed."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.shown, "draw", lambda folder: [])
+        patch.setattr(training.shown, "draw", lambda folder: [])
         base = Config(model="lenet_300_100", epochs=6, sparsity=0.9, prunings=1, width=0.5, output_dir=folder)
-        train.run(with_method(base, "magnitude"))
+        training.run(with_method(base, "magnitude"))
     return folder
 
 
@@ -63,12 +66,15 @@ def as_if_run():
     versions = {"flipout_jax": "1", "jax": "2"}
     same = {"prunable": 1000, "test_loss": None, "train_accuracy": 1.0, "epochs": 3, "seconds": 2.0, "data": "digits"}
     same |= {"model": "lenet_300_100", "classes": 10, "versions": versions, "device": "cpu", "files": None}
-    same |= {"best_test_accuracy": 1.0, "int8_test_accuracy": None}
+    same |= {"best_test_accuracy": 1.0, "skipped_steps": 0, "runs_at_once": 1, "compile_count": 1, "peak_source": ""}
+    same |= {field.name: None for field in dataclasses.fields(RunResult) if "_per_" in field.name}
+    same |= {"flop_utilisation": None, "seconds_to_first_step": None}
 
     def one(cell, seed, accuracy):
         reached = 0.875 if cell.sparsity is None else cell.sparsity
         sparsities = {"sparsity_target": reached, "sparsity": reached, "kept": round(1000 * (1 - reached))}
-        return {**same, **sparsities, "seed": seed, "test_accuracy": accuracy(cell, seed)}
+        own = {"method": cell.row.method, "seed": seed, "test_accuracy": accuracy(cell, seed)}
+        return CellRun(RunResult(**same, **sparsities, **own), None)
 
     def as_if_run(cells, accuracy):
         return {cell.folder: [one(cell, seed, accuracy) for seed in range(cell.config.seeds)] for cell in cells}
@@ -138,8 +144,8 @@ def stopped(monkeypatch):
                 pass
 
         with monkeypatch.context() as context:
-            context.setattr(train, "Interrupt", Stopped)
-            assert train.run(config) == signal.SIGTERM
+            context.setattr(training, "Interrupt", Stopped)
+            assert training.run(config) == signal.SIGTERM
         assert not (config.output_dir / "summary.json").exists()
         return config.output_dir
 

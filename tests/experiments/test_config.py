@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments import methods, train
+from experiments import methods
 from experiments.errors import UserError
 from experiments.options.checks import check
 from experiments.options.config import Config, as_json, from_json, with_method
+from experiments.run import training
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,7 @@ def test_no_option_of_a_method_has_the_name_of_a_shared_one():
 
 def test_a_batch_larger_than_the_data(quick):
     with pytest.raises(UserError, match=r"--batch-size must be at most .* 1347, got 4000"):
-        train.run(quick(batch_size=4000))
+        training.run(quick(batch_size=4000))
 
 
 def test_errors_are_one_line_without_traceback():

@@ -12,11 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from experiments import compare, data, inspect, train
+from experiments import compare, data, inspect
 from experiments.data import cache
 from experiments.errors import UserError
 from experiments.folder import arrays, plots, run_directory
 from experiments.options.config import Config
+from experiments.run import training
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -32,7 +33,7 @@ READ_AS_JSON = {"config.json", "metrics.jsonl", "flips.jsonl", "tables.json", "s
 def whole(tmp_path_factory):
     """The folder of a run that has finished."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    train.run(Config(model="lenet_300_100", epochs=4, steps_per_epoch=2, test_images=40, output_dir=folder))
+    training.run(Config(model="lenet_300_100", epochs=4, steps_per_epoch=2, test_images=40, output_dir=folder))
     return folder
 
 

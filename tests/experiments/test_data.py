@@ -49,8 +49,8 @@ def test_fewer_test_images_are_the_same_random_ones_each_time():
     few = data.limit_test(digits, 40)
     assert (few.test_count, few.train_count) == (40, 1347)
     np.testing.assert_array_equal(few.test.images, data.limit_test(digits, 40).test.images)
-    everything = {(image.tobytes(), label) for image, label in zip(*digits.test, strict=True)}
-    assert {(image.tobytes(), label) for image, label in zip(*few.test, strict=True)} <= everything
+    everything = {(image.tobytes(), label) for image, label in digits.test}
+    assert {(image.tobytes(), label) for image, label in few.test} <= everything
     assert data.limit_test(digits, None) is digits
     assert data.limit_test(digits, 450) is digits
 
@@ -125,20 +125,21 @@ def test_images_of_one_size_keep_it(image_folder, tmp_path, stream):
 def test_images_that_would_not_fit_stay_on_disk(image_folder, tmp_path, monkeypatch):
     # 8 images of 30 bytes.
     monkeypatch.setattr(assemble.os, "sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 2 * 8 * 30}.get)
-    assert isinstance(load(image_folder, tmp_path).train, data.Images)
+    assert load(image_folder, tmp_path).train.in_memory
     shutil.rmtree(tmp_path / "cache")
     monkeypatch.setattr(assemble.os, "sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 2 * 8 * 30 - 1}.get)
-    assert not isinstance(load(image_folder, tmp_path).train, data.Images)
-    assert isinstance(load(image_folder, tmp_path, stream=False).train, data.Images)
+    assert not load(image_folder, tmp_path).train.in_memory
+    assert load(image_folder, tmp_path, stream=False).train.in_memory
 
 
 def test_the_second_time_comes_from_the_cache(image_folder, tmp_path, monkeypatch):
     first = load(image_folder, tmp_path)
     monkeypatch.setattr(assemble, "decode", None)
     second = load(image_folder, tmp_path)
-    for before, after in zip(first.train + first.test, second.train + second.test, strict=True):
-        np.testing.assert_array_equal(before, after)
-        assert before.dtype == after.dtype
+    for one, other in ((first.train, second.train), (first.test, second.test)):
+        for before, after in ((one.images, other.images), (one.labels, other.labels)):
+            np.testing.assert_array_equal(before, after)
+            assert before.dtype == after.dtype
 
 
 def test_a_changed_image_is_read_anew(image_folder, tmp_path):

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from experiments import data
-from experiments.data.decode import Decoded, Encoded
-from experiments.data.stream import test_batches as batches_to_test
+from experiments.data.dataset import Batch, padded_batches
+from experiments.data.decode import Encoded, StoredImages
 from experiments.data.stream import train_batches
 from experiments.errors import UserError
 
@@ -24,7 +24,7 @@ def numbered(tmp_path):
         file = tmp_path / f"{number}.png"
         Image.fromarray(np.full((2, 3), number, np.uint8)).save(file)
         items.append(Encoded(file, number, str(file)))
-    return Decoded(items, None, (2, 3, 1), items[0].name, COUNT)
+    return StoredImages(items, None, (2, 3, 1), items[0].name, COUNT)
 
 
 def take(stored, batches, batch_size=4, seed=0, **options):
@@ -36,7 +36,7 @@ def take(stored, batches, batch_size=4, seed=0, **options):
 def test_batches_hold_images_beside_their_labels(numbered):
     with contextlib.closing(train_batches(numbered, 4, seed=0)) as iterator:
         batch = next(iterator)
-    assert isinstance(batch, data.Images)
+    assert isinstance(batch, Batch)
     assert (batch.images.shape, batch.images.dtype) == ((4, 2, 3, 1), np.uint8)
     assert (batch.labels.shape, batch.labels.dtype) == ((4,), np.int32)
     assert (batch.images == batch.labels[:, None, None, None]).all()
@@ -88,7 +88,7 @@ def test_shards_share_out_each_epoch(numbered):
 
 @pytest.mark.parametrize("batch_size", [4, 11, 30])
 def test_a_pass_over_the_test_images_is_in_order_and_filled_up(numbered, batch_size):
-    batches = list(batches_to_test(numbered, batch_size))
+    batches = list(padded_batches(numbered, batch_size))
     assert {batch.images.shape for batch in batches} == {(batch_size, 2, 3, 1)}
     images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
     np.testing.assert_array_equal(labels[:COUNT], range(COUNT))
@@ -99,7 +99,7 @@ def test_a_pass_over_the_test_images_is_in_order_and_filled_up(numbered, batch_s
 
 
 def test_a_pass_can_be_left(numbered):
-    with contextlib.closing(batches_to_test(numbered, 4)) as batches:
+    with contextlib.closing(padded_batches(numbered, 4)) as batches:
         assert next(batches).labels.tolist() == [0, 1, 2, 3]
 
 
@@ -125,7 +125,7 @@ def test_what_cannot_be_used_is_named(numbered, change, message):
     with pytest.raises(UserError, match=message):
         take(numbered, 5)
     with pytest.raises(UserError, match=message):
-        list(batches_to_test(numbered, 4))
+        list(padded_batches(numbered, 4))
 
 
 def test_a_batch_must_not_be_larger_than_the_set(numbered):
@@ -142,8 +142,8 @@ def test_a_folder_is_the_same_on_disk_and_in_memory(image_folder, tmp_path):
     np.testing.assert_array_equal(memory.mean, disk.mean)
     np.testing.assert_array_equal(memory.std, disk.std)
     np.testing.assert_array_equal(memory.train.images, np.stack([image for image, _ in disk.train]))
-    np.testing.assert_array_equal(memory.train.labels, disk.train.labels())
-    np.testing.assert_array_equal(memory.test.labels, disk.test.labels())
+    np.testing.assert_array_equal(memory.train.labels, disk.train.labels)
+    np.testing.assert_array_equal(memory.test.labels, disk.test.labels)
 
 
 def test_fewer_test_images_are_the_same_on_disk_and_in_memory(image_folder, tmp_path):
@@ -158,4 +158,4 @@ def test_fewer_test_images_are_the_same_on_disk_and_in_memory(image_folder, tmp_
     )
     assert len(disk) == 4
     np.testing.assert_array_equal(memory.images, np.stack([disk[i][0] for i in range(4)]))
-    np.testing.assert_array_equal(memory.labels, disk.labels())
+    np.testing.assert_array_equal(memory.labels, disk.labels)

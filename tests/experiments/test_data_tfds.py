@@ -167,11 +167,11 @@ def test_a_stream_has_the_images_that_memory_has(tmp_path, name, real):
     for field in ("classes", "shape", "train_count", "test_count"):
         assert getattr(memory, field) == getattr(disk, field)
     np.testing.assert_array_equal(memory.mean, disk.mean)
-    np.testing.assert_array_equal(memory.test.labels, disk.test.labels())
+    np.testing.assert_array_equal(memory.test.labels, disk.test.labels)
     np.testing.assert_array_equal(memory.test.images, [disk.test[i][0] for i in range(5)])
     with contextlib.closing(train_batches(disk.train, 12, seed=0)) as batches:
         batch = next(batches)
-    expected = {(image.tobytes(), label) for image, label in zip(*memory.train, strict=True)}
+    expected = {(image.tobytes(), label) for image, label in memory.train}
     assert {(image.tobytes(), label) for image, label in zip(*batch, strict=True)} == expected
 
 

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import export, train
+from experiments import export
 from experiments.after import finished
 from experiments.errors import UserError
 from experiments.folder import arrays
 from experiments.options.config import Config
+from experiments.run import training
 
 NAMES = ["pruned", "8bit", "compacted", "compacted-8bit"]
 HAS_ONNX = importlib.util.find_spec("jax2onnx") is not None
@@ -107,7 +108,9 @@ def test_a_file_with_other_logits_is_refused(trained, tmp_path, monkeypatch):
 
 def test_convolutions_of_images_brought_to_a_size(dark_and_light, tmp_path):
     options = {"model": "lenet5", "width": 0.2, "image_size": 16, "normalization": "image", "batch_size": 4}
-    train.run(Config(data=f"folder:{dark_and_light}", output_dir=tmp_path / "run", epochs=1, sparsity=0.5, **options))
+    training.run(
+        Config(data=f"folder:{dark_and_light}", output_dir=tmp_path / "run", epochs=1, sparsity=0.5, **options)
+    )
     formats = ("jax", "onnx") if HAS_ONNX else ("jax",)
     found = export.export(export.Options(tmp_path / "run", formats=formats))
     assert len(found) == 4 * len(formats)

@@ -13,11 +13,12 @@ import safetensors
 import safetensors.numpy
 
 import flipout_jax as fj
-from experiments import data, train
+from experiments import data
 from experiments.benchmarks import kills
 from experiments.errors import UserError
 from experiments.folder import run_directory
 from experiments.options.config import Config
+from experiments.run import training
 
 # Four epochs of three steps, with prunings after the first two epochs.
 SMALL = {"model": "lenet_300_100", "epochs": 4, "steps_per_epoch": 3, "sparsity": 0.75}
@@ -34,7 +35,7 @@ def test_no_run_is_lost_however_often_it_is_killed(tmp_path):
 @pytest.mark.draws
 def test_what_a_killed_run_lost_is_seen(quick, tmp_path):
     for name in ("run", "whole"):
-        train.run(quick(output_dir=tmp_path / name, **SMALL))
+        training.run(quick(output_dir=tmp_path / name, **SMALL))
     run, whole = tmp_path / "run", tmp_path / "whole"
     assert kills.differences(run, whole) == []
     (run / ".partial-7-tables.json").mkdir()
@@ -49,7 +50,7 @@ def test_what_a_killed_run_lost_is_seen(quick, tmp_path):
 
 
 def test_two_processes_do_not_write_one_run(quick, tmp_path):
-    train.run(quick(epochs=1, model="lenet_300_100"))
+    training.run(quick(epochs=1, model="lenet_300_100"))
     program = (
         "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); "
         "sys.stdin.read()"
@@ -59,11 +60,11 @@ def test_two_processes_do_not_write_one_run(quick, tmp_path):
         assert other.stdout.readline() == "held\n"
         for config in (quick(overwrite=True), Config(resume=tmp_path / "run")):
             with pytest.raises(UserError, match="run is being written by another process"):
-                train.run(config)
+                training.run(config)
         other.kill()
     assert (tmp_path / "run" / "summary.json").exists()
     # What died holds nothing.
-    train.run(quick(epochs=1, model="lenet_300_100", overwrite=True))
+    training.run(quick(epochs=1, model="lenet_300_100", overwrite=True))
 
 
 def start(folder, *options):
@@ -84,7 +85,7 @@ def test_arrays_that_a_full_disk_does_not_take_are_told_in_one_line(quick, tmp_p
 
     monkeypatch.setattr(safetensors.numpy, "save_file", fail)
     with pytest.raises(UserError, match=r"params\.safetensors cannot be written: .*No space left on device"):
-        train.run(quick(**SMALL))
+        training.run(quick(**SMALL))
     assert not list((tmp_path / "run").glob(".partial-*"))
     # A cache that cannot be written costs the next run its time, no more.
     data.load(f"folder:{image_folder}", data.Options(cache_dir=tmp_path / "cache"))
@@ -147,7 +148,7 @@ def test_a_folder_that_is_read_only(quick, stopped):
         pytest.skip("This user may write anywhere.")
     for config in (Config(resume=run), quick(output_dir=run / "new", **SMALL)):
         with pytest.raises(UserError, match=r"run.* cannot be written: Permission denied"):
-            train.run(config)
+            training.run(config)
     run.chmod(0o700)
     assert sorted(run.rglob("*")) == before
 
@@ -155,7 +156,7 @@ def test_a_folder_that_is_read_only(quick, stopped):
 def test_a_folder_that_cannot_be_written(quick, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/run cannot be written: Not a directory"):
-        train.run(quick(output_dir=tmp_path / "file" / "run"))
+        training.run(quick(output_dir=tmp_path / "file" / "run"))
     if os.access("/proc/version", os.R_OK):
         with pytest.raises(UserError, match="/proc/run cannot be written: No such file"):
-            train.run(quick(output_dir=type(tmp_path)("/proc/run")))
+            training.run(quick(output_dir=type(tmp_path)("/proc/run")))

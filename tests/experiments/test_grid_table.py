@@ -1,6 +1,7 @@
 """What a grid of methods by sparsities shows of its results: the tables, the picture and the terminal."""
 
 import csv
+import dataclasses
 import io
 import re
 
@@ -40,7 +41,7 @@ def test_the_table_has_mean_and_std_of_each_cell_and_the_best_of_each_column(pla
     table = list(csv.DictReader(io.StringIO(grid_table.as_csv(cells, results))))
     assert tuple(table[0]) == grid_table.COLUMNS
     read = [float(line["test_accuracy"]) for line in table]
-    assert read == [run["test_accuracy"] for runs in results.values() for run in runs]
+    assert read == [run.result.test_accuracy for runs in results.values() for run in runs]
     assert {(line["method"], line["options"]) for line in table[-4:]} == {("flipout", "power=1.0")}
     assert {line["test_loss"] for line in table} == {""}
 
@@ -48,14 +49,17 @@ def test_the_table_has_mean_and_std_of_each_cell_and_the_best_of_each_column(pla
 def test_a_table_tells_what_is_missing_and_what_missed_its_sparsity(planned, as_if_run):
     cells = planned("--methods", "flipout,random", "--sparsities", "0.5,0.9", "--seeds", "1")
     results = as_if_run(cells[1:3], lambda cell, seed: 0.5)
-    results[cells[2].folder][0].update(kept=120, sparsity=0.88)
+    (run,) = results[cells[2].folder]
+    of_120 = dataclasses.replace(run.result, kept=120, sparsity=0.88)
+    results[cells[2].folder] = [run._replace(result=of_120)]
     text = grid_table.as_markdown(cells, results, {cells[3].folder: "failed"})
     assert "| dense | - | - |" in text
     assert "| flipout | **50.00** | **50.00 †** |" in text
     assert "| random | failed | - |" in text
     assert "† The sparsity reached is another one" in text
     # What rounding up makes of 99.1 weights.
-    results[cells[2].folder][0].update(kept=100, prunable=991, sparsity=891 / 991)
+    of_100 = dataclasses.replace(run.result, kept=100, prunable=991, sparsity=891 / 991)
+    results[cells[2].folder] = [run._replace(result=of_100)]
     assert "†" not in grid_table.as_markdown(cells, results, {})
 
 

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from experiments import compare, inspect, train
+from experiments import compare, inspect
 from experiments.errors import UserError
+from experiments.run import training
 
 PICTURES = ("curves.png", "layers.png", "flips.png")
 
@@ -20,7 +21,7 @@ def test_names_with_brackets_are_names(quick, tmp_path, capsys, dark_and_light):
     odd = tmp_path / "a[" / "b]c"
     odd.parent.mkdir()
     dark_and_light.rename(odd)
-    train.run(quick(model="lenet_300_100", data=f"folder:{odd}", epochs=1, sparsity=0.5, prunings=1))
+    training.run(quick(model="lenet_300_100", data=f"folder:{odd}", epochs=1, sparsity=0.5, prunings=1))
     inspect.inspect(tmp_path / "run")
     compare.compare(compare.Options((tmp_path / "run",)))
     assert capsys.readouterr().out.count("a[/b]c") >= 2
@@ -28,7 +29,7 @@ def test_names_with_brackets_are_names(quick, tmp_path, capsys, dark_and_light):
 
 @pytest.mark.draws
 def test_inspect_prints_and_draws_what_the_run_did(quick, tmp_path, capsys):
-    train.run(quick(model="lenet_300_100"))
+    training.run(quick(model="lenet_300_100"))
     folder = tmp_path / "run"
     table = next(part for part in capsys.readouterr().out.split("\n\n") if "dense_0/kernel" in part)
     rows = [line for line in table.splitlines() if "/kernel" in line]
@@ -56,7 +57,7 @@ def test_compare(quick, tmp_path, capsys):
     for method in ("dense", "magnitude"):
         for seed in (0, 1):
             folders.append(tmp_path / f"{method}{seed}")
-            train.run(quick(method=method, seed=seed, model="lenet_300_100", output_dir=folders[-1]))
+            training.run(quick(method=method, seed=seed, model="lenet_300_100", output_dir=folders[-1]))
     capsys.readouterr()
     options = compare.Options(tuple(folders), picture=tmp_path / "c.png", markdown=tmp_path / "c.md")
     compare.compare(options)
@@ -81,7 +82,7 @@ def test_compare(quick, tmp_path, capsys):
     with pytest.raises(UserError, match=r"magnitude1 cannot be read as a run: .*epochs"):
         compare.read(tuple(folders))
     (folders[3] / "summary.json").unlink()
-    assert [len(group.summaries) for group in compare.read(tuple(folders))] == [2, 1]
+    assert [len(group.results) for group in compare.read(tuple(folders))] == [2, 1]
     assert "magnitude1 is passed over" in capsys.readouterr().err
     with pytest.raises(UserError, match="named once"):
         compare.read((folders[0], folders[0]))

@@ -135,7 +135,7 @@ def test_label_smoothing_is_for_training_alone(digits):
     plain, smooth = functions(digits), functions(digits, label_smoothing=0.3)
     state = smooth.init([0])
     inputs = next(smooth.epoch([0], 1, 0))
-    images, labels = (array[np.asarray(inputs[0].batches[0])] for array in digits.train)
+    images, labels = digits.train.take(np.asarray(inputs[0].batches[0]))
     pure = steps.make(
         lambda key: models.create("lenet_300_100", (8, 8, 1), 10, key), lambda key: optax.sgd(0.1), digits
     )

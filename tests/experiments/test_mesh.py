@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 import flipout_jax as fj
-from experiments import train
 from experiments.devices import mesh
 from experiments.devices.processes import Agreement, Wish, partner_is_gone
 from experiments.errors import UserError
@@ -23,6 +22,7 @@ from experiments.folder import run_directory
 from experiments.methods import random_weights
 from experiments.options.checks import check
 from experiments.options.config import Config, with_method
+from experiments.run import training
 
 SMALL = ["--model", "lenet_300_100", "--batch-size", "16", "--sparsity", "0.75"]
 # What the compiled program of a run and its state look like, beside the run itself.
@@ -30,7 +30,8 @@ NOTED = r"""
 import re
 import jax
 import flipout_jax as fj
-from experiments import fit, train
+from experiments import train
+from experiments.run import fit
 
 fit_all = fit.fit
 
@@ -44,7 +45,7 @@ def noted(configs, functions, *rest):
     print("noted images", *set(re.findall(r"u8\[([0-9]+),(?:1,)?8,8,1\]", functions.text())))
     return outcome
 
-train.fit.fit = noted
+fit.fit = noted
 train.main()
 """
 
@@ -135,7 +136,7 @@ def test_options_of_processes_that_do_not_go_together(options, message):
 
 def test_runs_at_once_have_no_mesh(quick):
     with pytest.raises(UserError, match=r"--seeds-at-once must be 1 with --mesh, .*, got 2\."):
-        train.run(quick(mesh=f"data={len(jax.devices())}", seeds=2, seeds_at_once=2))
+        training.run(quick(mesh=f"data={len(jax.devices())}", seeds=2, seeds_at_once=2))
 
 
 def test_a_process_alone_does_what_it_wishes():
@@ -167,12 +168,14 @@ def test_8_devices_learn_as_one(quick, tmp_path):
     ) as process:
         out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    train.run(quick(model="lenet_300_100", sparsity=0.75, epochs=6, steps_per_epoch=40, test_images=200, batch_size=16))
+    training.run(
+        quick(model="lenet_300_100", sparsity=0.75, epochs=6, steps_per_epoch=40, test_images=200, batch_size=16)
+    )
     ours, one = (run_directory.read_metrics(tmp_path / name) for name in ("mesh", "run"))
-    assert [m["kept"] for m in ours] == [m["kept"] for m in one]
-    assert ours[-1]["kept"] == 12550
-    assert ours[-1]["test_accuracy"] > 0.85
-    assert abs(ours[-1]["test_accuracy"] - one[-1]["test_accuracy"]) < 0.05
+    assert [m.kept for m in ours] == [m.kept for m in one]
+    assert ours[-1].kept == 12550
+    assert ours[-1].test_accuracy > 0.85
+    assert abs(ours[-1].test_accuracy - one[-1].test_accuracy) < 0.05
     # Half of the columns of every kernel of 300 and 100, of its masks, its flips and its momentum.
     noted = [
         line.split(maxsplit=3)[1:] for line in out.splitlines() if line.startswith("noted ") and "images" not in line
@@ -193,7 +196,7 @@ def test_what_a_method_does_between_the_steps_is_done_on_all_devices(quick, tmp_
         _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     config = quick(model="lenet_300_100", sparsity=0.75, epochs=2, min_kept_per_layer=9)
-    train.run(with_method(config, "lottery", rounds=1, rewind_epochs=1))
+    training.run(with_method(config, "lottery", rounds=1, rewind_epochs=1))
     ours, one = (run_directory.read_parameters(tmp_path / name) for name in ("mesh", "run"))
     assert ours.keys() == one.keys()
     for name, mask in one.items():
@@ -217,7 +220,7 @@ def test_two_processes_train_masks_as_one(quick, tmp_path):
         results = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], results
     config = quick(model="fcn", width=0.2, weight_decay=0.05, epochs=2)
-    train.run(with_method(config, "signed_supermask"))
+    training.run(with_method(config, "signed_supermask"))
     ours, one = (run_directory.read_parameters(tmp_path / name) for name in ("two", "run"))
     assert ours.keys() == one.keys()
     for name, leaf in one.items():
@@ -251,9 +254,9 @@ def test_a_process_that_dies_ends_the_other_and_one_goes_on(tmp_path, dead, grid
     assert dead == 1 or said(out) == ""
     before = len(run_directory.read_metrics(run))
     assert 10 <= before < 200
-    assert train.run(Config(resume=run)) is None
-    assert [m["epoch"] for m in run_directory.read_metrics(run)] == list(range(1, 201))
-    assert run_directory.read_summary(run)["kept"] == 12550
+    assert training.run(Config(resume=run)) is None
+    assert [m.epoch for m in run_directory.read_metrics(run)] == list(range(1, 201))
+    assert run_directory.read_result(run).kept == 12550
 
 
 def test_a_signal_to_one_of_two_stops_both_and_streams_go_on_in_one(tmp_path, dark_and_light):
@@ -277,5 +280,5 @@ def test_a_signal_to_one_of_two_stops_both_and_streams_go_on_in_one(tmp_path, da
     assert said(results[1][0]) == ""
     config = json.loads((run / "config.json").read_text())
     assert [config[name] for name in ("coordinator", "num_processes", "process_id")] == [None] * 3
-    train.run(Config(resume=run, mesh="data=1"))
-    assert run_directory.read_summary(run)["test_accuracy"] == 1
+    training.run(Config(resume=run, mesh="data=1"))
+    assert run_directory.read_result(run).test_accuracy == 1

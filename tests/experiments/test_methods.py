@@ -11,15 +11,18 @@ import safetensors.numpy
 from flax import nnx
 
 import flipout_jax as fj
-from experiments import methods, train
+from experiments import methods
 from experiments.data import load
 from experiments.data.dataset import Images, in_memory
 from experiments.errors import UserError
 from experiments.methods import pruning as parts
-from experiments.methods import samples, wanda
+from experiments.methods import samples
 from experiments.models import create
 from experiments.options.config import Config, with_method
+from experiments.run import training
 from experiments.run.optimizer import optimizer as optimizer_of
+from experiments.run.setup import prepare
+from experiments.step import loop
 from experiments.step.steps import TrainState
 
 # LeNet-300-100 at a tenth of its width, on 8x8 images.
@@ -61,7 +64,7 @@ def masks_of(arrays):
 
 @pytest.mark.parametrize("method", [name for name, method in methods.by_name().items() if method.has_target])
 def test_every_method_keeps_the_exact_number(small, tmp_path, method):
-    train.run(small(method, epochs=4))
+    training.run(small(method, epochs=4))
     summary, metrics, arrays = read(tmp_path / "run")
     assert (summary["method"], summary["prunable"], summary["kept"]) == (method, N, math.ceil(N / 10))
     assert sum(mask.sum() for mask in masks_of(arrays).values()) == summary["kept"]
@@ -77,7 +80,7 @@ def test_every_method_keeps_the_exact_number(small, tmp_path, method):
 
 @pytest.mark.parametrize("method", ["snip", "grasp", "synflow", "force", "random_init", "magnitude_init"])
 def test_before_training_means_from_the_first_step_on(small, tmp_path, method):
-    train.run(small(method, epochs=2, min_kept_per_layer=3))
+    training.run(small(method, epochs=2, min_kept_per_layer=3))
     _, metrics, arrays = read(tmp_path / "run")
     assert [m["kept"] for m in metrics] == [math.ceil(N / 10)] * 2
     assert all(mask.sum() >= 3 for mask in masks_of(arrays).values())
@@ -85,7 +88,7 @@ def test_before_training_means_from_the_first_step_on(small, tmp_path, method):
 
 def test_several_seeds_at_once_have_the_masks_that_they_have_alone(small, tmp_path):
     for name, at_once in (("together", 2), ("apart", 1)):
-        train.run(small("snip", epochs=1, seeds=2, seeds_at_once=at_once, output_dir=tmp_path / name))
+        training.run(small("snip", epochs=1, seeds=2, seeds_at_once=at_once, output_dir=tmp_path / name))
     masks = [
         [masks_of(read(tmp_path / name / seed)[2]) for seed in ("seed0", "seed1")] for name in ("together", "apart")
     ]
@@ -97,12 +100,12 @@ def test_several_seeds_at_once_have_the_masks_that_they_have_alone(small, tmp_pa
 @pytest.mark.parametrize("method", ["snip", "lottery", "drive"])
 def test_a_run_that_was_stopped_goes_on_with_its_masks_and_its_start(small, tmp_path, stopped, method):
     own = {"rounds": 2, "rewind_epochs": 1} if method == "lottery" else None
-    train.run(small(method, own, epochs=3, output_dir=tmp_path / "whole"))
+    training.run(small(method, own, epochs=3, output_dir=tmp_path / "whole"))
     _, metrics, whole = read(tmp_path / "whole")
     last = len(metrics) * 2
     for steps in (1, 5, last - 3):
         folder = tmp_path / f"after-{steps}"
-        train.run(Config(resume=stopped(small(method, own, epochs=3, output_dir=folder), steps)))
+        training.run(Config(resume=stopped(small(method, own, epochs=3, output_dir=folder), steps)))
         arrays = read(folder)[2]
         assert arrays.keys() == whole.keys()
         for name, array in whole.items():
@@ -113,7 +116,7 @@ def test_a_run_that_was_stopped_goes_on_with_its_masks_and_its_start(small, tmp_
 def test_a_lottery_ticket_is_trained_from_where_it_is_rewound(small, tmp_path, rewind_epochs):
     """The last training is that of a network which starts with the ticket's masks, bit for bit."""
     own = {"rounds": 1, "rewind_epochs": rewind_epochs}
-    train.run(small("lottery", own, epochs=3, output_dir=tmp_path / "lottery", milestones=(2,)))
+    training.run(small("lottery", own, epochs=3, output_dir=tmp_path / "lottery", milestones=(2,)))
     summary, metrics, ticket = read(tmp_path / "lottery")
     assert summary["epochs"] == 6 - rewind_epochs
     again = metrics[3:]
@@ -121,8 +124,8 @@ def test_a_lottery_ticket_is_trained_from_where_it_is_rewound(small, tmp_path, r
     assert len({m["learning_rate"] for m in again}) == 2
 
     # Bit for bit what the steps alone make of the rewound weights, in the same order of images.
-    setup = train.prepare(small("lottery", own, epochs=3, milestones=(2,)))
-    functions = train.loop.make(setup.steps, setup.data, 1, setup.batch_size, setup.steps_per_epoch)
+    setup = prepare(small("lottery", own, epochs=3, milestones=(2,)))
+    functions = loop.make(setup.steps, setup.data, 1, setup.batch_size, setup.steps_per_epoch)
     state = functions.init([0])
 
     def epochs(state, numbers):
@@ -164,7 +167,7 @@ def test_rewinding_keeps_masks_and_count_and_nothing_else():
 def test_a_threshold_takes_what_is_below_it(small, tmp_path):
     # A rate too low to move anything much.
     own = {"threshold": 0.05, "strength": 0.0}
-    train.run(small("hoyer_threshold", own, epochs=10, learning_rate=1e-6, weight_decay=0.0))
+    training.run(small("hoyer_threshold", own, epochs=10, learning_rate=1e-6, weight_decay=0.0))
     summary, metrics, arrays = read(tmp_path / "run")
     assert [m["epoch"] for m in metrics if m["pruned"]] == [7]
     for name, mask in masks_of(arrays).items():
@@ -177,7 +180,7 @@ def test_the_penalty_makes_sparse_and_ends_with_the_pruning(small, tmp_path):
     for strength in (0.0, 1e-4, 1e-3):
         folder = tmp_path / str(strength)
         options = {"epochs": 10, "steps_per_epoch": 40, "output_dir": folder}
-        train.run(small("hoyer_threshold", {"strength": strength, "threshold": 1e-2}, **options))
+        training.run(small("hoyer_threshold", {"strength": strength, "threshold": 1e-2}, **options))
         sparsities[strength] = read(folder)[0]["sparsity"]
     assert sparsities[0.0] < sparsities[1e-4] < sparsities[1e-3]
     config = small("hoyer_threshold", {"strength": 10.0}, epochs=10, momentum=0.0, weight_decay=0.0)
@@ -206,7 +209,7 @@ def test_sculpt_has_cosines_of_one_length_and_prunes_before_the_last():
 
 @pytest.mark.parametrize("initial", ["magnitude", "snip", "synflow"])
 def test_sculpt_starts_sparse(small, tmp_path, initial):
-    train.run(small("sculpt", {"initial_method": initial, "initial_sparsity": 0.5, "cycles": 1}, epochs=2))
+    training.run(small("sculpt", {"initial_method": initial, "initial_sparsity": 0.5, "cycles": 1}, epochs=2))
     _, metrics, _ = read(tmp_path / "run")
     # The last epoch of the cycles ends with the pruning.
     assert [m["kept"] for m in metrics] == [math.ceil(N / 10)] * 2
@@ -215,7 +218,7 @@ def test_sculpt_starts_sparse(small, tmp_path, initial):
 
 
 def test_drive_trains_densely_then_anew(small, tmp_path):
-    train.run(small("drive", {"dense_epochs": 2, "iterations": 3}, epochs=3, milestones=(2,)))
+    training.run(small("drive", {"dense_epochs": 2, "iterations": 3}, epochs=3, milestones=(2,)))
     _, metrics, _ = read(tmp_path / "run")
     kept = math.ceil(N / 10)
     assert [m["kept"] for m in metrics] == [N, kept, kept, kept, kept]
@@ -224,7 +227,7 @@ def test_drive_trains_densely_then_anew(small, tmp_path):
 
 
 def test_a_consensus_network_is_what_its_gates_left_open(small, tmp_path):
-    train.run(small("consensus", {"gate_strength": 0.5}, epochs=12, steps_per_epoch=40, learning_rate=0.05))
+    training.run(small("consensus", {"gate_strength": 0.5}, epochs=12, steps_per_epoch=40, learning_rate=0.05))
     summary, metrics, arrays = read(tmp_path / "run")
     masks = masks_of(arrays)
     assert metrics[-2]["kept"] == N
@@ -264,7 +267,7 @@ def test_gates_are_on_what_every_layer_but_the_first_reads(name, shape):
 
 
 def test_the_best_epoch_of_a_lottery_is_one_of_its_last_training(small, tmp_path):
-    train.run(small("lottery", {"rounds": 1}, epochs=3, steps_per_epoch=40, keep_best=True))
+    training.run(small("lottery", {"rounds": 1}, epochs=3, steps_per_epoch=40, keep_best=True))
     folder = tmp_path / "run" / "checkpoints"
     _, _, metadata = fj.checkpoint.restore(folder, step=fj.checkpoint.best(folder))
     # A position is where the next epoch begins.
@@ -276,7 +279,7 @@ def test_the_norms_of_wanda_are_of_what_each_layer_reads():
     images = [rng.normal(size=(7, 8, 8, 1)).astype(np.float32) for _ in range(2)]
     model = create("lenet_300_100", (8, 8, 1), 10, jax.random.key(0), width=0.1)
     params = {fj.path_string(path): w for path, w in jax.tree.leaves_with_path(nnx.state(model, nnx.Param))}
-    norms = wanda.activation_norms(model, [jnp.asarray(batch) for batch in images])
+    norms = fj.activation_norms(model, [jnp.asarray(batch) for batch in images])
     x = np.concatenate(images).reshape(14, -1)
     for i in range(3):
         np.testing.assert_allclose(norms[f"dense_{i}/kernel"], np.linalg.norm(x, axis=0), rtol=1e-5, atol=1e-6)
@@ -288,7 +291,7 @@ def test_the_norms_of_wanda_are_of_what_each_layer_reads():
             for path, w in jax.tree.leaves_with_path(nnx.state(model, nnx.Param))
             if fj.kernels(path, w)
         }
-        norms = wanda.activation_norms(model, [jnp.ones((1, 32, 32, 3))])
+        norms = fj.activation_norms(model, [jnp.ones((1, 32, 32, 3))])
         assert {path: norm.size for path, norm in norms.items()} == kernels, name
         assert all(norm.max() > 0 for norm in norms.values())
 
@@ -312,9 +315,9 @@ def test_samples_are_of_each_class_and_batches_do_not_overlap():
 
 def test_what_the_library_says_is_told_in_one_line(small, tmp_path, capsys):
     with pytest.raises(UserError, match=r"^--min-kept-per-layer must .* got 1000"):
-        train.run(small("snip", min_kept_per_layer=1000))
+        training.run(small("snip", min_kept_per_layer=1000))
     with pytest.raises(UserError, match=r"--sparsity must keep at least one of the 2320 .* got 0.9999\."):
-        train.run(small("magnitude", sparsity=0.9999, output_dir=tmp_path / "few"))
-    train.run(small("magnitude_init", model="digits_cnn", sparsity=0.99, epochs=1, output_dir=tmp_path / "b"))
-    warned = "warning: Nothing is left of 'conv_1/kernel', 'dense_0/kernel', so no signal passes there. "
+        training.run(small("magnitude", sparsity=0.9999, output_dir=tmp_path / "few"))
+    training.run(small("magnitude_init", model="digits_cnn", sparsity=0.99, epochs=1, output_dir=tmp_path / "b"))
+    warned = "warning: No weights are left in conv_1/kernel, dense_0/kernel, so no signal passes there. "
     assert capsys.readouterr().err == f"{warned}--min-kept-per-layer 1 prevents it.\n"

@@ -1,5 +1,6 @@
 """The page of results: measured beside published, and the command that makes it again."""
 
+import dataclasses
 import re
 import shlex
 import statistics
@@ -32,8 +33,11 @@ def written(tmp_path, as_if_run):
         cells = planned(options)
         results = as_if_run(cells, lambda cell, seed: 0.5 + 0.125 * seed)
         for cell in cells:
-            for run in results[cell.folder]:
-                run.update(epochs=cell.config.epochs, seed=cell.config.seed + run["seed"])
+            runs = results[cell.folder]
+            for i, run in enumerate(runs):
+                seed = cell.config.seed + run.result.seed
+                own = dataclasses.replace(run.result, epochs=cell.config.epochs, seed=seed)
+                runs[i] = run._replace(result=own)
         folder = tmp_path / "docs" / "results" / options.name
         folder.mkdir(parents=True)
         (folder / grid_table.CSV).write_text(grid_table.as_csv(cells, results))

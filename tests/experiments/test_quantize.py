@@ -8,25 +8,26 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import quantize, train
+from experiments import quantize
 from experiments.after import finished
 from experiments.errors import UserError
 from experiments.folder import arrays
+from experiments.run import training
 
 
 def test_little_accuracy_is_lost(trained, capsys):
     summary = json.loads((trained / "summary.json").read_text())
     assert summary["test_accuracy"] > 0.8
     result = quantize.quantize(quantize.Options(trained, per_layer=True))
-    assert result["test_accuracy_before"] == pytest.approx(summary["test_accuracy"], abs=1e-7)
-    assert result["test_accuracy"] > summary["test_accuracy"] - 0.02
-    assert result["sparsity_before"] == summary["sparsity"] <= result["sparsity"] < summary["sparsity"] + 0.02
-    assert result["bytes"] < 0.35 * result["bytes_before"]
-    assert json.loads((trained / "quantized.json").read_text()) == json.loads(json.dumps(result))
+    assert result.test_accuracy_before == pytest.approx(summary["test_accuracy"], abs=1e-7)
+    assert result.test_accuracy > summary["test_accuracy"] - 0.02
+    assert result.sparsity_before == summary["sparsity"] <= result.sparsity < summary["sparsity"] + 0.02
+    assert result.bytes < 0.35 * result.bytes_before
+    assert json.loads((trained / "quantized.json").read_text()) == json.loads(json.dumps(dataclasses.asdict(result)))
     names = [f"dense_{i}" for i in range(3)]
-    assert [row["path"] for row in result["weights"]] == [f"{name}/kernel" for name in names]
-    assert [row["path"] for row in result["outputs"]] == names
-    assert 0 < max(row["relative_l2"] for row in result["outputs"]) < 0.1
+    assert [row["path"] for row in result.weights] == [f"{name}/kernel" for name in names]
+    assert [row["path"] for row in result.outputs] == names
+    assert 0 < max(row["relative_l2"] for row in result.outputs) < 0.1
     out = capsys.readouterr().out
     assert f"{summary['test_accuracy']:.2%}" in out
     assert "dense_1/kernel" in out
@@ -46,9 +47,9 @@ def test_weights_alone(trained):
     before = json.loads((trained / "summary.json").read_text())["test_accuracy"]
     options = quantize.Options(trained, weights_only=True, weight_observer="min_max", weight_scheme="affine")
     result = quantize.quantize(options)
-    assert abs(result["test_accuracy"] - before) < 0.02
-    assert result["weights_only"]
-    assert "outputs" not in {name for name in result if isinstance(result[name], list)}
+    assert abs(result.test_accuracy - before) < 0.02
+    assert result.weights_only
+    assert result.outputs is False
     stored = arrays.load(trained / "quantized.safetensors")
     assert not any(name.endswith("input_scale") for name in stored)
 
@@ -56,17 +57,17 @@ def test_weights_alone(trained):
 def test_outputs_too(trained):
     options = quantize.Options(trained, observer="moving_average", scheme="symmetric", outputs=True)
     before = json.loads((trained / "summary.json").read_text())["test_accuracy"]
-    assert abs(quantize.quantize(options)["test_accuracy"] - before) < 0.03
+    assert abs(quantize.quantize(options).test_accuracy - before) < 0.03
     assert "dense_0/output_scale" in arrays.load(trained / "quantized.safetensors")
 
 
 def test_a_convolution_that_streams(quick, dark_and_light, tmp_path):
     options = {"normalization": "image", "image_size": 16, "stream": True, "batch_size": 4}
-    train.run(quick(model="lenet5", width=0.1, data=f"folder:{dark_and_light}", epochs=1, method="dense", **options))
+    training.run(quick(model="lenet5", width=0.1, data=f"folder:{dark_and_light}", epochs=1, method="dense", **options))
     result = quantize.quantize(quantize.Options(tmp_path / "run"))
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert result["test_accuracy_before"] == pytest.approx(summary["test_accuracy"])
-    assert [row["path"] for row in result["weights"]] == [
+    assert result.test_accuracy_before == pytest.approx(summary["test_accuracy"])
+    assert [row["path"] for row in result.weights] == [
         "conv_0/kernel",
         "conv_1/kernel",
         "dense_0/kernel",
@@ -75,9 +76,9 @@ def test_a_convolution_that_streams(quick, dark_and_light, tmp_path):
 
 
 def test_what_is_made_of_something_else(quick, tmp_path):
-    train.run(quick(model="lenet_300_100", method="signed_supermask", epochs=1))
+    training.run(quick(model="lenet_300_100", method="signed_supermask", epochs=1))
     result = quantize.quantize(quantize.Options(tmp_path / "run"))
-    assert result["sparsity_before"] <= result["sparsity"]
+    assert result.sparsity_before <= result.sparsity
 
 
 def test_folders_without_a_finished_run_are_told(trained, tmp_path, monkeypatch, capsys):
@@ -120,4 +121,4 @@ def test_options_are_written_down(trained):
     own = dataclasses.asdict(quantize.Options(trained))
     own.pop("run")
     result = quantize.quantize(quantize.Options(trained))
-    assert own.items() <= result.items()
+    assert own.items() <= dataclasses.asdict(result).items()

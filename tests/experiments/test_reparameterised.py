@@ -12,7 +12,7 @@ import safetensors.numpy
 from flax import nnx
 
 import flipout_jax as fj
-from experiments import methods, models, train
+from experiments import methods, models
 from experiments.data import load
 from experiments.errors import UserError
 from experiments.methods import random_weights
@@ -21,6 +21,7 @@ from experiments.options.config import Config, resolved, with_method
 from experiments.recipe import optimizer as recipe
 from experiments.recipe.learning_rate import learning_rate, peak_learning_rate
 from experiments.recipe.prunings import prunings
+from experiments.run import training
 from experiments.run.optimizer import optimizer as optimizer_of
 from experiments.step import steps
 
@@ -49,7 +50,7 @@ def read(folder):
 
 @pytest.mark.parametrize("method", ["signed_supermask", "supermask", "edge_popup"])
 def test_a_network_of_random_weights_is_its_key_and_its_masks(small, tmp_path, method):
-    train.run(small(method, weight_decay=0.05, epochs=4))
+    training.run(small(method, weight_decay=0.05, epochs=4))
     metrics, arrays, _ = read(tmp_path / "run")
     _, masks = fj.reparam.load(tmp_path / "run" / random_weights.FILE)
     assert [mask.size for mask in masks.values()] == SIZES
@@ -79,10 +80,10 @@ def test_a_network_of_random_weights_is_its_key_and_its_masks(small, tmp_path, m
 @pytest.mark.parametrize("method", ["signed_supermask", "ste", "acdc"])
 def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(small, tmp_path, stopped, method):
     own = {"acdc": {"cycles": 1}}.get(method)
-    train.run(small(method, own, epochs=4, output_dir=tmp_path / "whole"))
+    training.run(small(method, own, epochs=4, output_dir=tmp_path / "whole"))
     metrics, whole, _ = read(tmp_path / "whole")
     folder = tmp_path / "stopped"
-    train.run(Config(resume=stopped(small(method, own, epochs=4, output_dir=folder), 5)))
+    training.run(Config(resume=stopped(small(method, own, epochs=4, output_dir=folder), 5)))
     after, arrays, _ = read(folder)
     assert [m["kept"] for m in after] == [m["kept"] for m in metrics]
     assert arrays.keys() == whole.keys()
@@ -92,7 +93,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(small, tmp_path, stoppe
 
 def test_several_seeds_in_one_program_are_those_in_turn(small, tmp_path):
     for name, at_once in (("together", 2), ("apart", 1)):
-        train.run(small("signed_supermask", seeds=2, seeds_at_once=at_once, epochs=2, output_dir=tmp_path / name))
+        training.run(small("signed_supermask", seeds=2, seeds_at_once=at_once, epochs=2, output_dir=tmp_path / name))
     for seed in ("seed0", "seed1"):
         (_, together, _), (_, apart, _) = (read(tmp_path / name / seed) for name in ("together", "apart"))
         for name, array in apart.items():
@@ -102,7 +103,7 @@ def test_several_seeds_in_one_program_are_those_in_turn(small, tmp_path):
 @pytest.mark.parametrize("score", ["magnitude", "random"])
 def test_straight_through_pruning_follows_the_schedule_and_all_weights_learn(small, tmp_path, score):
     config = small("ste", {"score": score}, epochs=6, prunings=2, weight_decay=0.0)
-    train.run(config)
+    training.run(config)
     metrics, arrays, _ = read(tmp_path / "run")
     kept = dict(zip(prunings(config).steps, prunings(config).kept(N), strict=True))
     expected, now = [], N
@@ -120,7 +121,7 @@ def test_acdc_alternates_and_ends_sparse(small, tmp_path):
     # Half a phase, three phases, and one and a half, in whole epochs.
     assert config.method.phase_starts(config) == [1, 3, 5]
     assert methods.find("acdc")().phase_starts(Config(epochs=200)) == [10, 30, 50, 70, 90, 110, 130, 150, 170]
-    train.run(config)
+    training.run(config)
     metrics, _, _ = read(tmp_path / "run")
     sparse = math.ceil(N / 10)
     assert [m["kept"] for m in metrics] == [sparse, sparse, sparse, N, sparse, sparse, sparse, sparse, sparse]
@@ -128,7 +129,7 @@ def test_acdc_alternates_and_ends_sparse(small, tmp_path):
 
 
 def test_powers_are_pruned_by_magnitude_and_shown_as_weights(small, tmp_path):
-    train.run(small("powerprop", {"alpha": 3.0}, epochs=4))
+    training.run(small("powerprop", {"alpha": 3.0}, epochs=4))
     metrics, arrays, _ = read(tmp_path / "run")
     assert metrics[-1]["kept"] == math.ceil(N / 10)
     for name, array in arrays.items():
@@ -137,7 +138,7 @@ def test_powers_are_pruned_by_magnitude_and_shown_as_weights(small, tmp_path):
 
 
 def test_the_paper_of_signed_supermasks_is_the_preset(small, tmp_path):
-    train.run(small("signed_supermask", epochs=1))
+    training.run(small("signed_supermask", epochs=1))
     _, _, config = read(tmp_path / "run")
     preset = {"optimizer": "sgdw", "learning_rate": 0.05, "weight_decay": 5e-4, "momentum": 0.9, "nesterov": True}
     preset |= {"schedule": "exponential", "normalization": "image", "augment": "none", "milestones": []}

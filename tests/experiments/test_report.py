@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 import flipout_jax as fj
-from experiments import report, train
+from experiments import report
 from experiments.after import finished, stages
 from experiments.benchmarks import smaller
 from experiments.errors import UserError
 from experiments.folder import arrays
+from experiments.run import training
 
 NAMES = ["dense", "pruned", "8 bits", "compacted", "compacted, 8 bits"]
 
@@ -73,7 +74,7 @@ def test_a_dense_run_stands_for_the_network_before_pruning(trained, quick, tmp_p
     copy = shutil.copytree(trained, tmp_path / "copy")
     for name, width in (("dense", 0.5), ("other", 0.1)):
         options = {"model": "lenet_300_100", "width": width, "epochs": 1, "test_images": None}
-        train.run(quick(method="dense", output_dir=tmp_path / name, **options))
+        training.run(quick(method="dense", output_dir=tmp_path / name, **options))
     result = report.report(report.Options(copy, dense=tmp_path / "dense", repeats=1))
     told = json.loads((tmp_path / "dense" / "summary.json").read_text())["test_accuracy"]
     assert result["stages"][0]["accuracy"] == pytest.approx(told, abs=1e-7)

@@ -9,10 +9,10 @@ import pytest
 import safetensors.numpy
 
 import flipout_jax as fj
-from experiments import files, train
+from experiments import files
 from experiments.errors import UserError
 from experiments.options.config import Config
-from experiments.run import checkpoint
+from experiments.run import checkpoint, training
 
 # Four epochs of three steps, with prunings after the first two epochs.
 SMALL = {"model": "lenet_300_100", "epochs": 4, "steps_per_epoch": 3, "sparsity": 0.75}
@@ -47,13 +47,13 @@ def assert_equal_runs(run, whole):
 )
 def test_a_run_that_goes_on_is_as_one_that_was_not_stopped(quick, tmp_path, stopped, dispatches, options):
     options = SMALL | options
-    train.run(quick(output_dir=tmp_path / "whole", **options))
+    training.run(quick(output_dir=tmp_path / "whole", **options))
     run = stopped(quick(**options), dispatches)
     for lines in run.rglob("*.jsonl"):
         if not (lines.parent / "summary.json").exists():
             # As if the program had died while it wrote.
             lines.write_text(lines.read_text() + '{"epoch": 9, "tra')
-    assert train.run(Config(resume=run)) is None
+    assert training.run(Config(resume=run)) is None
     for name in ["."] if options["seeds"] == 1 else ["seed0", "seed1"]:
         assert_equal_runs(run / name, tmp_path / "whole" / name)
         assert (run / name / "summary.json").exists()
@@ -62,7 +62,7 @@ def test_a_run_that_goes_on_is_as_one_that_was_not_stopped(quick, tmp_path, stop
 
 def test_seeds_of_one_program_go_on_together_when_some_have_their_results(quick, tmp_path, monkeypatch):
     options = SMALL | {"seeds": 2, "seeds_at_once": 2, "save_epochs": 1}
-    train.run(quick(output_dir=tmp_path / "whole", **options))
+    training.run(quick(output_dir=tmp_path / "whole", **options))
     write_json = files.write_json
 
     def die(file, value):
@@ -73,14 +73,14 @@ def test_seeds_of_one_program_go_on_together_when_some_have_their_results(quick,
     with monkeypatch.context() as context:
         context.setattr(files, "write_json", die)
         with pytest.raises(KeyboardInterrupt):
-            train.run(quick(**options))
+            training.run(quick(**options))
     run = tmp_path / "run"
     assert (run / "seed0" / "summary.json").exists()
     assert not (run / "seed1" / "summary.json").exists()
     for seed in ("seed0", "seed1"):
         with pytest.raises(UserError, match=rf"{seed} is one of several seeds, which go on together: --resume {run}\."):
-            train.run(Config(resume=run / seed))
-    train.run(Config(resume=run))
+            training.run(Config(resume=run / seed))
+    training.run(Config(resume=run))
     for seed in ("seed0", "seed1"):
         assert_equal_runs(run / seed, tmp_path / "whole" / seed)
         assert not (run / seed / "checkpoints").exists()
@@ -90,25 +90,25 @@ def test_whole_epochs_at_once_do_not_go_on_inside_one(quick, monkeypatch, stoppe
     run = stopped(quick(**SMALL), 4)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     with pytest.raises(UserError, match=r"run was stopped inside an epoch, on a CPU\. Go on with it there"):
-        train.run(Config(resume=run))
+        training.run(Config(resume=run))
 
 
 def test_streamed_images_are_learnt_and_resumed(quick, tmp_path, stopped, dark_and_light):
     options = SMALL | {"data": f"folder:{dark_and_light}", "stream": True, "learning_rate": 0.02, "batch_size": 8}
     options |= {"sparsity": 0.5, "prunings": 1}
-    train.run(quick(output_dir=tmp_path / "whole", **options))
+    training.run(quick(output_dir=tmp_path / "whole", **options))
     assert read_lines(tmp_path / "whole" / "metrics.jsonl")[-1]["test_accuracy"] == 1
-    train.run(Config(resume=stopped(quick(**options), 4)))
+    training.run(Config(resume=stopped(quick(**options), 4)))
     assert_equal_runs(tmp_path / "run", tmp_path / "whole")
     with pytest.raises(UserError, match="--seeds-at-once must be 1 where images stream from disk, got 2"):
-        train.run(quick(seeds=2, seeds_at_once=2, overwrite=True, **options))
+        training.run(quick(seeds=2, seeds_at_once=2, overwrite=True, **options))
 
 
 def test_tensorboard_hides_epochs_that_are_done_again(quick, stopped, events_of):
     run = stopped(quick(**SMALL, tensorboard=True), 7)
     for events in run.glob("events.out.tfevents.*"):
         events.rename(run / "before")
-    train.run(Config(resume=run))
+    training.run(Config(resume=run))
     (events,) = run.glob("events.out.tfevents.*")
     starts = [event.step for event in events_of(events) if event.HasField("session_log")]
     assert starts == [3]
@@ -139,7 +139,7 @@ def saved_positions(monkeypatch):
 )
 def test_checkpoints_are_as_often_as_asked(quick, tmp_path, monkeypatch, options, expected):
     positions = saved_positions(monkeypatch)
-    train.run(quick(**SMALL, **options))
+    training.run(quick(**SMALL, **options))
     assert [position[:2] for position in positions] == expected
     assert not (tmp_path / "run" / "checkpoints").exists()
 
@@ -152,7 +152,7 @@ def test_so_many_checkpoints_stay_as_asked(quick, stopped):
 def test_the_best_epoch_after_the_last_pruning_stays(quick, tmp_path, monkeypatch, stopped):
     options = SMALL | {"epochs": 8, "steps_per_epoch": 20, "keep_best": True, "prunings": 1}
     positions = saved_positions(monkeypatch)
-    train.run(quick(**options))
+    training.run(quick(**options))
     metrics = read_lines(tmp_path / "run" / "metrics.jsonl")
     last_pruning = max(m["epoch"] for m in metrics if m["pruned"])
     best = max(m["test_accuracy"] for m in metrics if m["epoch"] >= last_pruning)
@@ -162,17 +162,17 @@ def test_the_best_epoch_after_the_last_pruning_stays(quick, tmp_path, monkeypatc
     assert (kept.tree["state/params/dense_0/kernel"] == 0).any()
     # The same when it was stopped.
     del positions[:]
-    train.run(Config(resume=stopped(quick(**options, overwrite=True), 150)))
+    training.run(Config(resume=stopped(quick(**options, overwrite=True), 150)))
     assert fj.checkpoint.restore(tmp_path / "run" / "checkpoints").metadata["position"] == kept.metadata["position"]
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_newest_whole_one(quick, tmp_path, stopped, capsys):
-    train.run(quick(output_dir=tmp_path / "whole", **SMALL))
+    training.run(quick(output_dir=tmp_path / "whole", **SMALL))
     run = stopped(quick(**SMALL, save_epochs=1), 7)
     assert fj.checkpoint.steps(run / "checkpoints") == [2, 3]
     manifest = run / "checkpoints" / "3" / "checkpoint.json"
     manifest.write_text(manifest.read_text()[:-20])
-    train.run(Config(resume=run))
+    training.run(Config(resume=run))
     assert "checkpoints/3 is damaged: checkpoint.json cannot be read" in capsys.readouterr().out
     assert_equal_runs(run, tmp_path / "whole")
 
@@ -182,7 +182,7 @@ def test_where_no_checkpoint_is_whole_each_is_told(quick, stopped):
     for file in run.glob("checkpoints/*/checkpoint.json"):
         file.write_text("")
     with pytest.raises(UserError, match=r"checkpoints/3 is damaged.*checkpoints/2 is damaged.*instead, remove"):
-        train.run(Config(resume=run))
+        training.run(Config(resume=run))
 
 
 def test_other_options_or_images_than_those_of_the_checkpoint_are_told(quick, stopped, dark_and_light):
@@ -192,14 +192,14 @@ def test_other_options_or_images_than_those_of_the_checkpoint_are_told(quick, st
     before = file.read_text()
     file.write_text(before.replace('"momentum": 0.9', '"momentum": 0.8'))
     with pytest.raises(UserError, match=r"--momentum is 0.8 now, and was 0.9"):
-        train.run(Config(resume=run))
+        training.run(Config(resume=run))
     file.write_text(before.replace('"lenet_300_100"', '"digits_cnn"'))
     with pytest.raises(UserError, match=r"checkpoints are of another run: `like` must have the leaves"):
-        train.run(Config(resume=run))
+        training.run(Config(resume=run))
     file.write_text(before)
     shutil.copy(dark_and_light / "train" / "dark" / "0.png", dark_and_light / "train" / "dark" / "1.png")
     with pytest.raises(UserError, match=r"mean of the data is \[0\.\d+\] now, and was \[0\.\d+\]"):
-        train.run(Config(resume=run))
+        training.run(Config(resume=run))
 
 
 def test_metrics_that_lack_an_epoch_are_told(quick, stopped):
@@ -207,27 +207,27 @@ def test_metrics_that_lack_an_epoch_are_told(quick, stopped):
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text(lines[0])
     with pytest.raises(UserError, match=r"metrics\.jsonl has 1 epochs, and the run had done 2 of them"):
-        train.run(Config(resume=run))
+        training.run(Config(resume=run))
     (run / "metrics.jsonl").write_text(lines[1])
     with pytest.raises(UserError, match=r"must have a line for each epoch, but epoch 2 is on line 1"):
-        train.run(Config(resume=run))
+        training.run(Config(resume=run))
 
 
 def test_what_cannot_go_on_is_told(quick, tmp_path):
     with pytest.raises(UserError, match=r"--resume .*nothing must be the folder of a run"):
-        train.run(Config(resume=tmp_path / "nothing"))
-    train.run(quick(epochs=1, model="lenet_300_100"))
+        training.run(Config(resume=tmp_path / "nothing"))
+    training.run(quick(epochs=1, model="lenet_300_100"))
     with pytest.raises(UserError, match="has not finished; this one has"):
-        train.run(Config(resume=tmp_path / "run"))
+        training.run(Config(resume=tmp_path / "run"))
     # What a process that died then had no time to remove.
     (tmp_path / "run" / "checkpoints" / "1").mkdir(parents=True)
     with pytest.raises(UserError, match="has not finished; this one has"):
-        train.run(Config(resume=tmp_path / "run"))
+        training.run(Config(resume=tmp_path / "run"))
     assert not (tmp_path / "run" / "checkpoints").exists()
     with pytest.raises(UserError, match="give no others"):
-        train.run(Config(resume=tmp_path / "run", epochs=7))
+        training.run(Config(resume=tmp_path / "run", epochs=7))
     (tmp_path / "run" / "summary.json").unlink()
     file = tmp_path / "run" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"speed": 3}))
     with pytest.raises(UserError, match=r"config\.json cannot be read as the options of a run: .*speed"):
-        train.run(Config(resume=tmp_path / "run"))
+        training.run(Config(resume=tmp_path / "run"))

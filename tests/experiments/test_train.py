@@ -14,6 +14,7 @@ from PIL import Image
 from experiments import compare, inspect, train
 from experiments.errors import UserError
 from experiments.options.config import Optimizer
+from experiments.run import setup, training
 
 FIELDS = {
     *("method", "data", "model", "seed", "epochs", "sparsity_target", "sparsity", "kept", "prunable"),
@@ -34,7 +35,7 @@ def read_lines(file):
 
 @pytest.mark.draws
 def test_a_run_leaves_what_it_promises(quick, tmp_path, capsys):
-    assert train.run(quick(sparsity=0.75, seed=5)) is None
+    assert training.run(quick(sparsity=0.75, seed=5)) is None
     folder = tmp_path / "run"
     assert "test accuracy" in capsys.readouterr().out
     config = read(folder / "config.json")
@@ -82,7 +83,7 @@ def test_a_run_leaves_what_it_promises(quick, tmp_path, capsys):
 def test_augmentation_is_part_of_the_seed(quick, tmp_path):
     losses = []
     for name, augment in (("a", "crop_flip"), ("b", "crop_flip"), ("c", "none")):
-        train.run(quick(output_dir=tmp_path / name, epochs=1, augment=augment, model="lenet_300_100"))
+        training.run(quick(output_dir=tmp_path / name, epochs=1, augment=augment, model="lenet_300_100"))
         losses.append(read(tmp_path / name / "summary.json")["test_loss"])
         assert read(tmp_path / name / "config.json")["augment"] == augment
     assert losses[0] == losses[1] != losses[2]
@@ -91,7 +92,7 @@ def test_augmentation_is_part_of_the_seed(quick, tmp_path):
 def test_the_same_seed_gives_the_same_run(quick, tmp_path):
     runs = []
     for name in ("a", "b"):
-        train.run(quick(output_dir=tmp_path / name, epochs=2))
+        training.run(quick(output_dir=tmp_path / name, epochs=2))
         runs.append(safetensors.numpy.load_file(tmp_path / name / "params.safetensors"))
     assert runs[0].keys() == runs[1].keys()
     for name, array in runs[0].items():
@@ -99,7 +100,7 @@ def test_the_same_seed_gives_the_same_run(quick, tmp_path):
 
 
 def test_a_folder_of_images_is_learnt(quick, tmp_path, dark_and_light):
-    train.run(
+    training.run(
         quick(
             data=f"folder:{dark_and_light}",
             model="lenet_300_100",
@@ -116,12 +117,12 @@ def test_a_run_is_not_overwritten_unless_asked(quick, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("mine")
     config = quick(epochs=1, model="lenet_300_100")
-    train.run(config)
+    training.run(config)
     before = (tmp_path / "run" / "summary.json").read_bytes()
     with pytest.raises(UserError, match=r"already holds a run .*--overwrite"):
-        train.run(config)
+        training.run(config)
     assert (tmp_path / "run" / "summary.json").read_bytes() == before
-    train.run(quick(epochs=1, model="lenet_300_100", seed=1, overwrite=True))
+    training.run(quick(epochs=1, model="lenet_300_100", seed=1, overwrite=True))
     assert read(tmp_path / "run" / "summary.json")["seed"] == 1
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
@@ -130,7 +131,7 @@ def test_a_run_is_not_overwritten_unless_asked(quick, tmp_path):
 def test_runs_without_a_name_get_folders_of_their_own(quick, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
-        train.run(quick(epochs=1, model="lenet_300_100", output_dir=None))
+        training.run(quick(epochs=1, model="lenet_300_100", output_dir=None))
     assert sorted(f.name for f in (tmp_path / "runs").iterdir()) == [
         "digits-lenet_300_100-flipout-0.9375-seed0",
         "digits-lenet_300_100-flipout-0.9375-seed0-2",
@@ -139,7 +140,7 @@ def test_runs_without_a_name_get_folders_of_their_own(quick, tmp_path, monkeypat
 
 def test_a_run_that_diverges_keeps_what_it_has(quick, tmp_path):
     with pytest.raises(UserError, match=r"the gradients of the last 10 steps, up to epoch \d, were not finite\. Lower"):
-        train.run(quick(learning_rate=1e30, model="lenet_300_100", epochs=9, steps_per_epoch=5))
+        training.run(quick(learning_rate=1e30, model="lenet_300_100", epochs=9, steps_per_epoch=5))
     metrics = read_lines(tmp_path / "run" / "metrics.jsonl")
     # Two whole epochs are enough to tell.
     assert [m["skipped_steps"] == 5 for m in metrics] == [*[False] * (len(metrics) - 2), True, True]
@@ -152,7 +153,7 @@ def spoilt(monkeypatch, share):
     def spoil(key, images):
         return jnp.where(jax.random.bernoulli(key, share), jnp.inf, images.astype(jnp.float32))
 
-    monkeypatch.setitem(train._AUGMENT, "crop_flip", spoil)
+    monkeypatch.setitem(setup._AUGMENT, "crop_flip", spoil)
 
 
 @pytest.mark.draws
@@ -160,7 +161,7 @@ def spoilt(monkeypatch, share):
 def test_steps_whose_gradients_are_not_finite_are_skipped_and_shown(quick, tmp_path, monkeypatch, capsys, method):
     spoilt(monkeypatch, 0.3)
     options = {"augment": "crop_flip", "epochs": 6, "steps_per_epoch": 40, "learning_rate": 0.05, "sparsity": 0.75}
-    train.run(quick(method=method, **options))
+    training.run(quick(method=method, **options))
     folder = tmp_path / "run"
     skipped = [m["skipped_steps"] for m in read_lines(folder / "metrics.jsonl")]
     assert all(0 < n < 40 for n in skipped)
@@ -179,7 +180,7 @@ def test_a_skipped_step_of_one_seed_is_not_one_of_another(quick, tmp_path, monke
     spoilt(monkeypatch, 0.3)
     options = {"augment": "crop_flip", "steps_per_epoch": 20, "model": "lenet_300_100", "seeds": 2}
     for at_once in (1, 2):
-        train.run(quick(output_dir=tmp_path / str(at_once), seeds_at_once=at_once, **options))
+        training.run(quick(output_dir=tmp_path / str(at_once), seeds_at_once=at_once, **options))
     skipped = [
         [m["skipped_steps"] for m in read_lines(tmp_path / at_once / seed / "metrics.jsonl")]
         for at_once in ("1", "2")
@@ -196,7 +197,7 @@ def test_a_skipped_step_of_one_seed_is_not_one_of_another(quick, tmp_path, monke
 )
 def test_the_loss_of_an_epoch_is_the_recorded_one(quick, tmp_path, method, train_loss, test_loss):
     """It moves with the data, the network, its start, the order of images, the optimiser and the noise."""
-    train.run(quick(method=method, epochs=1, steps_per_epoch=None, batch_size=32, learning_rate=0.01, sparsity=0.5))
+    training.run(quick(method=method, epochs=1, steps_per_epoch=None, batch_size=32, learning_rate=0.01, sparsity=0.5))
     (metrics,) = read_lines(tmp_path / "run" / "metrics.jsonl")
     np.testing.assert_allclose((metrics["train_loss"], metrics["test_loss"]), (train_loss, test_loss), rtol=5e-3)
 
@@ -205,8 +206,8 @@ def test_the_loss_of_an_epoch_is_the_recorded_one(quick, tmp_path, method, train
 @pytest.mark.parametrize("at_once", [None, 3, 2])
 def test_several_seeds(quick, tmp_path, at_once, capsys):
     options = {"model": "lenet_300_100", "sparsity": 0.75}
-    train.run(quick(seeds=3, seed=4, seeds_at_once=at_once, **options))
-    train.run(quick(seed=5, output_dir=tmp_path / "alone", **options))
+    training.run(quick(seeds=3, seed=4, seeds_at_once=at_once, **options))
+    training.run(quick(seed=5, output_dir=tmp_path / "alone", **options))
     folder = tmp_path / "run"
     summary = read(folder / "summary.json")
     runs = [read(folder / f"seed{seed}" / "summary.json") for seed in (4, 5, 6)]
@@ -223,14 +224,14 @@ def test_several_seeds(quick, tmp_path, at_once, capsys):
     assert "over 3 seeds" in capsys.readouterr().out
 
     (group,) = compare.read((folder,))
-    assert [s["seed"] for s in group.summaries] == [4, 5, 6]
+    assert [result.seed for result in group.results] == [4, 5, 6]
     inspect.inspect(folder)
     assert f"{summary['test_accuracy_std']:.2%}" in capsys.readouterr().out
 
 
 @pytest.mark.draws
 def test_tests_are_as_often_as_asked(quick, tmp_path):
-    train.run(quick(model="lenet_300_100", epochs=5, eval_every=2))
+    training.run(quick(model="lenet_300_100", epochs=5, eval_every=2))
     metrics = read_lines(tmp_path / "run" / "metrics.jsonl")
     assert [m["test_accuracy"] is not None for m in metrics] == [False, True, False, True, True]
     assert read(tmp_path / "run" / "summary.json")["test_accuracy"] == metrics[-1]["test_accuracy"]
@@ -238,13 +239,13 @@ def test_tests_are_as_often_as_asked(quick, tmp_path):
 
 
 def test_events_for_tensorboard(quick, tmp_path, events_of):
-    train.run(quick(model="lenet_300_100", tensorboard=True))
+    training.run(quick(model="lenet_300_100", tensorboard=True))
     (events,) = (tmp_path / "run").glob("events.out.tfevents.*")
     seen = {(value.tag, e.step): value.simple_value for e in events_of(events) for value in e.summary.value}
     for metrics in read_lines(tmp_path / "run" / "metrics.jsonl"):
         for name in ("train_loss", "test_accuracy", "sparsity", "learning_rate", "images_per_second"):
             assert seen[name, metrics["epoch"]] == pytest.approx(metrics[name], rel=1e-6)
-    train.run(quick(model="lenet_300_100", overwrite=True))
+    training.run(quick(model="lenet_300_100", overwrite=True))
     assert not events.exists()
 
 
@@ -257,7 +258,7 @@ def test_every_optimizer_learns(quick, tmp_path, optimizer):
         "label_smoothing": 0.1,
         "clip_norm": 5.0,
     }
-    train.run(quick(epochs=8, steps_per_epoch=20, model="lenet_300_100", sparsity=0.5, prunings=1, **options))
+    training.run(quick(epochs=8, steps_per_epoch=20, model="lenet_300_100", sparsity=0.5, prunings=1, **options))
     summary = read(tmp_path / "run" / "summary.json")
     assert summary["sparsity"] == 0.5
     assert summary["test_accuracy"] > 0.5
@@ -267,7 +268,7 @@ def test_every_optimizer_learns(quick, tmp_path, optimizer):
 
 
 def test_bfloat16_learns(quick, tmp_path):
-    train.run(quick(epochs=2, steps_per_epoch=30, dtype="bfloat16", sparsity=0.5, prunings=1, learning_rate=0.02))
+    training.run(quick(epochs=2, steps_per_epoch=30, dtype="bfloat16", sparsity=0.5, prunings=1, learning_rate=0.02))
     assert read(tmp_path / "run" / "summary.json")["test_accuracy"] > 0.8
     arrays = safetensors.numpy.load_file(tmp_path / "run" / "params.safetensors")
     assert {a.dtype for name, a in arrays.items() if not name.startswith("masks/")} == {np.dtype(np.float32)}
@@ -275,8 +276,8 @@ def test_bfloat16_learns(quick, tmp_path):
 
 def test_images_brought_to_the_size_a_network_needs(quick, tmp_path):
     with pytest.raises(UserError, match="--model lenet5 needs image"):
-        train.run(quick(model="lenet5"))
-    train.run(quick(model="lenet5", image_size=28, epochs=1, sparsity=0.5, prunings=1))
+        training.run(quick(model="lenet5"))
+    training.run(quick(model="lenet5", image_size=28, epochs=1, sparsity=0.5, prunings=1))
     assert read(tmp_path / "run" / "summary.json")["prunable"] == 430_500
 
 
@@ -292,7 +293,7 @@ def test_memory_that_is_not_enough(monkeypatch, capsys, error):
     def run(*_):
         raise error
 
-    monkeypatch.setattr(train, "run", run)
+    monkeypatch.setattr(training, "run", run)
     monkeypatch.setattr(sys, "argv", ["train"])
     with pytest.raises(SystemExit) as stop:
         train.main()
