@@ -1,5 +1,6 @@
 """Lottery tickets: sparse subnetworks that train well from the starting point of the dense network."""
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -112,9 +113,7 @@ def tickets(
     if not callable(train):
         raise ArgumentError("train", f"must be a function from masks to trained parameters, got {train!r}.")
     rounds = _errors.integer("rounds", rounds, at_least=1)
-    schedule = schedules.geometric(sparsity, begin=1, end=rounds, prunings=rounds)
-    # Running `prune` around an optimizer that changes nothing, with one step per round, guarantees the same selection.
-    pruner = prune(optax.set_to_zero(), schedule, saliency=saliency, allocation=allocation, prunable=prunable)
+    pruner = _pruner(sparsity, rounds, saliency, allocation, prunable)
     state: Any = pruner.init(params)
     # A saliency that follows training has a state with an entry for each weight.
     shapes = {leaf.shape for leaf in jax.tree.leaves(state.masks) if leaf.ndim}
@@ -129,11 +128,77 @@ def tickets(
     return _search(train, pruner.update, state, params, rounds, after)
 
 
-def _search(train, update, state: PruneState, params: PyTree, rounds: int, last: Ticket | None) -> Iterator[Ticket]:
-    @jax.jit
-    def next_round(state, trained):
-        return update(jax.tree.map(jnp.zeros_like, trained), state, trained)[1]
+def next_masks(
+    masks: PyTree,
+    trained: PyTree,
+    sparsity: float,
+    *,
+    round: int,
+    rounds: int,
+    saliency: Saliency = magnitude(),
+    allocation: Allocation = global_(),
+    prunable: Any = kernels,
+) -> PyTree:
+    r"""Returns the masks with which the next training run of a search starts.
 
+    This is the pruning between two training runs of `tickets`, for programs with a training loop of their own:
+
+    $$ m_i = m_{i - 1} \odot \text{top}_{k_i}(|w_{i - 1}|), \qquad k_i = \lceil (1 - s)^{i / R} N \rceil $$
+
+    with $m_{i - 1}$ = `masks`, $w_{i - 1}$ = `trained`, $i$ = `round`, $R$ = `rounds`, $s$ = `sparsity`, and $N$
+    prunable weights.
+
+    Args:
+      masks: the masks of the training run that has ended, in the form of `PruneState.masks`.
+      trained: its parameters.
+      sparsity: sparsity of the last ticket, in [0, 1).
+      round: number of this pruning, from 1 to `rounds`.
+      rounds: number of prunings $R$.
+      saliency: the pruning criterion; see `tickets`.
+      allocation: how sparsity is shared across layers.
+      prunable: the parameters to prune; see `prune`.
+
+    Returns:
+      The masks, in the form of `PruneState.masks`.
+
+    Raises:
+      ValueError: for a wrong argument.
+
+    Example:
+      >>> import jax.numpy as jnp, flipout_jax as fj
+      >>> masks = {"kernel": jnp.ones((1, 4), bool)}
+      >>> for round, weights in enumerate([[4.0, -3.0, 1.0, 2.0], [0.5, -3.0, 0.0, 0.0]], 1):
+      ...     trained = {"kernel": jnp.array([weights])}
+      ...     masks = fj.lottery.next_masks(masks, trained, 0.75, round=round, rounds=2)
+      ...     print(masks["kernel"].tolist())
+      [[True, True, False, False]]
+      [[False, True, False, False]]
+    """
+    rounds = _errors.integer("rounds", rounds, at_least=1)
+    round = _errors.integer("round", round, at_least=1)
+    if round > rounds:
+        raise ArgumentError("round", f"must be at most `rounds`, which is {rounds}, got {round!r}.")
+    pruner = _pruner(sparsity, rounds, saliency, allocation, prunable)
+    state: Any = pruner.init(trained)
+    chosen = [mask.ndim > 0 for mask in jax.tree.leaves(state.masks)]
+    masks = check_masks("masks", masks, trained, chosen)
+    state = state._replace(count=jnp.array(round - 1, jnp.int32), masks=masks)
+    return jax.jit(_next_round, static_argnums=0)(pruner.update, state, trained).masks
+
+
+def _pruner(sparsity, rounds: int, saliency, allocation, prunable) -> optax.GradientTransformationExtraArgs:
+    """`prune` around an optimizer that changes nothing, with one step per round, so that selection is the same."""
+    schedule = schedules.geometric(sparsity, begin=1, end=rounds, prunings=rounds)
+    return prune(optax.set_to_zero(), schedule, saliency=saliency, allocation=allocation, prunable=prunable)
+
+
+def _next_round(update, state: PruneState, trained: PyTree) -> PruneState:
+    """The state of a search after the pruning of its trained parameters."""
+    return update(jax.tree.map(jnp.zeros_like, trained), state, trained)[1]
+
+
+def _search(train, update, state: PruneState, params: PyTree, rounds: int, last: Ticket | None) -> Iterator[Ticket]:
+    next_round = jax.jit(functools.partial(_next_round, update))
     while last is None or last.round < rounds:
         if last is not None:
             trained = jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(last.params))

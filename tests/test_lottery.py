@@ -223,3 +223,20 @@ def test_what_is_no_ticket_of_this_search(after, said):
 def test_what_a_training_must_return(train, said):
     with pytest.raises(ValueError, match=f"^`train` must return {said}"):
         list(fj.lottery.tickets(train, PARAMS, 0.5, rounds=1))
+
+
+def test_a_loop_of_ones_own_finds_the_same_tickets(train):
+    dense, *sparse = fj.lottery.tickets(train, PARAMS, 0.75, rounds=3)
+    masks, trained = dense.masks, dense.params
+    for ticket in sparse:
+        masks = fj.lottery.next_masks(masks, trained, 0.75, round=ticket.round, rounds=3)
+        jax.tree.map(np.testing.assert_array_equal, masks, ticket.masks)
+        trained = ticket.params
+
+
+@pytest.mark.parametrize(("name", "value"), [("round", 0), ("round", 4), ("rounds", 0), ("sparsity", 1.5)])
+def test_the_next_masks_need_a_round_of_the_search(raises, name, value):
+    masks = {"kernel": jnp.ones((1, 4), bool)}
+    options = {"sparsity": 0.75, "round": 1, "rounds": 3, name: value}
+    with raises(name, value):
+        fj.lottery.next_masks(masks, {"kernel": jnp.ones((1, 4))}, **options)

@@ -61,11 +61,15 @@ class Lottery(Method):
         if epoch not in prunings:
             assert epoch == self.rewind_epochs
             return kept_as_start(state)
-        rounds = self._rounds(options)
-        targets = fj.schedules.geometric(options.sparsity, begin=1, end=rounds, prunings=rounds)
-        sparsity = 1 - targets.densities[prunings.index(epoch)]
-        # Weights that were pruned earlier are 0, which is the smallest magnitude.
-        masks = call_with_user_errors(context, fj.at_init.magnitude, state.params, sparsity)
+        masks = call_with_user_errors(
+            context,
+            fj.lottery.next_masks,
+            fj.get_masks(state.opt_state),
+            state.params,
+            options.sparsity,
+            round=prunings.index(epoch) + 1,
+            rounds=self._rounds(options),
+        )
         return rewound(masked(state, masks))
 
     def _rounds(self, options) -> int:
