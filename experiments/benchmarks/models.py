@@ -16,7 +16,8 @@ from ..models import DType
 from ..options.config import Config, resolved
 from ..recipe import optimizer as recipe
 from ..run.optimizer import optimizer as run_optimizer
-from ..step import flops, loop, steps
+from ..step import flops, steps
+from ..step.loop import Loop
 from .machine import machine
 
 # Images of the size that the papers gave each network; the others take those of CIFAR.
@@ -60,7 +61,7 @@ def main(options: Options) -> None:
 
 def training(
     name: str, batch_size: int, steps_per_epoch: int, dtype: DType, method: str
-) -> tuple[loop.Loop, steps.Steps, tuple[int, int, int]]:
+) -> tuple[Loop, steps.Steps, tuple[int, int, int]]:
     """The training of a network on random images of 10 classes: the loop, its functions, and the images' shape."""
     shape = _SHAPES.get(name, (32, 32, 3))
     rng = np.random.default_rng(0)
@@ -83,10 +84,10 @@ def training(
         data,
         augment=augment.crop_and_flip if shape[2] == 3 else None,
     )
-    return loop.make(functions, data, 1, batch_size, steps_per_epoch), functions, shape
+    return Loop(functions, data, 1, batch_size, steps_per_epoch), functions, shape
 
 
-def time_step(functions: loop.Loop, seconds: float) -> float:
+def time_step(functions: Loop, seconds: float) -> float:
     """Seconds a step, over at least three steps and so many seconds, after a first dispatch to warm up."""
     state, totals = functions.init([0]), functions.zero()
     inputs = next(functions.epoch([0], 1, 0))

@@ -1,4 +1,7 @@
-"""Several processes that train together: how they find each other, what they agree on, and how they end."""
+"""Several processes that train one run together: joining them, agreeing on what to do next, and ending together.
+
+The first process writes all files and prints all output. The others only compute.
+"""
 
 import contextlib
 import json
@@ -8,6 +11,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -19,89 +23,96 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ..errors import UserError
 
 AUTO = "auto"
-# Seconds without a sign of life after which a process counts as dead.
-_HEARTBEAT = 30
-# In the errors of a collective operation whose partner is gone.
-_GONE = re.compile("gloo|nccl|connection|coordination|heartbeat|socket", re.IGNORECASE)
-# Of XLA, such as UNKNOWN or INTERNAL.
-_STATUS = re.compile("[A-Z_]+: ")
-# The last line that it was told, unless that is empty.
+# A process that has not been heard of for so many seconds counts as dead.
+_HEARTBEAT_SECONDS = 30
+# Words of errors that a collective operation raises when another process is gone.
+_CONNECTION_LOST = re.compile("gloo|nccl|connection|coordination|heartbeat|socket", re.IGNORECASE)
+# XLA's messages begin with a status, such as UNKNOWN or INTERNAL.
+_XLA_STATUS = re.compile("[A-Z_]+: ")
+# Prints the last line that it read, unless that line is empty.
 _WATCHER = "import sys; last = sys.stdin.read().splitlines()[-1]; last and print(last, file=sys.stderr)"
 _ENDED = (
-    "error: A process of the run ended too early, or could not be reached, and all of them end with it; what it says "
-    "itself is in its own output."
+    "error: A process of this run ended early or could not be reached, so all of them end. See that process's own "
+    "output for the cause."
 )
 
 
-class Wish(NamedTuple):
-    """What is to be done before the next step.
+class Request(NamedTuple):
+    """Actions to take before the next step.
 
     Attributes:
-      signal: the number of the signal to stop for; None if there is none.
-      save: whether to save.
+      signal: the number of the signal to stop for; None to continue.
+      save: whether to save a checkpoint.
     """
 
     signal: int | None
     save: bool
 
 
-class Agreement:
-    """What any process wishes, so that all of them do it at the same step; a process alone does what it wishes."""
+class SharedRequests:
+    """Combines the requests of all processes, so that all of them act at the same step.
+
+    A single process gets its own request back.
+    """
 
     def __init__(self, grid: Mesh | None):
-        self._grid, self._asked = grid, None
+        self._grid = grid
+        self._pending: jax.Array | None = None
 
-    def soon(self, wish: Wish) -> Wish:
-        """What was wished at the call before, as the answer to this one would have to wait for the device."""
-        if self._grid is None or jax.process_count() == 1:
-            return wish
-        answer = Wish(None, False) if self._asked is None else self._answer(self._asked)
-        # What is being done need not be wished again.
-        self._asked = None if answer.save else self._ask(wish)
-        return answer
+    def combine_late(self, request: Request) -> Request:
+        """Returns the combined request of the previous call, since that of this one would wait for the device."""
+        if self._is_alone():
+            return request
+        combined = Request(None, False) if self._pending is None else self._received(self._pending)
+        # A checkpoint that is about to be saved need not be requested again.
+        self._pending = None if combined.save else self._send(request)
+        return combined
 
-    def now(self, wish: Wish) -> Wish:
-        """What is wished at this call."""
-        if self._grid is None or jax.process_count() == 1:
-            return wish
-        self._asked = None
-        return self._answer(self._ask(wish))
+    def combine(self, request: Request) -> Request:
+        """Returns the combined request of this call."""
+        if self._is_alone():
+            return request
+        self._pending = None
+        return self._received(self._send(request))
 
-    def _ask(self, wish: Wish) -> jax.Array:
+    def _is_alone(self) -> bool:
+        return self._grid is None or jax.process_count() == 1
+
+    def _send(self, request: Request) -> jax.Array:
         assert self._grid is not None
-        # By one clock, that of the first.
-        own = np.array([[wish.signal or 0, wish.save and is_first()]], np.int32)
-        of_each = NamedSharding(self._grid, PartitionSpec(self._grid.axis_names))
-        asked = jax.make_array_from_callback((self._grid.size, 2), of_each, lambda _: own)
-        return _highest(asked)
+        # Only the first process asks to save, so that a single clock decides when.
+        own = np.array([[request.signal or 0, request.save and is_first()]], np.int32)
+        one_each = NamedSharding(self._grid, PartitionSpec(self._grid.axis_names))
+        of_all = jax.make_array_from_callback((self._grid.size, 2), one_each, lambda _: own)
+        return _highest(of_all)
 
-    def _answer(self, asked: jax.Array) -> Wish:
-        signal, save = np.asarray(asked)
-        return Wish(int(signal) or None, bool(save))
+    def _received(self, combined: jax.Array) -> Request:
+        signal, save = np.asarray(combined)
+        return Request(int(signal) or None, bool(save))
 
 
 @jax.jit
-def _highest(asked: jax.Array) -> jax.Array:
-    return jnp.max(asked, axis=0)
+def _highest(requests: jax.Array) -> jax.Array:
+    return jnp.max(requests, axis=0)
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes and speaks."""
+    """Returns whether this process is the one that writes files and prints."""
     return jax.process_index() == 0
 
 
-def of_first(get: Callable[[], Any]) -> Any:
-    """What a function gives in the first process, as JSON can hold it; the others do not call it."""
+def call_in_first(function: Callable[[], Any]) -> Any:
+    """Calls a function in the first process only, and returns its result, as JSON holds it, in all processes."""
     if jax.process_count() == 1:
-        return get()
-    text = np.frombuffer(json.dumps(get()).encode() if is_first() else b"", np.uint8)
+        return function()
+    text = np.frombuffer(json.dumps(function()).encode() if is_first() else b"", np.uint8)
     length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
     text = multihost_utils.broadcast_one_to_all(np.resize(text, length) if is_first() else np.zeros(length, np.uint8))
     return json.loads(np.asarray(text).tobytes())
 
 
 def check(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Raises a `UserError` unless the options say how a process finds the others, or none of them is given."""
+    """Raises a `UserError` unless the options say how this process finds the others, or none of them is given."""
     given = {"--num-processes": num_processes, "--process-id": process_id}
     if coordinator in (None, AUTO):
         for option, value in given.items():
@@ -119,104 +130,106 @@ def check(coordinator: str | None, num_processes: int | None, process_id: int | 
         raise UserError(f"--process-id must be from 0 to {num_processes - 1}, got {process_id}.")
 
 
-def partner_is_gone(error: BaseException) -> bool:
-    """Whether an error of JAX says that another process could not be reached.
+def is_connection_lost(error: BaseException) -> bool:
+    """Returns whether an error means that another process could not be reached.
 
-    It is a `ValueError` where an array that could not be computed is given to the next program, and else JAX's own.
+    JAX raises a `ValueError` where an array that could not be computed is passed to the next program, and its own
+    runtime error everywhere else.
     """
-    of_xla = isinstance(error, ValueError) and _STATUS.match(str(error))
-    return bool((isinstance(error, jax.errors.JaxRuntimeError) or of_xla) and _GONE.search(str(error)))
+    from_xla = isinstance(error, ValueError) and _XLA_STATUS.match(str(error))
+    return bool((isinstance(error, jax.errors.JaxRuntimeError) or from_xla) and _CONNECTION_LOST.search(str(error)))
 
 
-class Company:
-    """The other processes of a run, or none.
+class ProcessGroup:
+    """The processes that train one run; this one may be alone.
 
     Args:
-      watcher: what speaks when this process is ended by one that died, and has no time to speak itself.
+      watcher: a program that prints the exit message if this process is killed because another one died, since it then
+        has no time to print anything itself. None for a process that is alone.
     """
 
     def __init__(self, watcher: subprocess.Popen[str] | None = None):
         self._watcher = watcher
-        self._last = _ENDED
+        self._exit_message = _ENDED
 
-    def say_if_it_ends(self, line: str) -> None:
-        """Sets what is said when this process is ended by another; nothing if empty."""
-        self._last = line
+    def set_exit_message(self, line: str) -> None:
+        """Sets the line that is printed if another process ends this one; nothing is printed if it is empty."""
+        self._exit_message = line
         if self._watcher is not None and self._watcher.stdin is not None:
             print(line, file=self._watcher.stdin, flush=True)
 
-    def runs_in(self, folder: Any) -> None:
-        """Tells how to go on."""
-        self.say_if_it_ends(f"{_ENDED} When all have ended, go on from the last checkpoint: --resume {folder}")
+    def set_folder(self, folder: Path) -> None:
+        """Makes the exit message say how to resume the run."""
+        self.set_exit_message(f"{_ENDED} When all have ended, resume from the last checkpoint: --resume {folder}")
 
-    def leave(self, error: BaseException) -> None:
-        """Ends this process at once, since the others may wait for it, or it for them, and at exit for long."""
-        if partner_is_gone(error):
-            print(self._last, file=sys.stderr)
+    def abort(self, error: BaseException) -> None:
+        """Reports an error and ends this process at once: at a normal exit, processes wait for each other for long."""
+        if is_connection_lost(error):
+            print(self._exit_message, file=sys.stderr)
         elif isinstance(error, UserError):
             print(f"error: {error}", file=sys.stderr)
         elif not isinstance(error, KeyboardInterrupt):
             traceback.print_exception(error)
         sys.stdout.flush()
         sys.stderr.flush()
-        self.say_if_it_ends("")
+        self.set_exit_message("")
         os._exit(130 if isinstance(error, KeyboardInterrupt) else 1)
 
 
 @contextlib.contextmanager
-def joined(coordinator: str | None, num_processes: int | None, process_id: int | None) -> Iterator[Company]:
-    """Joins the other processes, and at the end waits for them. All but the first are quiet meanwhile.
+def joined(coordinator: str | None, num_processes: int | None, process_id: int | None) -> Iterator[ProcessGroup]:
+    """Joins the other processes, and waits for them at the end. Only the first one prints in between.
 
     Raises:
-      UserError: where there is no cluster that JAX detects.
+      UserError: if JAX was to detect a cluster and does not.
     """
     if coordinator is None:
-        yield Company()
+        yield ProcessGroup()
         return
     with subprocess.Popen(
         [sys.executable, "-c", _WATCHER], stdin=subprocess.PIPE, text=True, start_new_session=True
     ) as watcher:
-        company = Company(watcher)
-        company.say_if_it_ends(_ENDED)
+        group = ProcessGroup(watcher)
+        group.set_exit_message(_ENDED)
         try:
-            _join(coordinator, num_processes, process_id)
-            with contextlib.nullcontext() if is_first() else _quiet():
-                yield company
+            _initialize(coordinator, num_processes, process_id)
+            with contextlib.nullcontext() if is_first() else _without_output():
+                yield group
             jax.distributed.shutdown()
         except BaseException as error:
-            company.leave(error)
-        company.say_if_it_ends("")
+            group.abort(error)
+        group.set_exit_message("")
 
 
-def meet(grid: Mesh | None) -> None:
-    """Opens the connections between all devices, while no process waits for long for another.
+def connect_devices(grid: Mesh | None) -> None:
+    """Opens the connections between all devices while all processes are ready for it.
 
-    Gloo gives up on a connection after half a minute, which a compilation can take, but not on one that is open.
+    Gloo gives up on a new connection after half a minute, which a compilation can take, but keeps one that is open.
     """
     if grid is None or jax.process_count() == 1:
         return
-    where = NamedSharding(grid, PartitionSpec(*grid.axis_names))
-    ones = jax.make_array_from_callback(grid.devices.shape, where, lambda _: np.ones((1, 1), np.int32))
-    met = jax.jit(lambda ones: [jnp.sum(ones, axis) for axis in (0, 1, None)])(ones)
-    jax.block_until_ready(met)
+    one_each = NamedSharding(grid, PartitionSpec(*grid.axis_names))
+    ones = jax.make_array_from_callback(grid.devices.shape, one_each, lambda _: np.ones((1, 1), np.int32))
+    sums = jax.jit(lambda ones: [jnp.sum(ones, axis) for axis in (0, 1, None)])(ones)
+    jax.block_until_ready(sums)
 
 
-def _join(coordinator: str, num_processes: int | None, process_id: int | None) -> None:
+def _initialize(coordinator: str, num_processes: int | None, process_id: int | None) -> None:
     try:
         jax.distributed.initialize(
             None if coordinator == AUTO else coordinator,
             num_processes,
             process_id,
-            heartbeat_timeout_seconds=_HEARTBEAT,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
         )
     except ValueError as error:
         raise UserError(
-            f"--coordinator {AUTO} must be given on a cluster that JAX detects, such as one of Slurm or Open MPI, and "
-            f"here it detects none: {error} Give HOST:PORT, --num-processes and --process-id."
+            f"--coordinator {AUTO} needs a cluster that JAX detects, such as one of Slurm or Open MPI, and JAX detects "
+            f"none here: {error} Give HOST:PORT, --num-processes and --process-id instead."
         ) from error
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _without_output() -> Iterator[None]:
     with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
         yield

@@ -69,7 +69,7 @@ class Checkpoints:
         """
         position = self._restore(start)
         found = [position.epoch, position.done]
-        of_first = processes.of_first(lambda: found)
+        of_first = processes.call_in_first(lambda: found)
         if of_first != found:
             raise UserError(
                 f"{self._folder} must be a folder that all processes see, but the first one goes on from (epoch, step) "

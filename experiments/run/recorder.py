@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -22,9 +21,12 @@ from .optimizer import learning_rate
 class Recorder:
     """A context that writes the epochs of one run to its folder, from one on; what it has of later ones is dropped."""
 
-    def __init__(self, config: Config, steps_per_epoch: int, folder: Path, epoch: int, state: TrainState):
-        self._folder, self._steps_per_epoch = folder, steps_per_epoch
-        self._config, self._pruning_epochs = config, config.method.pruning_epochs(config)
+    def __init__(self, config: Config, steps_per_epoch: int, epoch: int, state: TrainState):
+        folder = run_directory.of(config)
+        self._folder = folder
+        self._steps_per_epoch = steps_per_epoch
+        self._config = config
+        self._pruning_epochs = config.method.pruning_epochs(config)
         self._masks = jax.device_get(fj.get_masks(state.opt_state))
         run_directory.forget_from(folder, epoch)
         self._events = None

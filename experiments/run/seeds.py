@@ -43,7 +43,7 @@ def groups(
     for first in range(0, len(configs), at_once):
         group = configs[first : first + at_once]
         # All of it, as one program has one checkpoint, and others come to other bits.
-        if processes.of_first(functools.partial(_opened, group)):
+        if processes.call_in_first(functools.partial(_opened, group)):
             continue
         yield group
 

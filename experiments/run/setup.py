@@ -47,7 +47,7 @@ def prepare(config: Config) -> Setup:
       UserError: for options that do not fit the data, the devices, or each other.
     """
     grid = mesh.make(config.mesh)
-    processes.meet(grid)
+    processes.connect_devices(grid)
     data = _load(config)
     config = _fill_in(config, data)
     batch_size = config.batch_size

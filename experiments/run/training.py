@@ -14,21 +14,22 @@ import jax
 import flipout_jax as fj
 
 from .. import data as datasets
-from .. import methods
 from ..devices import mesh, processes
 from ..errors import UserError
 from ..folder import run_directory, shown
 from ..folder.result import EpochMetrics
+from ..methods import MethodContext
 from ..options.checks import check
 from ..options.config import MACHINES, Config, as_json, from_json
-from ..step import flops, loop
+from ..step import flops
+from ..step.loop import Loop
 from ..step.steps import TrainState, keys
 from . import checkpoint, fit, results, seeds
 from .interrupt import Interrupt
 from .setup import Setup, prepare
 
 
-def run(config: Config, group: processes.Company | None = None) -> int | None:
+def run(config: Config, group: processes.ProcessGroup | None = None) -> int | None:
     """Trains every seed and writes the results into the folder of the run.
 
     Args:
@@ -42,7 +43,7 @@ def run(config: Config, group: processes.Company | None = None) -> int | None:
     with contextlib.ExitStack() as lock:
         setup = _resume(config, lock) if config.resume else _start(config, lock)
         if group is not None:
-            group.runs_in(run_directory.of(setup.config))
+            group.set_folder(run_directory.of(setup.config))
         return _train_every_seed(setup, started)
 
 
@@ -83,7 +84,7 @@ def _resume(config: Config, lock: contextlib.ExitStack) -> Setup:
 
 def _shared_config(config: Config, get: Callable[[], Config]) -> Config:
     """Returns the first process's options to all processes, each with its own options of devices and processes."""
-    shared = from_json(processes.of_first(lambda: as_json(get())))
+    shared = from_json(processes.call_in_first(lambda: as_json(get())))
     return dataclasses.replace(shared, **{name: getattr(config, name) for name in MACHINES})
 
 
@@ -93,8 +94,8 @@ def _train_every_seed(setup: Setup, started: float) -> int | None:
     print(_headline(setup))
 
     @functools.cache
-    def make(runs: int) -> loop.Loop:
-        return loop.make(setup.steps, setup.data, runs, setup.batch_size, setup.steps_per_epoch, grid)
+    def make(runs: int) -> Loop:
+        return Loop(setup.steps, setup.data, runs, setup.batch_size, setup.steps_per_epoch, grid)
 
     with Interrupt() as interrupt:
         for configs in seeds.groups(config, setup.data.train.in_memory, make, grid):
@@ -117,31 +118,24 @@ def _headline(setup: Setup) -> str:
     )
 
 
-def _train_together(
-    setup: Setup, configs: Sequence[Config], functions: loop.Loop, interrupt: Interrupt, started: float
-) -> bool:
+def _train_together(setup: Setup, configs: Sequence[Config], loop: Loop, interrupt: Interrupt, started: float) -> bool:
     """Trains the runs that share one program and writes their results; returns whether all epochs are done."""
     facts = _data_facts(setup.data)
-    if processes.of_first(lambda: facts) != facts:
+    if processes.call_in_first(lambda: facts) != facts:
         raise UserError(f"--data {setup.config.data} must be the same images for all processes, got {facts} here.")
     checkpoints = checkpoint.Checkpoints(configs, facts)
-    agreement = processes.Agreement(setup.grid)
-    contexts = [
-        methods.MethodContext(config, setup.data, setup.batch_size, setup.steps, keys(config.seed).method)
-        for config in configs
-    ]
-    sizes = setup.batch_size, setup.steps_per_epoch
-    outcome = fit.fit(configs, functions, *sizes, checkpoints, interrupt, agreement, contexts)
+    runs = [fit.Run(config, _method_context(setup, config)) for config in configs]
+    outcome = fit.fit(runs, loop, checkpoints, interrupt)
     # All processes do this, since it computes with arrays that they hold together.
     states = [setup.steps.shown(state) for state in outcome.states]
-    for config, context, state in zip(configs, contexts, outcome.states, strict=True):
-        config.method.write_artifacts(context, state, run_directory.of(config))
+    for run, state in zip(runs, outcome.states, strict=True):
+        run.config.method.write_artifacts(run.context, state, run_directory.of(run.config))
     if not processes.is_first():
         return outcome.finished
     program = results.Program(
         seconds_to_first_step=outcome.first_step - started,
         runs_at_once=len(configs),
-        compile_count=functions.compile_count(),
+        compile_count=loop.compile_count,
     )
     for config, state in zip(configs, states, strict=True):
         _write(setup, config, state, outcome.finished, program)
@@ -161,8 +155,8 @@ def _write(setup: Setup, config: Config, state: TrainState, finished: bool, prog
     _check_weights(state, metrics, folder)
     if not finished:
         print(
-            f"Stopped after {len(metrics)} of {config.method.epochs(config)} epochs; see {folder}/ for what there is "
-            f"so far. To go on: --resume {setup.config.output_dir}"
+            f"Stopped after {len(metrics)} of {config.method.epochs(config)} epochs; see {folder}/ for the results so "
+            f"far. To resume: --resume {setup.config.output_dir}"
         )
         return
     result = results.of_run(
@@ -180,6 +174,10 @@ def _write(setup: Setup, config: Config, state: TrainState, finished: bool, prog
         f"test accuracy {result.test_accuracy:.2%} at a sparsity of {result.sparsity:.4%}, in {result.seconds:.0f} s; "
         f"see {folder}/"
     )
+
+
+def _method_context(setup: Setup, config: Config) -> MethodContext:
+    return MethodContext(config, setup.data, setup.batch_size, setup.steps, keys(config.seed).method)
 
 
 def _data_facts(data: datasets.Dataset) -> dict[str, Any]:

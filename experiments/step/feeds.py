@@ -1,4 +1,4 @@
-"""How images reach the training step: from the device, where they all are, or from disk, batch by batch."""
+"""Feeds of the training step: images that are all on the device, or images that stream from disk batch by batch."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
@@ -18,10 +18,10 @@ _TEST_BATCH = 500
 
 
 class Feed(NamedTuple):
-    """How images reach the training step.
+    """A source of images for the training step.
 
     Attributes:
-      resident: what stays on the device from one dispatch to the next.
+      resident: arrays that stay on the device between dispatches.
       example: shapes and dtypes of the inputs of a dispatch.
       epoch: `(seeds, number, done) -> Iterator`, the inputs of each dispatch of an epoch, after its first `done` steps.
       dispatch: `(step, carry, inputs, resident) -> carry`, the steps of one dispatch, inside the compiled program,
@@ -39,11 +39,12 @@ class Feed(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """What is random in an epoch.
+    """Everything that is random in an epoch.
 
     Attributes:
-      batches: the image numbers of each step, of shape (steps, ..., batch_size), with the seeds between, if several.
-      keys: a PRNG key for the augmentation of each step, of shape (steps, ...).
+      batches: the image numbers of each step, of shape (steps, batch_size), or (steps, runs, batch_size) for several
+        runs.
+      keys: a PRNG key for the augmentation of each step, of shape (steps,) or (steps, runs).
     """
 
     batches: Array
@@ -51,23 +52,25 @@ class Draws(NamedTuple):
 
 
 def resident(data: Dataset, batch_size: int, steps_per_epoch: int, runs: int, grid: Mesh | None = None) -> Feed:
-    """All images on the device, or on every device of a grid, each of which takes its share of a batch.
+    """Returns a feed of images that are all on the device, or on every device of a grid.
 
-    On CPU a dispatch is one step, since XLA runs convolutions inside a loop many times slower there. On an
-    accelerator it is a whole epoch.
+    A dispatch is one step on CPU, since XLA runs convolutions inside a loop many times slower there. On an accelerator
+    it is a whole epoch.
 
     Args:
-      data: images in memory.
-      batch_size: images a step.
-      steps_per_epoch: steps an epoch.
-      runs: how many go through one program. The seeds are a scalar for one, of shape (runs,) for several.
-      grid: the devices of one run; with None there is one.
+      data: the dataset.
+      batch_size: images per step.
+      steps_per_epoch: steps per epoch.
+      runs: number of runs in the program. The seeds are a scalar for one run, of shape (runs,) for several.
+      grid: the devices of one run, each of which uses its share of a batch; None for a single device.
     """
     steps_per_dispatch = 1 if jax.default_backend() == "cpu" else steps_per_epoch
     test_batches = list(_test_batches(data.test, grid))
 
     def draw(seed, number):
-        order, augment = (jax.random.fold_in(key, number) for key in (steps.keys(seed).order, steps.keys(seed).augment))
+        keys = steps.keys(seed)
+        order = jax.random.fold_in(keys.order, number)
+        augment = jax.random.fold_in(keys.augment, number)
         shuffled = jax.random.permutation(order, data.train_count)[: steps_per_epoch * batch_size]
         return Draws(shuffled.reshape(steps_per_epoch, batch_size), jax.random.split(augment, steps_per_epoch))
 
@@ -83,38 +86,38 @@ def resident(data: Dataset, batch_size: int, steps_per_epoch: int, runs: int, gr
         images, labels = resident
 
         def one(carry, drawn):
-            # The numbers as well, so that no device picks out images for another.
-            own = _shared(drawn.batches, grid)
-            return step(*carry, *_shared((images[own], labels[own]), grid), drawn.keys)
+            # The numbers are sharded as well, so that no device gathers images for another.
+            numbers = _sharded_by_image(drawn.batches, grid)
+            return step(*carry, *_sharded_by_image((images[numbers], labels[numbers]), grid), drawn.keys)
 
         if steps_per_dispatch == 1:
-            # A scan of one step is a loop to XLA too.
+            # XLA takes a scan of one step for a loop too.
             return one(carry, jax.tree.map(lambda x: x[first], draws))
         draws = jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, first, steps_per_dispatch), draws)
         return lax.scan(lambda carry, drawn: (one(carry, drawn), None), carry, draws)[0]
 
-    # All images as one batch, which are the arrays themselves. They are arguments of the program, since constants would
-    # be compiled into it.
+    # All images as one batch, which in memory are the arrays themselves. They are arguments of the program, since
+    # constants would be compiled into it.
     (train,) = data.train.batches(data.train_count)
     arrays = tuple(mesh.put(array, grid) for array in train)
     some_seeds = jnp.zeros(() if runs == 1 else runs, jnp.uint32)
     example = jax.eval_shape(lambda: (jitted_draw(some_seeds, 1), jnp.asarray(0)))
-    example = mesh.shaped(example, grid)
+    example = mesh.abstract(example, grid)
     return Feed(arrays, example, epoch, dispatch, lambda: test_batches, steps_per_dispatch)
 
 
 def streamed(data: Dataset, batch_size: int, steps_per_epoch: int, grid: Mesh | None = None) -> Feed:
-    """Images that stay on disk; a dispatch is one step of one run, while workers decode the next batches.
+    """Returns a feed of images that stay on disk, decoded ahead by other threads; a dispatch is one step of one run.
 
-    Each of several processes decodes its part of a batch. The images of a batch are the same for any number of them,
-    in another order.
+    Each of several processes decodes its own share of a batch. The images of a batch do not depend on the number of
+    processes, but their order does.
 
-    The position is the number of steps so far, so that a run that goes on from one sees the same batches.
+    An epoch starts at the number of steps done so far, so a resumed run sees the same batches.
     """
     # Slow to import.
     from ..data import stream
 
-    own, processes = mesh.share_of_process(grid)
+    share, processes = mesh.share_of_process(grid)
 
     def augment_keys(seed, number):
         return jax.random.split(jax.random.fold_in(steps.keys(seed).augment, number), steps_per_epoch)
@@ -124,12 +127,12 @@ def streamed(data: Dataset, batch_size: int, steps_per_epoch: int, grid: Mesh | 
     def epoch(seeds: Array, number: int, done: int) -> Iterator[Any]:
         start = (number - 1) * steps_per_epoch + done
         keys = placed_keys(seeds, number)[done:]
-        part = stream.train_batches(
-            data.train, batch_size // processes, seed=int(seeds), start=start, shard=(own, processes)
+        own = stream.train_batches(
+            data.train, batch_size // processes, seed=int(seeds), start=start, shard=(share, processes)
         )
-        with contextlib.closing(part) as batches:
+        with contextlib.closing(own) as batches:
             for key, batch in zip(keys, batches, strict=False):
-                images, labels = (mesh.from_shares(array, grid, processes) for array in batch)
+                images, labels = (mesh.from_process_shares(array, grid, processes) for array in batch)
                 yield images, labels, key
 
     def dispatch(step, carry, inputs, _):
@@ -137,21 +140,21 @@ def streamed(data: Dataset, batch_size: int, steps_per_epoch: int, grid: Mesh | 
 
     images = jax.ShapeDtypeStruct((batch_size, *data.shape), jnp.uint8)
     labels = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
-    key = mesh.shaped(jax.eval_shape(lambda: augment_keys(0, 1)[0]), grid)
     if grid is not None:
-        images, labels = mesh.shaped((images, labels), grid, (mesh.rows(grid), mesh.rows(grid)))
-    example = images, labels, key
-    return Feed((), example, epoch, dispatch, lambda: _test_batches(data.test, grid), 1)
+        by_image = mesh.by_image(grid)
+        images, labels = mesh.abstract((images, labels), grid, (by_image, by_image))
+    key = mesh.abstract(jax.eval_shape(lambda: augment_keys(0, 1)[0]), grid)
+    return Feed((), (images, labels, key), epoch, dispatch, lambda: _test_batches(data.test, grid), 1)
 
 
-def _shared(tree: Any, grid: Mesh | None) -> Any:
-    return tree if grid is None else lax.with_sharding_constraint(tree, mesh.rows(grid))
+def _sharded_by_image(tree: Any, grid: Mesh | None) -> Any:
+    return tree if grid is None else lax.with_sharding_constraint(tree, mesh.by_image(grid))
 
 
 def _test_batches(test: Part, grid: Mesh | None) -> Iterator[tuple[Array, Array]]:
-    """Yields the test images on the devices, in batches of one size that each device has an equal share of."""
+    """Yields the test images on the devices, in batches of one size of which each device has an equal share."""
     size = min(_TEST_BATCH, len(test))
     size += -size % mesh.shares(grid)
     with contextlib.closing(padded_batches(test, size)) as batches:
         for images, labels in batches:
-            yield mesh.put(images, grid, mesh.rows), mesh.put(labels, grid, mesh.rows)
+            yield mesh.put(images, grid, mesh.by_image), mesh.put(labels, grid, mesh.by_image)

@@ -1,8 +1,8 @@
-"""Training and testing as compiled functions, for one seed, or for several in one program."""
+"""Training and testing as compiled functions, for one run, or for several in one program."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,147 +17,148 @@ from . import feeds
 from .steps import Steps, Totals, TrainState
 
 
-class Loop(NamedTuple):
-    """The functions of a run, or of several runs at once.
+class Loop:
+    """The compiled functions of a run, or of several runs that differ in their seeds.
 
-    For several, the arrays of states and totals have the runs as their first axis, but for the count of steps by
-    which weights are pruned, which is the same for all.
-
-    Attributes:
-      runs: how many go through one program.
-      init: `seeds -> TrainState`.
-      zero: `() -> Totals`, of no images yet.
-      train: `(state, totals, inputs) -> (state, totals)`, one dispatch. The state and the totals are donated.
-      test: `state -> Totals`, over the test images.
-      epoch: `(seeds, number, done) -> Iterator`, the inputs of each dispatch of an epoch after its first `done` steps.
-      split: `tree -> list`, the state or the totals of each run.
-      each: `(function, state) -> TrainState`, the function of the number and the state of each run, outside of any
-        program; where it returns the states it was given, nothing is done.
-      whole: `state -> TrainState`, all of which this process can read; each of several processes must call it.
-      steps_per_dispatch: steps of one call of `train`; it divides the steps of an epoch.
-      compile: `() -> int`, compiles `train`, which else the first call does; the bytes the program needs in all.
-      compile_count: how often `train` has been compiled so far.
-      text: the compiled program of `train`.
-    """
-
-    runs: int
-    init: Callable[[Sequence[int]], TrainState]
-    zero: Callable[[], Totals]
-    train: Callable[[TrainState, Totals, Any], tuple[TrainState, Totals]]
-    test: Callable[[TrainState], Totals]
-    epoch: Callable[[Sequence[int], int, int], Iterator[Any]]
-    split: Callable[[Any], list[Any]]
-    each: Callable[[Callable[[int, TrainState], TrainState], TrainState], TrainState]
-    whole: Callable[[TrainState], TrainState]
-    steps_per_dispatch: int
-    compile: Callable[[], int]
-    compile_count: Callable[[], int]
-    text: Callable[[], str]
-
-
-def make(
-    steps: Steps, data: Dataset, runs: int, batch_size: int, steps_per_epoch: int, grid: Mesh | None = None
-) -> Loop:
-    """The functions of some runs that differ in their seeds.
+    For several runs, the arrays of states and totals have the runs as their first axis. The exception is the count of
+    steps by which weights are pruned, which all runs share.
 
     Args:
       steps: the pure functions of one run.
-      data: the data set.
-      runs: how many go through one program.
-      batch_size: images a step.
-      steps_per_epoch: steps an epoch.
-      grid: the devices of one run; with None there is one.
+      data: the dataset.
+      runs: number of runs in the program.
+      batch_size: images per step.
+      steps_per_epoch: steps per epoch.
+      grid: the devices of one run; None for a single device.
+
+    Attributes:
+      steps_per_dispatch: steps of one call of `train`; it divides the steps of an epoch.
+      compile_count: number of times that `train` has been compiled.
     """
-    if data.train.in_memory:
-        feed = feeds.resident(data, batch_size, steps_per_epoch, runs, grid)
-    else:
-        feed = feeds.streamed(data, batch_size, steps_per_epoch, grid)
-    init, step, test = steps.init, steps.train, steps.test
-    if runs > 1:
-        axes = _run_axes(jax.eval_shape(init, 0))
-        init = jax.vmap(init, out_axes=axes)
-        step = jax.vmap(step, in_axes=(axes, 0, 0, 0, 0), out_axes=(axes, 0))
-        test = jax.vmap(test, in_axes=(axes, None, None))
-    traces = []
-    of_state = None if grid is None else mesh.of_state(grid, jax.eval_shape(init, 0))
-    of_both = None if grid is None else (of_state, mesh.whole(grid))
 
-    def array(seeds) -> Any:
-        # On the host where a device of one process would be none to the others.
-        return (jnp if grid is None else np).array(seeds[0] if runs == 1 else seeds, np.uint32)
+    def __init__(
+        self, steps: Steps, data: Dataset, runs: int, batch_size: int, steps_per_epoch: int, grid: Mesh | None = None
+    ):
+        self.runs = runs
+        self.batch_size = batch_size
+        self.steps_per_epoch = steps_per_epoch
+        self.grid = grid
+        self.compile_count = 0
+        if data.train.in_memory:
+            self._feed = feeds.resident(data, batch_size, steps_per_epoch, runs, grid)
+        else:
+            self._feed = feeds.streamed(data, batch_size, steps_per_epoch, grid)
+        self.steps_per_dispatch = self._feed.steps_per_dispatch
+        init, step, test = _over_runs(steps, runs)
+        self._state_sharding = None if grid is None else mesh.of_state(grid, jax.eval_shape(init, 0))
+        train_sharding = None if grid is None else (self._state_sharding, mesh.replicated(grid))
 
-    def zero():
-        return jax.tree.map(lambda x: x if runs == 1 else jnp.zeros(runs, x.dtype), Totals.zero())
+        def train(state, totals, inputs, resident):
+            # Python only runs this while it is traced, once per compilation.
+            self.compile_count += 1
+            return self._feed.dispatch(step, (state, totals), inputs, resident)
 
-    def train(state, totals, inputs, resident):
-        # Runs once per compilation, as Python only sees a function when it is traced.
-        traces.append(None)
-        return feed.dispatch(step, (state, totals), inputs, resident)
+        self._init = mesh.jit(init, grid, self._state_sharding)
+        self._train = mesh.jit(train, grid, train_sharding, donate_argnums=(0, 1))
+        self._test = mesh.jit(test, grid)
+        self._zero = self._new_totals if grid is None else mesh.jit(self._new_totals, grid)
+        self._replicate = mesh.jit(lambda state: state, grid)
+        # Gives every array a buffer of its own, as donation needs, and the sharding of a state.
+        self._copy = mesh.jit(lambda state: jax.tree.map(jnp.copy, state), grid, self._state_sharding)
 
-    jitted_init, jitted_test = mesh.jit(init, grid, of_state), mesh.jit(test, grid)
-    jitted_train = mesh.jit(train, grid, of_both, donate_argnums=(0, 1))
-    jitted_zero = zero if grid is None else mesh.jit(zero, grid)
-    jitted_whole = mesh.jit(lambda state: state, grid)
-    # A buffer of its own for each array, since donation does not take the same one twice; and where the state lies.
-    copied = mesh.jit(lambda state: jax.tree.map(jnp.copy, state), grid, of_state)
+    def init(self, seeds: Sequence[int]) -> TrainState:
+        """Returns the state before the first step."""
+        return self._init(self._seed_array(seeds))
 
-    @functools.cache
-    def compiled():
-        state = mesh.shaped(jax.eval_shape(jitted_init, array(range(runs))), grid, of_state)
-        totals = mesh.shaped(jax.eval_shape(zero), grid)
-        return jitted_train.lower(state, totals, feed.example, feed.resident).compile()
+    def zero(self) -> Totals:
+        """Returns the sums over no images."""
+        return self._zero()
 
-    def compile_train():
-        memory: Any = compiled().memory_analysis()
-        return memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    def epoch(self, seeds: Sequence[int], number: int, done: int) -> Iterator[Any]:
+        """Yields the inputs of each dispatch of an epoch, after its first `done` steps."""
+        return self._feed.epoch(self._seed_array(seeds), number, done)
 
-    def test_all(state):
-        totals = [jitted_test(state, *batch) for batch in feed.test()]
+    def train(self, state: TrainState, totals: Totals, inputs: Any) -> tuple[TrainState, Totals]:
+        """Does the steps of one dispatch. The state and the totals are donated."""
+        return self._compiled(state, totals, inputs, self._feed.resident)
+
+    def test(self, state: TrainState) -> Totals:
+        """Returns the sums over the test images."""
+        totals = [self._test(state, *batch) for batch in self._feed.test()]
         return jax.tree.map(lambda *sums: sum(sums), *totals)
 
-    def split(tree):
-        if runs == 1:
+    def compile(self) -> int:
+        """Compiles `train`, which its first call would do otherwise; returns the bytes that the program needs."""
+        memory: Any = self._compiled.memory_analysis()
+        return memory.argument_size_in_bytes + memory.temp_size_in_bytes
+
+    def text(self) -> str:
+        """Returns the compiled program of `train`."""
+        return self._compiled.as_text() or ""
+
+    def replicate(self, state: TrainState) -> TrainState:
+        """Returns the state with all of it readable in this process; each of several processes must call this."""
+        return state if jax.process_count() == 1 else self._replicate(state)
+
+    def split(self, tree: Any) -> list[Any]:
+        """Returns the state or the totals of each run."""
+        if self.runs == 1:
             return [tree]
 
-        def of(run):
+        def of(run: int) -> Any:
             return jax.tree.map(lambda x, axis: x if axis is None else x[run], tree, _run_axes(tree))
 
-        return [of(run) for run in range(runs)]
+        return [of(run) for run in range(self.runs)]
 
-    def each(function, state):
-        before = split(state)
+    def map_runs(self, function: Callable[[int, TrainState], TrainState], state: TrainState) -> TrainState:
+        """Applies a function of the run's number and state to each run, outside of any compiled program.
+
+        If it returns all states as they were, the state is returned as it is.
+        """
+        before = self.split(state)
         after = [function(run, one) for run, one in enumerate(before)]
         if all(new is old for new, old in zip(after, before, strict=True)):
             return state
-        joined = jax.tree.map(
-            lambda x, axis, *others: x if runs == 1 or axis is None else jnp.stack([x, *others]),
-            after[0],
-            _run_axes(after[0]),
-            *after[1:],
-        )
-        return copied(joined)
 
-    return Loop(
-        runs=runs,
-        init=lambda seeds: jitted_init(array(seeds)),
-        zero=jitted_zero,
-        train=lambda state, totals, inputs: compiled()(state, totals, inputs, feed.resident),
-        test=test_all,
-        epoch=lambda seeds, number, done: feed.epoch(array(seeds), number, done),
-        split=split,
-        each=each,
-        whole=lambda state: state if jax.process_count() == 1 else jitted_whole(state),
-        steps_per_dispatch=feed.steps_per_dispatch,
-        compile=compile_train,
-        compile_count=lambda: len(traces),
-        text=lambda: compiled().as_text() or "",
-    )
+        def join(first: jax.Array, axis: int | None, *others: jax.Array) -> jax.Array:
+            return first if self.runs == 1 or axis is None else jnp.stack([first, *others])
+
+        return self._copy(jax.tree.map(join, after[0], _run_axes(after[0]), *after[1:]))
+
+    @functools.cached_property
+    def _compiled(self) -> jax.stages.Compiled:
+        seeds = self._seed_array(range(self.runs))
+        state = mesh.abstract(jax.eval_shape(self._init, seeds), self.grid, self._state_sharding)
+        totals = mesh.abstract(jax.eval_shape(self._new_totals), self.grid)
+        return self._train.lower(state, totals, self._feed.example, self._feed.resident).compile()
+
+    def _seed_array(self, seeds: Sequence[int]) -> Any:
+        # With several processes it stays on the host, since an array on one process's device is unknown to the others.
+        numpy = jnp if self.grid is None else np
+        return numpy.array(seeds[0] if self.runs == 1 else seeds, np.uint32)
+
+    def _new_totals(self) -> Totals:
+        totals = Totals.zero()
+        if self.runs == 1:
+            return totals
+        return jax.tree.map(lambda x: jnp.zeros(self.runs, x.dtype), totals)
+
+
+def _over_runs(steps: Steps, runs: int) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+    """Returns `init`, `train`, and `test` of several runs at once."""
+    if runs == 1:
+        return steps.init, steps.train, steps.test
+    axes = _run_axes(jax.eval_shape(steps.init, 0))
+    init = jax.vmap(steps.init, out_axes=axes)
+    train = jax.vmap(steps.train, in_axes=(axes, 0, 0, 0, 0), out_axes=(axes, 0))
+    test = jax.vmap(steps.test, in_axes=(axes, None, None))
+    return init, train, test
 
 
 def _run_axes(tree: Any) -> Any:
-    """The axis of the runs in each leaf: the first, and none in the count of steps by which weights are pruned.
+    """Returns the axis of the runs in each leaf: the first, and none in the count of steps by which weights are pruned.
 
-    With a count for each run, the question whether this step prunes would have as many answers.
+    If each run had its own count, whether a step prunes would be a question per run, which no `lax.cond` can answer.
     """
 
     def axis(path, _):

@@ -1,5 +1,6 @@
-"""One run's pure functions: how it starts, one training step, and one batch of a test."""
+"""The pure functions of one run: initialization, a training step, and the test of a batch."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,15 +19,15 @@ from ..recipe.training_options import Normalization
 
 
 class TrainState(NamedTuple):
-    """What training changes.
+    """The state that training updates.
 
     Attributes:
       params: the parameters, `nnx.Param` only.
       model_state: every other variable of the model, such as running statistics.
-      opt_state: the optimiser's state.
-      start: what a rewinding method goes back to: the first three, of the optimiser what is under the pruning; empty
-        for all others.
-      frozen: what a reparameterisation makes weights of and does not train; empty for all others.
+      opt_state: the optimizer's state.
+      start: the three above as a method rewinds to them, of the optimizer the state inside the pruning wrapper; empty
+        for methods that do not rewind.
+      frozen: what a reparameterisation makes weights from without training it; empty without one.
     """
 
     params: Any
@@ -41,9 +42,9 @@ class Totals(NamedTuple):
 
     Attributes:
       loss: cross-entropy, in nats; float32 scalar.
-      correct: right predictions; int32 scalar.
-      count: images, those of skipped steps left out; int32 scalar.
-      skipped: steps that were skipped, as their gradients were not finite; int32 scalar.
+      correct: correct predictions; int32 scalar.
+      count: images, without those of skipped steps; int32 scalar.
+      skipped: steps that were skipped because their gradients were not finite; int32 scalar.
     """
 
     loss: Array
@@ -53,8 +54,8 @@ class Totals(NamedTuple):
 
     @classmethod
     def zero(cls) -> "Totals":
-        """No images yet."""
-        # An array for each, since donation does not take the same buffer twice.
+        """Returns the sums over no images."""
+        # Each is an array of its own, since the same buffer cannot be donated twice.
         return cls(jnp.zeros(()), *(jnp.zeros((), jnp.int32) for _ in range(3)))
 
 
@@ -69,18 +70,18 @@ class Keys(NamedTuple):
 
 
 def keys(seed: ArrayLike) -> Keys:
-    """The PRNG keys of a seed."""
+    """Returns the PRNG keys of a seed."""
     return Keys(*jax.random.split(jax.random.key(seed), len(Keys._fields)))
 
 
 class Reparameterisation(NamedTuple):
-    """Weights that are made of something else, which is trained.
+    """Weights that are a function of something else, which is trained in their place.
 
     Attributes:
       init: `(key, params) -> (frozen, trainable)`.
-      apply: `(frozen, trainable, step) -> params`, after a number of steps.
+      apply: `(frozen, trainable, step) -> params`, the effective parameters after a number of steps.
       penalty: `trainable -> scalar`, added to the loss; or None.
-      masks: `state -> masks` of the effective parameters, which a run then shows in place of what is trained; or None.
+      masks: `state -> masks` of the effective parameters; or None to report what is trained in their place.
     """
 
     init: Callable[[Array, Any], tuple[Any, Any]]
@@ -97,10 +98,10 @@ class Steps(NamedTuple):
       train: `(state, totals, images, labels, key) -> (state, totals)`, one step; the key is for augmentation.
       test: `(state, images, labels) -> Totals`; an image of label -1 does not count.
       logits: `(state, images) -> logits`, in evaluation mode.
-      inputs: `images -> inputs`, what the network gets of images.
-      network: `(params, model_state, inputs, training) -> logits`; what it changes in the model's state is lost.
+      inputs: `images -> inputs`, what the network gets for images.
+      network: `(params, model_state, inputs, training) -> logits`; changes of the model's state are discarded.
       model: `(params, model_state) -> module`, a copy in evaluation mode.
-      shown: `state -> TrainState`, what a run shows of a state: the effective parameters, and masks of them.
+      shown: `state -> TrainState`, with the effective parameters, and their masks, in place of what is trained.
     """
 
     init: Callable[[ArrayLike], TrainState]
@@ -125,53 +126,138 @@ def make(
     reparameterisation: Reparameterisation | None = None,
     keep_start: bool = False,
 ) -> Steps:
-    """The functions of one run.
+    """Returns the functions of one run.
 
     Args:
-      create: the model of a key.
-      optimizer: the optimiser of a key, which only its `init` may use.
-      data: the data set, for its mean and standard deviation.
-      image_size: height and width to which images are brought; None leaves them.
-      augment: maps a key and a batch of images to a batch of the same shape, for training only.
-      normalization: whether images are normalised by the mean and the standard deviation of each channel of the data
-        set, or by those of each image, at least 1 / sqrt(values of an image).
+      create: `key -> model`.
+      optimizer: `key -> optimizer`; only its `init` may use the key.
+      data: the dataset, for its mean and standard deviation.
+      image_size: height and width to which images are resized; None leaves them.
+      augment: `(key, images) -> images` of the same shape, for training only.
       label_smoothing: share of each label that is spread over all classes, for training only.
-      reparameterisation: what is trained in place of the model's parameters; with None it is these.
-      keep_start: whether the state holds what a method rewinds to. The optimiser must be a pruning one.
+      normalization: whether images are normalized by the mean and the standard deviation of each channel of the
+        dataset, or by those of each image, at least 1 / sqrt(values of an image).
+      reparameterisation: what is trained in place of the model's parameters; None to train these.
+      keep_start: whether the state holds what a method rewinds to. The optimizer must be a pruning one.
     """
     any_key = jax.random.key(0)
-    transformation = optimizer(any_key)
-    abstract = nnx.eval_shape(lambda: create(any_key))
-    abstract.train()
-    graph = nnx.graphdef(abstract)
-    abstract.eval()
-    eval_graph = nnx.graphdef(abstract)
+    resize = functools.partial(_resize, size=image_size)
+    normalize = _normalize_each if normalization == "image" else functools.partial(_normalize, data)
+    graphs = _Graphs.of(create, any_key)
+    effective = functools.partial(_effective, reparameterisation)
 
-    def resize(images: Array) -> Array:
-        if image_size is None or images.shape[1:3] == (image_size, image_size):
-            return images
-        shape = images.shape[0], image_size, image_size, images.shape[3]
-        return jax.image.resize(images.astype(jnp.float32), shape, "bilinear")
+    def inputs(images):
+        return normalize(resize(images))
 
-    def normalised(images):
-        if normalization == "image":
-            images, axes = images.astype(jnp.float32), (1, 2, 3)
-            least = math.prod(images.shape[1:]) ** -0.5
-            std = jnp.maximum(jnp.std(images, axes, keepdims=True), least)
-            return (images - jnp.mean(images, axes, keepdims=True)) / std
-        return (images / 255 - data.mean) / data.std
+    def network(params, model_state, inputs, training):
+        graph = graphs.train if training else graphs.evaluate
+        return _forward(graph, params, model_state, inputs)[0]
 
-    def effective(params, state):
-        """The weights that the network sees, of what is trained and the rest of the state."""
-        if reparameterisation is None:
-            return params
-        return reparameterisation.apply(state.frozen, params, state.opt_state.count)
+    def model(params, model_state):
+        return nnx.merge(graphs.evaluate, params, model_state, copy=True)
 
-    def forward(graph, params, model_state, inputs):
-        # A copy, as the variables that came in belong to another trace.
-        model = nnx.merge(graph, params, model_state, copy=True)
-        return model(inputs).astype(jnp.float32), nnx.state(model, nnx.Not(nnx.Param))
+    def logits(state, images):
+        return network(effective(state.params, state), state.model_state, inputs(images), False)
 
+    def test(state, images, labels):
+        return _test_totals(logits(state, images), labels)
+
+    def prepare(images, key):
+        with jax.named_scope("augment"):
+            images = resize(images)
+            return images if augment is None else augment(key, images)
+
+    def loss(params, state, images, labels):
+        out, model_state = _forward(graphs.train, effective(params, state), state.model_state, normalize(images))
+        value = _cross_entropy(out, labels, label_smoothing)
+        if reparameterisation is not None and reparameterisation.penalty is not None:
+            value += reparameterisation.penalty(params)
+        correct = jnp.sum(out.argmax(-1) == labels, dtype=jnp.int32)
+        return value, (model_state, correct)
+
+    return Steps(
+        init=_make_init(create, optimizer, reparameterisation, keep_start),
+        train=_make_train(optimizer(any_key), prepare, loss),
+        test=test,
+        logits=logits,
+        inputs=inputs,
+        network=network,
+        model=model,
+        shown=_make_shown(reparameterisation),
+    )
+
+
+class _Graphs(NamedTuple):
+    """The static part of a model."""
+
+    train: nnx.GraphDef
+    evaluate: nnx.GraphDef
+
+    @classmethod
+    def of(cls, create: Callable[[Array], nnx.Module], key: Array) -> "_Graphs":
+        """Returns the graphs in training and in evaluation mode, without any weights."""
+        model = nnx.eval_shape(lambda: create(key))
+        model.train()
+        train = nnx.graphdef(model)
+        model.eval()
+        return cls(train, nnx.graphdef(model))
+
+
+def _forward(graph: nnx.GraphDef, params: Any, model_state: Any, inputs: Array) -> tuple[Array, Any]:
+    """Returns logits, and the model's state after them."""
+    # A copy, since the variables that came in belong to another trace.
+    model = nnx.merge(graph, params, model_state, copy=True)
+    return model(inputs).astype(jnp.float32), nnx.state(model, nnx.Not(nnx.Param))
+
+
+def _resize(images: Array, size: int | None) -> Array:
+    if size is None or images.shape[1:3] == (size, size):
+        return images
+    shape = images.shape[0], size, size, images.shape[3]
+    return jax.image.resize(images.astype(jnp.float32), shape, "bilinear")
+
+
+def _normalize(data: Dataset, images: Array) -> Array:
+    return (images / 255 - data.mean) / data.std
+
+
+def _normalize_each(images: Array) -> Array:
+    images = images.astype(jnp.float32)
+    axes = (1, 2, 3)
+    least = math.prod(images.shape[1:]) ** -0.5
+    std = jnp.maximum(jnp.std(images, axes, keepdims=True), least)
+    return (images - jnp.mean(images, axes, keepdims=True)) / std
+
+
+def _effective(reparameterisation: Reparameterisation | None, params: Any, state: TrainState) -> Any:
+    """Returns the weights that the network uses, made of what is trained and of the rest of the state."""
+    if reparameterisation is None:
+        return params
+    return reparameterisation.apply(state.frozen, params, state.opt_state.count)
+
+
+def _cross_entropy(logits: Array, labels: Array, label_smoothing: float) -> Array:
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
+    return optax.softmax_cross_entropy(logits, targets).mean()
+
+
+def _test_totals(logits: Array, labels: Array) -> Totals:
+    counts = labels >= 0
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
+    return Totals(
+        loss=jnp.sum(loss * counts),
+        correct=jnp.sum((logits.argmax(-1) == labels) & counts, dtype=jnp.int32),
+        count=jnp.sum(counts, dtype=jnp.int32),
+        skipped=jnp.zeros((), jnp.int32),
+    )
+
+
+def _make_init(
+    create: Callable[[Array], nnx.Module],
+    optimizer: Callable[[Array], optax.GradientTransformationExtraArgs],
+    reparameterisation: Reparameterisation | None,
+    keep_start: bool,
+) -> Callable[[ArrayLike], TrainState]:
     def init(seed):
         own = keys(seed)
         _, params, model_state = nnx.split(create(own.model), nnx.Param, ...)
@@ -182,68 +268,51 @@ def make(
         start = (params, model_state, opt_state.inner_state) if keep_start else ()
         return TrainState(params, model_state, opt_state, start, frozen)
 
+    return init
+
+
+def _make_train(
+    optimizer: optax.GradientTransformationExtraArgs,
+    prepare: Callable[[Array, Array], Array],
+    loss: Callable[[Any, TrainState, Array, Array], tuple[Array, tuple[Any, Array]]],
+) -> Callable[[TrainState, Totals, Array, Array, Array], tuple[TrainState, Totals]]:
+    """Returns the training step.
+
+    Args:
+      optimizer: the optimizer.
+      prepare: `(images, key) -> images`, resized and augmented.
+      loss: `(params, state, images, labels) -> (loss, (model_state, correct))`.
+    """
+
     def train(state, totals, images, labels, key):
-        with jax.named_scope("augment"):
-            images = resize(images)
-            if augment is not None:
-                images = augment(key, images)
-
-        def loss_fn(params):
-            weights = effective(params, state)
-            out, model_state = forward(graph, weights, state.model_state, normalised(images))
-            targets = optax.smooth_labels(jax.nn.one_hot(labels, out.shape[-1]), label_smoothing)
-            loss = optax.softmax_cross_entropy(out, targets).mean()
-            if reparameterisation is not None and reparameterisation.penalty is not None:
-                loss += reparameterisation.penalty(params)
-            return loss, (model_state, jnp.sum(out.argmax(-1) == labels, dtype=jnp.int32))
-
-        (loss, (model_state, correct)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        images = prepare(images, key)
+        value_and_grad = jax.value_and_grad(loss, has_aux=True)
+        (value, (model_state, correct)), grads = value_and_grad(state.params, state, images, labels)
         with jax.named_scope("update"):
-            updates, opt_state = transformation.update(grads, state.opt_state, state.params, value=loss)
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=value)
             params = optax.apply_updates(state.params, updates)
-        step = Totals(loss * len(labels), correct, jnp.asarray(len(labels)), jnp.zeros((), jnp.int32))
+        step = Totals(value * len(labels), correct, jnp.asarray(len(labels)), jnp.zeros((), jnp.int32))
         finite = optax.tree.get(opt_state, "last_finite", True)
         skipped = Totals.zero()._replace(skipped=jnp.ones((), jnp.int32))
-        # What a step that is skipped has computed, running statistics included, is of no use.
+        # Whatever a skipped step has computed, running statistics included, is discarded.
         model_state, step = _where(finite, (model_state, step), (state.model_state, skipped))
         state = state._replace(params=params, model_state=model_state, opt_state=opt_state)
         return state, jax.tree.map(jnp.add, totals, step)
 
-    def inputs(images):
-        return normalised(resize(images))
+    return train
 
-    def network(params, model_state, inputs, training):
-        return forward(graph if training else eval_graph, params, model_state, inputs)[0]
 
-    def model(params, model_state):
-        return nnx.merge(eval_graph, params, model_state, copy=True)
-
-    def logits(state, images):
-        weights = effective(state.params, state)
-        return network(weights, state.model_state, inputs(images), False)
+def _make_shown(reparameterisation: Reparameterisation | None) -> Callable[[TrainState], TrainState]:
+    if reparameterisation is None or reparameterisation.masks is None:
+        return lambda state: state
+    masks_of = reparameterisation.masks
 
     @jax.jit
-    def masked(state):
-        assert reparameterisation is not None
-        assert reparameterisation.masks is not None
-        opt_state = fj.set_masks(state.opt_state, reparameterisation.masks(state))
-        return state._replace(params=effective(state.params, state), opt_state=opt_state)
-
     def shown(state):
-        return state if reparameterisation is None or reparameterisation.masks is None else masked(state)
+        opt_state = fj.set_masks(state.opt_state, masks_of(state))
+        return state._replace(params=_effective(reparameterisation, state.params, state), opt_state=opt_state)
 
-    def test(state, images, labels):
-        out = logits(state, images)
-        counts = labels >= 0
-        loss = optax.softmax_cross_entropy_with_integer_labels(out, jnp.maximum(labels, 0))
-        return Totals(
-            jnp.sum(loss * counts),
-            jnp.sum((out.argmax(-1) == labels) & counts, dtype=jnp.int32),
-            jnp.sum(counts, dtype=jnp.int32),
-            jnp.zeros((), jnp.int32),
-        )
-
-    return Steps(init, train, test, logits, inputs, network, model, shown)
+    return shown
 
 
 def _where(condition: ArrayLike, one: Any, other: Any) -> Any:

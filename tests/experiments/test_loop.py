@@ -12,7 +12,8 @@ from experiments import data, models
 from experiments.data.dataset import Images, in_memory
 from experiments.options.config import Config
 from experiments.run.optimizer import optimizer as optimizer_of
-from experiments.step import loop, steps
+from experiments.step import steps
+from experiments.step.loop import Loop
 
 CONFIG = Config(model="lenet_300_100", method="magnitude", sparsity=0.75, prunings=1, epochs=2, learning_rate=0.05)
 
@@ -29,7 +30,7 @@ def functions(dataset, runs=1, *, steps_per_epoch=4, optimizer=None, **options):
         dataset,
         **options,
     )
-    return loop.make(pure, dataset, runs, 32, steps_per_epoch)
+    return Loop(pure, dataset, runs, 32, steps_per_epoch)
 
 
 def logits_of(dataset, state, images):
@@ -50,7 +51,7 @@ def train(functions, seeds, epochs=1):
 def test_several_runs_at_once_are_those_in_turn(digits):
     together = functions(digits, 3)
     state, totals = train(together, [4, 5, 6], epochs=2)
-    assert together.compile_count() == 1
+    assert together.compile_count == 1
     alone = functions(digits)
     for i, seed in enumerate([4, 5, 6]):
         one, one_totals = train(alone, [seed], epochs=2)
@@ -66,7 +67,7 @@ def test_several_runs_at_once_are_those_in_turn(digits):
         np.testing.assert_array_equal(
             jax.tree.map(int, jax.device_get(together.split(together.test(state))[i].count)), 450
         )
-    assert alone.compile_count() == 1
+    assert alone.compile_count == 1
 
 
 def test_several_runs_share_the_count_of_steps(digits):
@@ -162,7 +163,7 @@ def test_images_are_brought_to_size_inside_the_step():
             return self.dense(x.mean((1, 2)))
 
     pure = steps.make(Network, lambda key: optax.sgd(0.1), dataset, image_size=16)
-    made = loop.make(pure, dataset, 1, 32, 2)
+    made = Loop(pure, dataset, 1, 32, 2)
     state, totals = made.init([0]), made.zero()
     state, totals = made.train(state, totals, next(made.epoch([0], 1, 0)))
     made.test(state)

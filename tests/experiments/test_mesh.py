@@ -16,7 +16,7 @@ import pytest
 
 import flipout_jax as fj
 from experiments.devices import mesh
-from experiments.devices.processes import Agreement, Wish, partner_is_gone
+from experiments.devices.processes import Request, SharedRequests, is_connection_lost
 from experiments.errors import UserError
 from experiments.folder import run_directory
 from experiments.methods import random_weights
@@ -35,14 +35,14 @@ from experiments.run import fit
 
 fit_all = fit.fit
 
-def noted(configs, functions, *rest):
-    outcome = fit_all(configs, functions, *rest)
+def noted(scenes, loop, *rest):
+    outcome = fit_all(scenes, loop, *rest)
     state = outcome.states[0]
     trees = {"params": state.params, "masks": fj.get_masks(state.opt_state), "state": state.opt_state}
     for tree in trees:
         for path, leaf in jax.tree.leaves_with_path(trees[tree]):
             print("noted", tree, fj.path_string(path), leaf.sharding.shard_shape(leaf.shape))
-    print("noted images", *set(re.findall(r"u8\[([0-9]+),(?:1,)?8,8,1\]", functions.text())))
+    print("noted images", *set(re.findall(r"u8\[([0-9]+),(?:1,)?8,8,1\]", loop.text())))
     return outcome
 
 fit.fit = noted
@@ -140,8 +140,9 @@ def test_runs_at_once_have_no_mesh(quick):
 
 
 def test_a_process_alone_does_what_it_wishes():
-    agreement = Agreement(mesh.make(f"data={len(jax.devices())}"))
-    assert agreement.soon(Wish(15, True)) == agreement.now(Wish(15, True)) == Wish(15, True)
+    shared = SharedRequests(mesh.make(f"data={len(jax.devices())}"))
+    request = Request(15, True)
+    assert shared.combine_late(request) == shared.combine(request) == request
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,7 @@ def test_a_process_alone_does_what_it_wishes():
     ],
 )
 def test_the_error_of_a_partner_that_is_gone_is_known(error, gone):
-    assert partner_is_gone(error) is gone
+    assert is_connection_lost(error) is gone
 
 
 def test_8_devices_learn_as_one(quick, tmp_path):
@@ -249,8 +250,8 @@ def test_a_process_that_dies_ends_the_other_and_one_goes_on(tmp_path, dead, grid
         out, err = processes[1 - dead].communicate(timeout=90)
         assert processes[1 - dead].returncode not in (0, None)
     line = next((line for line in err.splitlines() if line.startswith("error: ")), f"no error, but {err}")
-    assert line.startswith("error: A process of the run ended too early")
-    assert line.endswith(f"go on from the last checkpoint: --resume {run}")
+    assert line.startswith("error: A process of this run ended early")
+    assert line.endswith(f"resume from the last checkpoint: --resume {run}")
     assert dead == 1 or said(out) == ""
     before = len(run_directory.read_metrics(run))
     assert 10 <= before < 200

@@ -22,7 +22,7 @@ from experiments.options.config import Config, with_method
 from experiments.run import training
 from experiments.run.optimizer import optimizer as optimizer_of
 from experiments.run.setup import prepare
-from experiments.step import loop
+from experiments.step.loop import Loop
 from experiments.step.steps import TrainState
 
 # LeNet-300-100 at a tenth of its width, on 8x8 images.
@@ -125,7 +125,7 @@ def test_a_lottery_ticket_is_trained_from_where_it_is_rewound(small, tmp_path, r
 
     # Bit for bit what the steps alone make of the rewound weights, in the same order of images.
     setup = prepare(small("lottery", own, epochs=3, milestones=(2,)))
-    functions = loop.make(setup.steps, setup.data, 1, setup.batch_size, setup.steps_per_epoch)
+    functions = Loop(setup.steps, setup.data, 1, setup.batch_size, setup.steps_per_epoch)
     state = functions.init([0])
 
     def epochs(state, numbers):

@@ -89,7 +89,7 @@ def test_seeds_of_one_program_go_on_together_when_some_have_their_results(quick,
 def test_whole_epochs_at_once_do_not_go_on_inside_one(quick, monkeypatch, stopped):
     run = stopped(quick(**SMALL), 4)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    with pytest.raises(UserError, match=r"run was stopped inside an epoch, on a CPU\. Go on with it there"):
+    with pytest.raises(UserError, match=r"run was stopped inside an epoch, on a CPU\. Resume it there"):
         training.run(Config(resume=run))
 
 
