@@ -225,8 +225,9 @@ def test_what_a_training_must_return(train, said):
         list(fj.lottery.tickets(train, PARAMS, 0.5, rounds=1))
 
 
-def test_a_loop_of_ones_own_finds_the_same_tickets(train, assert_same):
-    dense, *sparse = fj.lottery.tickets(train, PARAMS, 0.75, rounds=3)
+@pytest.mark.promotes
+def test_a_loop_of_ones_own_finds_the_same_tickets(search, assert_same):
+    dense, *sparse = search
     masks, trained = dense.masks, dense.params
     for ticket in sparse:
         masks = fj.lottery.next_masks(masks, trained, 0.75, round=ticket.round, rounds=3)
