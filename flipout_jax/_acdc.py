@@ -123,7 +123,7 @@ def _check_phases(phases: Any) -> Phases:
     if not (isinstance(phases, Phases) and all(map(_target.are_steps, phases))):
         raise ArgumentError(
             "phases",
-            "must be schedules.Phases of integer steps of at least 1, as schedules.alternating makes it, got "
+            "must be schedules.Phases of integer steps of at least 1, such as schedules.alternating returns, got "
             f"{phases!r}.",
         )
     changes = [step for pair in itertools.zip_longest(*phases) for step in pair if step is not None]
@@ -131,8 +131,8 @@ def _check_phases(phases: Any) -> Phases:
     if not (changes and are_paired and all(a < b for a, b in itertools.pairwise(changes))):
         raise ArgumentError(
             "phases",
-            "must alternate, the first of them sparse: the first step of `sparse`, the first of `dense`, the "
-            f"second of `sparse` and so on must rise, got {phases!r}.",
+            "must alternate, starting with a sparse phase: the first step of `sparse`, the first of `dense`, the "
+            f"second of `sparse` and so on must increase, got {phases!r}.",
         )
     return phases
 
@@ -149,8 +149,8 @@ def _mirrors_params(inner: optax.GradientTransformation, state: PyTree) -> list[
     except Exception as error:
         raise ArgumentError(
             "reset_momentum",
-            "must be False for an `inner` in whose state optax.tree.map_params finds no momentum, got "
-            f"True, and from it {type(error).__name__}: {error}",
+            "must be False if optax.tree.map_params cannot find momentum in the state of `inner`, got True and "
+            f"{type(error).__name__}: {error}",
         ) from error
     return jax.tree.leaves(tree)
 

@@ -115,7 +115,8 @@ def find_state(opt_state: PyTree) -> PruneState:
     if len(found) != 1:
         raise ArgumentError(
             "opt_state",
-            f"must hold one PruneState, as prune and flipout make it, got {len(found)} in {type(opt_state).__name__}.",
+            f"must hold one PruneState, as prune and flipout create it, got {len(found)} in "
+            f"{type(opt_state).__name__}.",
         )
     # A tree can hold NNX variables only if NNX has been imported.
     nnx = sys.modules.get("flax.nnx")

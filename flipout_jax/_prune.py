@@ -141,8 +141,7 @@ def prune(
 
         def inner_update(reusable, inner_state):
             grads, params, masks = reusable
-            grads = jax.tree.map(lambda mask, g: where(mask, g, jnp.zeros_like(g)) if mask.ndim else g, masks, grads)
-            return inner.update(grads, inner_state, params, masks=masks, **extra_args)
+            return inner.update(_masked(masks, grads), inner_state, params, masks=masks, **extra_args)
 
         grads = updates
         (updates, inner_state), recompute = with_recompute(inner_update, (grads, params, masks), state.inner_state)
@@ -160,6 +159,7 @@ def prune(
 
         def prune_now(masks):
             old, new = old_and_new(masks)
+            # A weight that has just become NaN or infinite is scored by its previous value.
             finite = jax.tree.map(lambda before, after: jnp.where(jnp.isfinite(after), after, before), old, new)
             scores = saliency.score(*lax.stop_gradient((saliency_state, finite)))
             _check_scores(scores, masks)
@@ -167,7 +167,9 @@ def prune(
                 return _target.clear_below(schedule, scores, masks)
             return prune_masks(scores, masks, schedule, allocation, count)
 
-        masks = if_due(_target.due(schedule, count) & (count > state.count), prune_now, masks)
+        # A saturated count no longer increases, and must not repeat a pruning.
+        is_due = _target.due(schedule, count) & (count > state.count)
+        masks = if_due(is_due, prune_now, masks)
         return _clear(masks, updates, params), PruneState(count, masks, saliency_state, inner_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -181,6 +183,17 @@ def is_prunable(mask: Array, leaf: Any) -> bool:
 def _prunable_only(tree: PyTree, masks: PyTree) -> PyTree:
     """Returns parameters or gradients in the form passed to a `Saliency`: a scalar zero for each unprunable leaf."""
     return jax.tree.map(lambda mask, leaf: leaf if mask.ndim else jnp.zeros((), jnp.float32), masks, tree)
+
+
+def _masked(masks: PyTree, grads: PyTree) -> PyTree:
+    """Returns the gradients with zeros where the masks are False."""
+
+    def one(mask, grad):
+        if mask.ndim == 0:
+            return grad
+        return where(mask, grad, jnp.zeros_like(grad))
+
+    return jax.tree.map(one, masks, grads)
 
 
 def _clear(masks: PyTree, updates: PyTree, params: PyTree) -> PyTree:

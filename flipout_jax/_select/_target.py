@@ -30,7 +30,7 @@ def check_schedule(sparsity: Any) -> Schedule:
         return _check_milestones(sparsity)
     if isinstance(sparsity, Threshold):
         return _check_threshold(sparsity)
-    wanted = "must be a function from the step to a target in [0, 1), as schedules.one_shot(0.9, step=100) is"
+    wanted = "must be a function from the step to a target in [0, 1), such as schedules.one_shot(0.9, step=100)"
     if not callable(sparsity):
         raise ArgumentError("sparsity", f"{wanted}, got {sparsity!r}.")
     try:

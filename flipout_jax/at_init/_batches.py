@@ -23,7 +23,7 @@ def check_batches(loss_fn: Any, params: PyTree, batches: Any) -> list[Any]:
     """Returns the batches as a list, or raises an `ArgumentError` unless they are batches for this loss."""
     if not callable(loss_fn):
         raise ArgumentError("loss_fn", f"must be a function (params, batch) -> scalar, got {loss_fn!r}.")
-    wanted = "must be a list of batches, each as `loss_fn` takes it"
+    wanted = "must be a list of batches, each in the form that `loss_fn` takes"
     if isinstance(batches, jax.Array | np.ndarray):
         raise ArgumentError(
             "batches", f"{wanted}, got one array, {_described(batches)}; give [batch] for a single batch."
@@ -32,7 +32,7 @@ def check_batches(loss_fn: Any, params: PyTree, batches: Any) -> list[Any]:
         raise ArgumentError("batches", f"{wanted}, got {type(batches).__name__}; give [batch] for a single batch.")
     batches = list(batches)
     if not batches:
-        raise ArgumentError("batches", f"{wanted}, got none. An iterator that was read before is empty.")
+        raise ArgumentError("batches", f"{wanted}, got none. An iterator that has been read before is empty.")
     # Arrays that differ in their number of axes or their type are inputs and labels, not two batches of one loss.
     are_arrays = all(isinstance(batch, jax.Array | np.ndarray) for batch in batches)
     if are_arrays and len({(batch.ndim, str(batch.dtype)) for batch in batches}) > 1:

@@ -51,7 +51,7 @@ class CrossEntropy(NamedTuple):
 
 
 def cross_entropy(apply: Callable[[PyTree, PyTree], Array], temperature: float = 1.0) -> CrossEntropy:
-    r"""The mean softmax cross-entropy of a batch of integer labels, as a loss for the methods of `at_init`.
+    r"""Mean softmax cross-entropy with integer labels, as a loss for the methods of `at_init`.
 
     $$ L = -\frac{1}{n} \sum_{i=1}^n \log \operatorname{softmax}(z_i / T)_{y_i} $$
 

@@ -87,7 +87,7 @@ def grasp(
         if temperature is not None:
             raise ArgumentError(
                 "temperature",
-                f"must be None for a `loss_fn` that is no at_init.cross_entropy, as only that knows its "
+                f"must be None for a `loss_fn` that is no at_init.cross_entropy, since only that exposes its "
                 f"logits, got {temperature!r}.",
             )
     elif temperature is not None:

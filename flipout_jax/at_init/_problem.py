@@ -140,8 +140,8 @@ def prune(problem: Problem, score: Callable[[list[Array]], list[Array]], may_ret
         if iteration == 0 and not any(jax.device_get(_any(scores))):
             raise ArgumentError(
                 "params",
-                "must give scores that tell the weights apart, got 0 for all of them, as a last layer of "
-                "zeros would cause.",
+                "must give scores that tell the weights apart, got 0 for all of them. A last layer of "
+                "zeros has this effect.",
             )
         keep = [_uint64.of(count) for count in counts]
         live = all_live if may_return else masks

@@ -1,11 +1,11 @@
-"""Reparameterizations: what is trained is not the weights that the network sees; one method a file.
+"""Reparameterizations, which train something other than the weights of the network. One method per file.
 
-Each is a NamedTuple of pure functions. The first two are the same for all:
+Each method is a NamedTuple of pure functions, of which the first two are common to all:
 
-- `init(key, params) -> trainable` makes what is trained. It mirrors the parameters leaf for leaf, and its leaves that
-  are not prunable are the parameters themselves, unless the method says otherwise.
-- `apply(frozen, trainable) -> effective params` makes the weights that the network sees, inside the loss. `frozen` is
-  what the optimizer of `trainable` does not change.
+- `init(key, params) -> trainable` creates the tree that is trained. It mirrors the parameters leaf for leaf. Leaves
+  that are not prunable are the parameters themselves, unless the method states otherwise.
+- `apply(frozen, trainable) -> effective params` computes the weights of the network, inside the loss. `frozen` is not
+  changed by the optimizer of `trainable`.
 """
 
 from ._artifact import load as load

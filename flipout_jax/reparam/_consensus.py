@@ -1,4 +1,4 @@
-"""Channel gates that are trained with the weights, and driven to 0 or 1."""
+"""Channel gates that are trained together with the weights and driven to 0 or 1."""
 
 import operator
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from ._trees import map_prunable, paired
 
 PyTree = Any
 
-# Open, and halfway between closing and 1.
+# Gates start open, halfway between the closing point 1/2 and 1.
 _START = 0.75
 
 
@@ -23,11 +23,11 @@ class Consensus(NamedTuple):
     """Weights with channel gates: four pure functions. Both the parameters and the gates are trained.
 
     Attributes:
-      init: `(key, params) -> gates`, all open at 0.75. They mirror the parameters: a float a channel where prunable,
-        the scalar 0 elsewhere. The key is not used.
+      init: `(key, params) -> gates`, all open at 0.75. They mirror the parameters: one float per channel of a prunable
+        parameter, and the scalar 0 for all others. The key is unused.
       apply: `(params, gates) -> effective params`, with exact zeros in the closed channels; for use inside the loss.
       penalty: `(gates, *, polarization, sparsity) -> scalar`, to be added to the loss.
-      masks: `(params, gates) -> masks`, as `PruneState.masks` holds them, False in the closed channels.
+      masks: `(params, gates) -> masks` in the form of `PruneState.masks`, False in the closed channels.
     """
 
     init: Callable[[Any, PyTree], PyTree]
@@ -37,42 +37,43 @@ class Consensus(NamedTuple):
 
 
 def consensus(*, prunable: Any = kernels, axis: int = -1, keep_one: bool = True) -> Consensus:
-    r"""A sub-network of channels that is found in one training, by gates under a polarizing penalty.
+    r"""Finds a subnetwork of channels in a single training run, by gates with a polarizing penalty.
 
     $$ \hat w_{jc} = b_c w_{jc}, \qquad b_c = [g_c \geq \tfrac12], \qquad
        \Omega(g) = \frac{1}{n} \Big( \rho \sum_c |g_c (1 - g_c)| + \lambda \sum_c \max(g_c, 0) \Big) $$
 
-    Each channel $c$ of a prunable kernel has one real gate $g_c$. The forward pass sees the gate's bit $b_c$; the
-    gradient goes straight through it, $\partial L / \partial g_c = \sum_j w_{jc} \, \partial L / \partial
-    \hat w_{jc}$ for $g_c$ in [0, 1], so that a closed channel may open again. Outside of that the loss has no say, or
-    gates would run away. The penalty $\Omega$ has two terms: with the weight $\rho$ =
-    `polarization`, it drives each gate to 0 or 1; with the weight $\lambda$ = `sparsity`, it closes channels. There
-    are $n$ gates in all. Where the loss has no say, a new gate closes if $\lambda > \rho / 2$, and even one that is
-    at 1 if $\lambda > \rho$. A gate that the loss holds open against that hovers at 1/2: let $\lambda$ fall to 0 before
-    the end, and the first term brings it to 1. Outside of [0, 1], the same term leads gates back.
+    Each channel $c$ of a prunable kernel has one real gate $g_c$. The forward pass uses the gate's bit $b_c$. The
+    gradient passes straight through the bit, $\partial L / \partial g_c = \sum_j w_{jc} \, \partial L / \partial
+    \hat w_{jc}$ for $g_c$ in [0, 1], so that a closed channel may open again. Outside this interval the gradient of
+    the loss is 0; otherwise gates would diverge. The penalty $\Omega$ has two terms: the one with the weight $\rho$ =
+    `polarization` drives each gate to 0 or 1, and the one with the weight $\lambda$ = `sparsity` closes channels.
+    There are $n$ gates in all. Without a gradient from the loss, a new gate closes if $\lambda > \rho / 2$, and even a
+    gate at 1 closes if $\lambda > \rho$. A gate that the loss holds open against this hovers at 1/2: let $\lambda$
+    fall to 0 before the end, and the first term moves it to 1. The same term returns gates from outside of [0, 1].
 
-    Once gates are at 0 or 1, `masks` gives the sub-network, whose outputs are those of the gated one, bit for bit.
-    Train on with `apply_masks(params, masks)` and `prune(..., initial_masks=masks)`, with the same `prunable`.
+    Once all gates are 0 or 1, `masks` returns the subnetwork, whose outputs equal those of the gated network bit for
+    bit. To train it further, use `apply_masks(params, masks)` and `prune(..., initial_masks=masks)` with the same
+    `prunable`.
 
-    Where all gates of a kernel are below 1/2, the highest stays open, the first of equals, since a layer without
-    channels lets no signal through. A closed channel still has its bias, if the layer has one. The channels of the
-    last layer are the classes, so leave it out of `prunable`.
+    If all gates of a kernel are below 1/2, the highest one stays open (the first one if several are equal), since a
+    layer without channels lets no signal through. A closed channel keeps its bias, if the layer has one. The channels
+    of the last layer are the classes, so exclude that layer from `prunable`.
 
     Args:
-      prunable: which parameters have gates; see `prune`.
-      axis: the axis of a kernel that counts its output channels: the last in Flax and Haiku, 0 in Equinox. Where
-        normalization follows a layer, give the axis of its input channels, -2 in Flax, and leave the first layer out:
-        normalization takes the scale of an output channel away, and would divide a closed one by nearly 0.
-      keep_one: whether the highest gate of a kernel stays open. False lets a whole layer close, which makes sense where
-        a shortcut leads past it.
+      prunable: the parameters that have gates; see `prune`.
+      axis: the output-channel axis of a kernel: the last in Flax and Haiku, 0 in Equinox. If normalization follows a
+        layer, give the input-channel axis instead, -2 in Flax, and exclude the first layer: normalization removes the
+        scale of an output channel, and would divide a closed channel by nearly 0.
+      keep_one: if True, the highest gate of a kernel stays open. False allows a whole layer to close, which makes sense
+        where a shortcut bypasses it.
 
     Returns:
-      A `Consensus` of pure functions. Gates are float32, or float64 for weights of it.
+      A `Consensus` of pure functions. Gates are float32, or float64 for float64 weights.
 
     Raises:
-      ValueError: if `axis` is not an integer, or `keep_one` not a bool; at `init` if `prunable` selects nothing or a
-        parameter without such an axis; at `apply` and `masks` if the gates are not those of the parameters; at
-        `penalty` for a weight below 0.
+      ValueError: if `axis` is not an integer, or `keep_one` is not a bool; at `init` if `prunable` selects nothing, or
+        a parameter without this axis; at `apply` and `masks` if the gates do not match the parameters; at `penalty`
+        for a weight below 0.
 
     Example:
       Gates on all layers but the last, trained together with the weights:
@@ -97,9 +98,10 @@ def consensus(*, prunable: Any = kernels, axis: int = -1, keep_one: bool = True)
       >>> gated.masks(params, gates)["hidden"]["kernel"].tolist()
       [[True, True, False], [True, True, False]]
 
-    Differs from the paper: only its abstract and a summary were at hand. They have binary gates on channels or layers,
-    the straight-through estimator and a polarizing penalty. The form of both terms, their normalization, the threshold
-    of 1/2, the start at 0.75 and the channel that stays are ours. A layer has no gate of its own.
+    Differs from the paper, of which only the abstract and a summary were available: they describe binary gates on
+    channels or layers, the straight-through estimator and a polarizing penalty. Our own choices are the form of both
+    terms, their normalization, the threshold of 1/2, the initial value of 0.75, and the channel that stays open. There
+    are no gates for whole layers.
 
     References:
       Zhi et al., [Learning a consensus sub-network with polarization regularization and one pass
@@ -121,17 +123,19 @@ def consensus(*, prunable: Any = kernels, axis: int = -1, keep_one: bool = True)
         return map_prunable("params", prunable, params, start, lambda _: jnp.zeros((), jnp.float32))
 
     def open_channels(leaf, gate):
-        """Which channels are open, with the axes of the leaf."""
+        """Returns True for the open channels, with the axes of the leaf."""
         opened = gate >= 0.5
         if keep_one and gate.size:
             opened |= jnp.arange(gate.size) == jnp.argmax(gate)
         return _along(axis, leaf, opened)
 
     def apply(params, gates):
-        leaves = [
-            _gated(leaf, _along(axis, leaf, gate), open_channels(leaf, gate)) if gate.ndim else leaf
-            for leaf, gate in _paired(params, gates, axis)
-        ]
+        def effective(leaf, gate):
+            if gate.ndim == 0:
+                return leaf
+            return _gated(leaf, _along(axis, leaf, gate), open_channels(leaf, gate))
+
+        leaves = [effective(leaf, gate) for leaf, gate in _paired(params, gates, axis)]
         return jax.tree.unflatten(jax.tree.structure(params), leaves)
 
     def penalty(gates, *, polarization, sparsity):
@@ -140,22 +144,27 @@ def consensus(*, prunable: Any = kernels, axis: int = -1, keep_one: bool = True)
         leaves = [gate for gate in jax.tree.leaves(gates) if jnp.ndim(gate)]
         if not leaves or any(jnp.ndim(gate) > 1 for gate in leaves):
             raise ArgumentError("gates", f"must hold the gates that init made, got {gates!r}.")
-        polarization, sparsity = (jnp.asarray(weight, jnp.float32) for weight in (polarization, sparsity))
+        polarization = jnp.asarray(polarization, jnp.float32)
+        sparsity = jnp.asarray(sparsity, jnp.float32)
 
         def one(gate):
-            # Outside of [0, 1] a plain g(1 - g) would lead away from it. At 0 and at 1, this has the gradient 0.
-            inside = gate * (1 - gate)
-            polar, positive = (jnp.sum(x).astype(jnp.float32) for x in (jnp.sign(inside) * inside, jax.nn.relu(gate)))
+            # Without the absolute value, the penalty would drive gates outside of [0, 1] further away. Written as a
+            # product with the sign, its gradient at 0 and at 1 is exactly 0.
+            product = gate * (1 - gate)
+            polar = jnp.sum(jnp.sign(product) * product).astype(jnp.float32)
+            positive = jnp.sum(jax.nn.relu(gate)).astype(jnp.float32)
             return polarization * polar + sparsity * positive
 
         return sum(map(one, leaves), start=jnp.zeros((), jnp.float32)) / float(sum(gate.size for gate in leaves))
 
     def masks(params, gates):
-        leaves = [
-            # Of the leaf, so that the mask is sharded as it is.
-            jnp.ones_like(leaf, bool) & open_channels(leaf, gate) if gate.ndim else jnp.ones((), bool)
-            for leaf, gate in _paired(params, gates, axis)
-        ]
+        def mask(leaf, gate):
+            if gate.ndim == 0:
+                return jnp.ones((), bool)
+            # `ones_like` shards the mask like the leaf.
+            return jnp.ones_like(leaf, bool) & open_channels(leaf, gate)
+
+        leaves = [mask(leaf, gate) for leaf, gate in _paired(params, gates, axis)]
         return jax.tree.unflatten(jax.tree.structure(params), leaves)
 
     return Consensus(init, apply, penalty, masks)
@@ -163,36 +172,37 @@ def consensus(*, prunable: Any = kernels, axis: int = -1, keep_one: bool = True)
 
 @jax.custom_jvp
 def _gated(leaf: Array, gate: Array, opened: Array) -> Array:
-    """The leaf where it is open, and 0 elsewhere. Its derivative is that of `leaf * gate`, at the bit of the gate."""
+    """Returns the leaf where open and 0 elsewhere; its derivative is that of `leaf * gate` at the bit of the gate."""
     del gate
-    # A select: a product would leave -0 of a negative weight, and NaN of one that is not finite.
+    # A product would turn a closed negative weight into -0, and a closed infinite one into NaN.
     return jnp.where(opened, leaf, jnp.zeros_like(leaf))
 
 
 @_gated.defjvp
 def _gated_jvp(primals, tangents):
     leaf, gate, opened = primals
-    of_leaf, of_gate, _ = tangents
-    # In the type of the gate, so that the sum over a channel of half-precision weights is not.
-    through = jnp.where((gate >= 0) & (gate <= 1), leaf.astype(gate.dtype) * of_gate, jnp.zeros_like(of_gate))
+    leaf_tangent, gate_tangent, _ = tangents
+    # The type of the gate keeps the sum over a channel of half-precision weights from being in half precision.
+    is_inside = (gate >= 0) & (gate <= 1)
+    through = jnp.where(is_inside, leaf.astype(gate.dtype) * gate_tangent, jnp.zeros_like(gate_tangent))
     through = through.astype(leaf.dtype)
-    return _gated(leaf, gate, opened), jnp.where(opened, of_leaf, jnp.zeros_like(of_leaf)) + through
+    return _gated(leaf, gate, opened), jnp.where(opened, leaf_tangent, jnp.zeros_like(leaf_tangent)) + through
 
 
 def _along(axis: int, leaf: Array, vector: Array) -> Array:
-    """The vector with the axes of the leaf, of size 1 but for `axis`."""
+    """Reshapes the vector to the axes of the leaf, all of size 1 except `axis`."""
     return vector.reshape([-1 if i == axis % leaf.ndim else 1 for i in range(leaf.ndim)])
 
 
 def _channels(path: str, leaf: Array, axis: int) -> tuple[int]:
-    """The shape of a leaf's gates."""
+    """Returns the shape of a leaf's gates."""
     if not -leaf.ndim <= axis < leaf.ndim:
         raise ArgumentError("axis", f"must be an axis of {path!r}, whose shape is {leaf.shape}, got {axis!r}.")
     return (leaf.shape[axis],)
 
 
 def _paired(params: PyTree, gates: PyTree, axis: int) -> list[tuple[Array, Array]]:
-    """(leaf, its gates) for each parameter, or a `ValueError` unless they match."""
+    """Returns (leaf, its gates) for each parameter, or raises an `ArgumentError` if they do not match."""
     pairs = []
     for path, leaf, gate in paired("gates", gates, params):
         if gate.ndim and gate.shape != _channels(path, leaf, axis):

@@ -1,4 +1,4 @@
-"""Edge-popup: a sub-network of random weights with a given sparsity, by scores that are trained."""
+"""Edge-popup: trains scores that select a subnetwork of random weights with a given sparsity."""
 
 import functools
 import math
@@ -13,7 +13,7 @@ from .._select._allocation import Allocation, check_allocation, uniform
 from .._select._groups import prune_masks
 from ._fans import check_axis, fans
 from ._supermask import Supermask, apply, split
-from ._trees import everything, map_prunable
+from ._trees import all_live, map_prunable
 
 PyTree = Any
 
@@ -26,30 +26,30 @@ def edge_popup(
     in_axis: int = -2,
     out_axis: int = -1,
 ) -> Supermask:
-    r"""Supermasks of an exact sparsity: in each layer the random weights with the highest scores are kept.
+    r"""Supermasks of an exact sparsity: the random weights with the highest scores are kept in each layer.
 
     $$ \hat w_j = w_j \, [|s_j| \text{ is among the } k \text{ highest}], \qquad
        \frac{\partial L}{\partial s_j} = \operatorname{sign}(s_j) \, w_j \frac{\partial L}{\partial \hat w_j} $$
 
-    The weights $w$ are frozen and the scores $s$ are trained; the gradient goes straight through the selection. Of
-    $n$ weights of a layer exactly $k = \lceil (1 - \text{sparsity}) \, n \rceil$ are kept, at every step; equal scores
-    rank by position. Scores start uniform in $\pm 1 / \sqrt{n_{in}}$. The paper's best weights are of constant
-    magnitude: `signed_constant(key, params, scale=2 / (1 - sparsity))` is Kaiming's, scaled up by the root of what is
-    hidden.
+    The weights $w$ are frozen and the scores $s$ are trained. The gradient passes straight through the selection. At
+    every step, exactly $k = \lceil (1 - \text{sparsity}) \, n \rceil$ of the $n$ weights of a layer are kept; equal
+    scores rank by position. Scores are initialized uniformly in $\pm 1 / \sqrt{n_{in}}$. The paper's best weights have
+    constant magnitude: `signed_constant(key, params, scale=2 / (1 - sparsity))` is the Kaiming magnitude, divided by
+    the square root of the density to make up for the hidden weights.
 
     Args:
-      sparsity: fraction of the prunable weights that is hidden, in [0, 1).
-      allocation: from which layers: `uniform()`, as in the paper, or `global_()`.
-      prunable: which parameters have scores; see `prune`. All others are trained as they are.
-      in_axis: the axis of a kernel that counts its inputs: -2 in Flax and Haiku, 1 in Equinox.
-      out_axis: the axis of a kernel that counts its outputs: -1 in Flax and Haiku, 0 in Equinox.
+      sparsity: fraction of the prunable weights to hide, in [0, 1).
+      allocation: how sparsity is shared across layers: `uniform()`, as in the paper, or `global_()`.
+      prunable: the parameters that have scores; see `prune`. All others are trained directly.
+      in_axis: the input axis of a kernel: -2 in Flax and Haiku, 1 in Equinox.
+      out_axis: the output axis of a kernel: -1 in Flax and Haiku, 0 in Equinox.
 
     Returns:
       A `Supermask` of pure functions, whose hard masks are 0 or 1.
 
     Raises:
-      ValueError: if an argument is wrong; at `init` if `prunable` selects nothing or a parameter without such axes; at
-        `apply` if the trainable tree is not that of the frozen one.
+      ValueError: if an argument is wrong; at `init` if `prunable` selects nothing, or a parameter without these axes;
+        at `apply` if the trainable tree does not match the frozen one.
 
     Example:
       >>> import jax, jax.numpy as jnp, flipout_jax as fj
@@ -65,20 +65,22 @@ def edge_popup(
     schedule = schedules.one_shot(_errors.fraction("sparsity", sparsity), step=1)
     check_allocation(allocation)
     check_prunable(prunable)
-    in_axis, out_axis = check_axis("in_axis", in_axis), check_axis("out_axis", out_axis)
+    in_axis = check_axis("in_axis", in_axis)
+    out_axis = check_axis("out_axis", out_axis)
 
     def init(key, params):
-        everything("params", prunable, params, schedule, allocation)
+        all_live("params", prunable, params, schedule, allocation)
         keys = split(key, params)
 
         def draw(path, leaf):
-            bound = 1 / math.sqrt(max(1, fans(path, leaf.shape, in_axis, out_axis)[0]))
+            fan_in, _ = fans(path, leaf.shape, in_axis, out_axis)
+            bound = 1 / math.sqrt(max(1, fan_in))
             return jax.random.uniform(next(keys), leaf.shape, _numerics.wider(leaf.dtype, jnp.float32), -bound, bound)
 
         return map_prunable("params", prunable, params, draw, jnp.copy)
 
     def harden(trainable):
-        live = everything("trainable", prunable, trainable, schedule, allocation)
+        live = all_live("trainable", prunable, trainable, schedule, allocation)
         scores = jax.tree.map(lambda mask, leaf: jnp.abs(leaf) if mask.ndim else mask, live, trainable)
         masks = prune_masks(scores, live, schedule, allocation, jnp.int32(1))
         return jax.tree.map(lambda mask, leaf: mask.astype(jnp.int8) if mask.ndim else leaf, masks, trainable)

@@ -1,4 +1,4 @@
-"""How many weights feed one unit of a layer, and how many units one weight's input feeds."""
+"""Fan-in and fan-out of a kernel, and checks of its axes."""
 
 import math
 import operator
@@ -8,10 +8,10 @@ from .._errors import ArgumentError
 
 
 def fans(path: str, shape: tuple[int, ...], in_axis: int, out_axis: int) -> tuple[int, int]:
-    """The fan in and the fan out of a kernel: its channels times its receptive field.
+    """Returns the fan-in and the fan-out of a kernel: its input and output channels times its receptive field.
 
     Raises:
-      ValueError: for a kernel without such axes.
+      ValueError: if the kernel lacks these axes, or they are the same.
     """
     axes = len(shape)
     for name, axis in (("in_axis", in_axis), ("out_axis", out_axis)):
@@ -26,7 +26,7 @@ def fans(path: str, shape: tuple[int, ...], in_axis: int, out_axis: int) -> tupl
 
 
 def check_axis(name: str, axis: Any) -> int:
-    """The axis as an int, or a `ValueError` unless it is an integer."""
+    """Returns the axis as an int, or raises an `ArgumentError` unless it is an integer."""
     try:
         return operator.index(axis)
     except TypeError as error:

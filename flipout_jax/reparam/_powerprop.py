@@ -1,4 +1,4 @@
-"""Weights as powers of what is trained, so that large ones grow, and small ones stay small."""
+"""Powerpropagation: weights as powers of the trained parameters, so that large ones grow and small ones stay small."""
 
 import functools
 from collections.abc import Callable
@@ -17,13 +17,11 @@ PyTree = Any
 
 
 class Powerprop(NamedTuple):
-    """Weights as signed powers of the parameters that are trained: two pure functions.
+    """Weights as signed powers of the trained parameters: two pure functions.
 
     Attributes:
-      init: `(key, params) -> theta`: the roots of the prunable parameters, and the others as they are. The key is not
-        used.
-      apply: `(frozen, theta) -> effective params`: the powers, for use inside the loss. `frozen` is not used: give
-        `()`.
+      init: `(key, params) -> theta`, the roots of the prunable parameters, and all others unchanged. The key is unused.
+      apply: `(frozen, theta) -> effective params`, the powers, for use inside the loss. `frozen` is unused: pass `()`.
     """
 
     init: Callable[[Any, PyTree], PyTree]
@@ -31,26 +29,26 @@ class Powerprop(NamedTuple):
 
 
 def powerprop(alpha: float = 2.0, *, prunable: Any = kernels) -> Powerprop:
-    r"""Powerpropagation: gradients in proportion to a power of the weight, which leaves most weights near 0.
+    r"""Powerpropagation: gradients are proportional to a power of the weight, which leaves most weights near 0.
 
     $$ w_j = \theta_j |\theta_j|^{\alpha - 1}, \qquad \theta_j^{(0)} = \mathrm{sign}(u_j) |u_j|^{1 / \alpha}, \qquad
        \frac{\partial L}{\partial \theta_j} = \alpha |\theta_j|^{\alpha - 1} \frac{\partial L}{\partial w_j} $$
 
-    with $\alpha$ = `alpha`, and $u_j$ the usual initial weights, so that the network starts as it would have. What is
-    trained is $\theta$: a large weight learns fast, a small one slowly, and a weight at 0 never moves, unless $\alpha$
-    is 1. Leave kernels that start at 0 out of `prunable`.
+    with $\alpha$ = `alpha`, and $u_j$ the usual initial weights, so the initial network is unchanged. The trained
+    parameters are $\theta$: large weights learn fast, small ones slowly, and a weight at 0 never moves unless $\alpha$
+    is 1. Exclude kernels that are initialized to 0 from `prunable`.
 
-    Prune $\theta$ as any parameters, with `prune` around their optimizer. $|w|$ rises with $|\theta|$, and $\alpha$ is
-    the same for all, so the magnitudes of $\theta$ rank as those of $w$ do, over all layers. 0 is the power of 0, and
-    its gradient is 0: what is pruned stays exactly 0 in both. Ranks may differ where the powers of two numbers round to
-    the same weight or underflow; then $\theta$ tells apart what $w$ does not.
+    Prune $\theta$ like any parameters, with `prune` around their optimizer. $|w|$ increases with $|\theta|$, and
+    $\alpha$ is the same for all weights, so the magnitudes of $\theta$ rank as those of $w$ do, across all layers. The
+    power of 0 is 0, and its gradient is 0, so pruned weights are exactly 0 in both. Rankings may differ only where the
+    powers of two numbers round to the same weight or underflow; $\theta$ still distinguishes such weights.
 
-    Half-precision powers and roots are computed in float32. No root underflows, so each initial weight is back, but for
-    rounding, however small. A power is 0 or infinite only where its weight is too small or too large for the type.
+    Half-precision powers and roots are computed in float32. No root underflows, so each initial weight, however small,
+    is reproduced up to rounding. A power is 0 or infinite only if its weight is too small or too large for the type.
 
     Args:
-      alpha: the power, finite and at least 1; 1 is plain training. The reference code tries 1, 2, 3, 4 and 5.
-      prunable: which parameters are powers; see `prune`. The others are trained as they are.
+      alpha: the power, finite and at least 1; 1 is ordinary training. The reference code tries 1, 2, 3, 4 and 5.
+      prunable: the parameters that are powers; see `prune`. All others are trained directly.
 
     Returns:
       A `Powerprop` of pure functions, which may be traced.
@@ -79,9 +77,9 @@ def powerprop(alpha: float = 2.0, *, prunable: Any = kernels) -> Powerprop:
       In Flax, the model is as it was: `model.apply({"params": powers.apply((), theta)}, x)` in Linen, and
       `nnx.merge(graphdef, powers.apply((), theta))(x)` in NNX.
 
-    Differs from the reference code: the gradient is the one above, also at 0, where automatic differentiation of the
-    product gives NaN for an `alpha` between 1 and 2. Which layers have powers, and how sparse each gets, is up to
-    `prunable` and `prune`; there all weights but biases have them, and the last layer keeps twice the density.
+    Differs from the reference code: the gradient is the one above even at 0, where automatic differentiation of the
+    product gives NaN for an `alpha` between 1 and 2. `prunable` and `prune` determine which layers have powers and how
+    sparse each becomes; in the code all weights but biases have them, and the last layer keeps twice the density.
 
     References:
       Schwarz et al., [Powerpropagation: a sparsity inducing weight
@@ -94,35 +92,36 @@ def powerprop(alpha: float = 2.0, *, prunable: Any = kernels) -> Powerprop:
 
     def init(key, params):
         del key
-        # Copies, so that donating what is trained does not delete the caller's.
-        return map_prunable("params", prunable, params, lambda _, leaf: _raised(leaf, 1 / power), jnp.copy)
+        # Leaves are copied, so that donating the trained tree does not delete the caller's arrays.
+        return map_prunable("params", prunable, params, lambda _, leaf: _signed_power(leaf, 1 / power), jnp.copy)
 
     def apply(frozen, theta):
         del frozen
-        return map_prunable("theta", prunable, theta, lambda _, leaf: _raised(leaf, power), lambda leaf: leaf)
+        return map_prunable("theta", prunable, theta, lambda _, leaf: _signed_power(leaf, power), lambda leaf: leaf)
 
     return Powerprop(init, apply)
 
 
-def _raised(leaf: Array, exponent: float) -> Array:
-    """`sign(leaf) |leaf|**exponent`, in the leaf's type."""
-    # An integer power is products, whose rounding keeps the order, and 1 keeps every bit.
-    whole = int(exponent) if exponent.is_integer() else exponent
-    return _odd(leaf.astype(_numerics.wider(leaf.dtype, jnp.float32)), whole).astype(leaf.dtype)
+def _signed_power(leaf: Array, exponent: float) -> Array:
+    """Returns `sign(leaf) |leaf|**exponent` in the leaf's type."""
+    if exponent.is_integer():
+        # An integer power is a product, whose rounding preserves the order; the power 1 preserves every bit.
+        exponent = int(exponent)
+    return _odd(leaf.astype(_numerics.wider(leaf.dtype, jnp.float32)), exponent).astype(leaf.dtype)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _odd(x: Array, exponent: float) -> Array:
-    """`sign(x) |x|**exponent`; 0 at 0 for any exponent, so that no derivative of a higher order is NaN there."""
+    """Returns `sign(x) |x|**exponent`, which is 0 at 0 for any exponent, so that no higher derivative is NaN there."""
     return jnp.sign(x) * _even(x, exponent)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _even(x: Array, exponent: float) -> Array:
-    """`|x|**exponent`; at 0, it is 0, or 1 for the exponent 0."""
+    """Returns `|x|**exponent`; at 0 it is 0, or 1 for the exponent 0."""
     if exponent == 0:
         return jnp.ones_like(x)
-    # Of 1 in place of 0, as a negative power of 0 is infinite.
+    # Zeros are replaced by 1 before the power, since a negative power of 0 is infinite.
     return jnp.where(x == 0, 0, jnp.where(x == 0, 1, jnp.abs(x)) ** exponent)
 
 
@@ -137,5 +136,7 @@ def _even_jvp(exponent, primals, tangents):
 
 
 def _slope(other: Callable[[Array, float], Array], x: Array, exponent: float, tangent: Array) -> Array:
-    """The derivative of either power, by the other one."""
-    return exponent * other(x, exponent - 1) * tangent if exponent else jnp.zeros_like(tangent)
+    """Returns the derivative of either power, which is a multiple of the other one."""
+    if exponent == 0:
+        return jnp.zeros_like(tangent)
+    return exponent * other(x, exponent - 1) * tangent

@@ -1,4 +1,4 @@
-"""Random weights of one magnitude a layer: a key stands for all of them."""
+"""Random weights of one magnitude per layer, all determined by a key."""
 
 import math
 from typing import Any, NamedTuple
@@ -15,18 +15,18 @@ from ._fans import check_axis, fans
 
 PyTree = Any
 
-# A block of random numbers. Files of frozen networks rely on it.
+# This is the number of 32-bit words in a block of random numbers. Saved files of frozen networks depend on it.
 _WORDS = 2**13
 
 
 class Options(NamedTuple):
-    """What tells the magnitudes, once it is checked.
+    """The checked options that determine the magnitudes.
 
     Attributes:
       scale: the variance times the fan.
-      mode: which fan.
-      in_axis: the axis of a leaf that counts its inputs.
-      out_axis: the axis that counts its outputs.
+      mode: the kind of fan, `"fan_in"` or `"fan_avg"`.
+      in_axis: the input axis of a leaf.
+      out_axis: the output axis of a leaf.
     """
 
     scale: float
@@ -45,35 +45,34 @@ def signed_constant(
     in_axis: int = -2,
     out_axis: int = -1,
 ) -> PyTree:
-    r"""Parameters with weights of one magnitude a layer, and of random signs.
+    r"""Returns parameters whose weights have one magnitude per layer and random signs.
 
     $$ w_i = \pm c, \quad P(+) = P(-) = \tfrac12, \qquad c = \sqrt{s / n} $$
 
-    $s$ is `scale`, and $n$ the fan of the leaf: for `"fan_in"` its inputs times the receptive field of a convolution,
-    for `"fan_avg"` the mean of that and the outputs times the receptive field. ELUS of the paper, for networks of ELU,
-    is $s = 3$, He's $c = \sqrt{2 / n_\mathrm{in}}$ is 2, and Xavier's $c = \sqrt{2 / (n_\mathrm{in} +
-    n_\mathrm{out})}$ is 1 with `"fan_avg"`.
+    $s$ is `scale`, and $n$ is the fan of the leaf: for `"fan_in"` its input channels times the receptive field of a
+    convolution, and for `"fan_avg"` the mean of that and its output channels times the receptive field. The paper's
+    ELUS, for networks with ELU, is $s = 3$; He's $c = \sqrt{2 / n_\mathrm{in}}$ is $s = 2$; and Xavier's
+    $c = \sqrt{2 / (n_\mathrm{in} + n_\mathrm{out})}$ is $s = 1$ with `"fan_avg"`.
 
-    Signs depend on the key, the shape, and the position of the leaf among the prunable ones, and on nothing else: not
-    on the values, the names, the dtype, `jax.jit`, or `jax_enable_x64`. Keys of threefry, the default, give the same
-    on every device. So the key is all that needs to be kept of the weights; see `save`.
+    Signs depend only on the key, the shape, and the position of the leaf among the prunable leaves. They do not depend
+    on values, names, the dtype, `jax.jit`, or `jax_enable_x64`. Threefry keys, the default, give the same signs on
+    every device. So it is enough to store the key in place of the weights; see `save`.
 
     Args:
       key: a PRNG key.
-      params: the parameters, in any pytree, or their shapes and dtypes, as `jax.eval_shape` gives them.
-      scale: $s$, above 0. A Python number, also under `jax.jit`.
+      params: the parameters, in any pytree, or their shapes and dtypes, as `jax.eval_shape` returns them.
+      scale: $s$, above 0. It must be a Python number, even under `jax.jit`.
       mode: `"fan_in"` or `"fan_avg"`.
-      prunable: which parameters are frozen at random; see `prune`. They have at least two axes.
-      in_axis: the axis that counts the inputs. -2 in Flax and Haiku, 1 in Equinox.
-      out_axis: the axis that counts the outputs. -1 in Flax and Haiku, 0 in Equinox. All other axes are the receptive
-        field.
+      prunable: the parameters to replace by frozen random ones, of at least two axes; see `prune`.
+      in_axis: the input axis: -2 in Flax and Haiku, 1 in Equinox.
+      out_axis: the output axis: -1 in Flax and Haiku, 0 in Equinox. All other axes form the receptive field.
 
     Returns:
-      The parameters, with c or -c for each weight of a prunable leaf, in its dtype. Other leaves are as they were.
+      The parameters, with c or -c for each weight of a prunable leaf, in its dtype. Other leaves are unchanged.
 
     Raises:
-      ValueError: for a wrong argument, if `prunable` selects nothing or a leaf without such axes, or if the dtype of a
-        leaf does not hold its magnitude.
+      ValueError: for a wrong argument, if `prunable` selects nothing or a leaf without these axes, or if the dtype of a
+        leaf cannot represent its magnitude.
 
     Example:
       >>> import jax, jax.numpy as jnp, flipout_jax as fj
@@ -83,9 +82,9 @@ def signed_constant(
              [-1.,  1., -1.,  1.],
              [-1.,  1.,  1., -1.]], dtype=float32)
 
-    Differs from the reference code: ELUS is He times $\sqrt{1.5}$ there, as here, for ResNets and in the sample for
-    convolutional networks, and He times $\sqrt{1.3}$, a scale of 2.6, for deeper ResNets. An older script, for
-    dense and convolutional networks, multiplies He by $\sqrt 3$, a scale of 6.
+    Differs from the reference code: its ELUS is He's magnitude times $\sqrt{1.5}$, as here, for ResNets and in the
+    example for convolutional networks, but times $\sqrt{1.3}$, a scale of 2.6, for deeper ResNets. An older script for
+    dense and convolutional networks multiplies He's magnitude by $\sqrt 3$, a scale of 6.
 
     References:
       Koster et al., [Signing the Supermask: Keep, Hide, Invert](https://arxiv.org/abs/2201.13361), 2022.
@@ -94,12 +93,13 @@ def signed_constant(
     check_prunable(prunable)
     options = check_options(scale, mode, in_axis, out_axis)
     chosen = select(prunable, params)
-    leaves, position = [], 0
+    leaves = []
+    position = 0
     for is_chosen, (path, leaf) in zip(chosen, jax.tree.leaves_with_path(params), strict=True):
         if is_chosen:
             dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
             c = magnitude(options, path_string(path), leaf.shape, dtype)
-            # In the shape of the leaf, so that they are sharded as it is.
+            # Signs are drawn in the shape of the leaf, so that they are sharded like it.
             signs = _numerics.sharded_like(
                 lambda key, position=position, shape=leaf.shape: _is_plus(key, position, shape),
                 jnp.zeros_like(leaf, bool),
@@ -111,7 +111,7 @@ def signed_constant(
 
 
 def check_options(scale: Any, mode: Any, in_axis: Any, out_axis: Any) -> Options:
-    """The options, or a `ValueError` that names the wrong one."""
+    """Returns the options, or raises an `ArgumentError` for a wrong one."""
     _errors.above_zero("scale", scale)
     if mode not in ("fan_in", "fan_avg"):
         raise ArgumentError("mode", f"must be 'fan_in' or 'fan_avg', got {mode!r}.")
@@ -119,7 +119,7 @@ def check_options(scale: Any, mode: Any, in_axis: Any, out_axis: Any) -> Options
 
 
 def magnitude(options: Options, path: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """The c of a leaf, in its dtype and without axes; any number where there are no weights."""
+    """Returns the magnitude c of a leaf, a scalar of its dtype; it is arbitrary for a leaf without weights."""
     size = math.prod(shape)
     fan_in, fan_out = fans(path, shape, options.in_axis, options.out_axis)
     fan = fan_in if options.mode == "fan_in" else (fan_in + fan_out) / 2
@@ -131,19 +131,19 @@ def magnitude(options: Options, path: str, shape: tuple[int, ...], dtype: Any) -
 
 
 def sign_words(key: jax.Array, position: int, size: int) -> jax.Array:
-    """32-bit numbers, whose bits, the lowest first, say which weights are c and not -c; the last are of no weight.
+    """Returns 32-bit words with a bit for each weight, lowest first: 1 for c and 0 for -c. Trailing bits are unused.
 
     Args:
       key: the key of all leaves.
-      position: that of the leaf among those that are frozen.
-      size: the number of its weights.
+      position: the position of the leaf among the frozen leaves.
+      size: the number of weights of the leaf.
     """
     key = jax.random.fold_in(key, position)
     blocks = max(-(-size // (32 * _WORDS)), 1)
     if isinstance(key, Tracer):
-        # A loop, so that the program does not grow with the leaf.
+        # A loop keeps the size of the program independent of the leaf.
         return jax.lax.map(lambda i: _block(key, i), jnp.arange(blocks, dtype=jnp.uint32)).reshape(-1)
-    # One program for leaves of all shapes, as it takes longer to compile one for each than to draw.
+    # One program serves leaves of all shapes, since compiling one for each would take longer than drawing.
     return jnp.concatenate([_block(key, np.uint32(i)) for i in range(blocks)])
 
 

@@ -1,4 +1,4 @@
-"""Dense weights of which every forward pass sees the highest; the gradient goes to all of them."""
+"""Straight-through pruning: each forward pass uses the highest of dense weights, and all weights get gradients."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,20 +16,19 @@ from .._select._allocation import Allocation, check_allocation, global_
 from .._select._groups import prune_masks
 from .._select._target import Schedule, check_schedule
 from ._straight_through import straight_through
-from ._trees import everything
+from ._trees import all_live
 
 PyTree = Any
 
 
 class Ste(NamedTuple):
-    """Dense weights of which the forward pass sees the highest: three pure functions.
+    """Dense weights of which the forward pass uses the highest: three pure functions.
 
     Attributes:
-      init: `(key, params) -> weights`: the dense weights, which are trained: a copy of the parameters. The key is not
-        used.
+      init: `(key, params) -> weights`, the dense weights to train, a copy of the parameters. The key is unused.
       apply: `(frozen, weights, *, step=None) -> effective params`, with exact zeros for the lowest; for use inside the
         loss.
-      masks: `(frozen, weights, *, step=None) -> masks`, as `PruneState.masks` holds them, False for the lowest.
+      masks: `(frozen, weights, *, step=None) -> masks` in the form of `PruneState.masks`, False for the lowest.
     """
 
     init: Callable[[Any, PyTree], PyTree]
@@ -38,32 +37,33 @@ class Ste(NamedTuple):
 
 
 def ste_magnitude(sparsity: float | Schedule, *, allocation: Allocation = global_(), prunable: Any = kernels) -> Ste:
-    r"""Straight-through magnitude pruning: each forward pass sees the largest of dense weights, and all of them learn.
+    r"""Straight-through magnitude pruning: the forward pass uses the largest of dense weights, and all are trained.
 
     $$ \hat w_j = m_j w_j, \qquad m = \text{the top } \lceil (1 - s) N \rceil \text{ of } |w|, \qquad
        \frac{\partial L}{\partial w_j} := \frac{\partial L}{\partial \hat w_j} $$
 
-    with $s$ = `sparsity`. The masks are found anew in every forward pass. The gradient goes straight through them, as
-    if there were none, so that a weight that is masked goes on learning, and returns once it is large enough. Equal
-    magnitudes rank by position, and NaN lowest, as in `prune`; what is masked is 0 even if it is NaN.
+    with $s$ = `sparsity`. The masks are recomputed in every forward pass. The gradient passes straight through them, as
+    if there were none, so a masked weight keeps learning and returns once it is large enough. Equal magnitudes rank by
+    position and NaN ranks lowest, as in `prune`. A masked weight is 0 even if it is NaN.
 
-    The optimizer is a plain one, around the dense weights. In the end `masks` gives what stays: hand
-    `apply_masks(weights, masks)` on, or train it with `prune(..., initial_masks=masks)` and the same `prunable`.
+    Use an ordinary optimizer for the dense weights. After training, `masks` returns the final masks: use
+    `apply_masks(weights, masks)`, or train it further with `prune(..., initial_masks=masks)` and the same `prunable`.
 
     Args:
-      sparsity: the fraction of the prunable weights that is masked, a number in [0, 1): of N exactly
-        `ceil((1 - s) * N)` stay. Or what `prune` takes: one of `schedules`, or a traceable function of the step. Then
-        `apply` and `masks` need `step`, the number of updates done: 0 in the first forward pass. A target may fall. A
-        `schedules.threshold` has no target, and is not taken.
-      allocation: from which layers: `global_()`, with a guard against emptied ones if it is told so, or `uniform()`.
-      prunable: which parameters: see `prune`. The others are trained as they are.
+      sparsity: the fraction of the prunable weights to mask, a number in [0, 1): of N weights, exactly
+        `ceil((1 - s) * N)` are kept. Or a schedule, as in `prune`: one of `schedules`, or a traceable function of the
+        step. Then `apply` and `masks` need `step`, the number of updates done, which is 0 in the first forward pass.
+        The target may decrease. A `schedules.threshold` has no target and is not accepted.
+      allocation: how sparsity is shared across layers: `global_()`, optionally with a minimum per layer, or
+        `uniform()`.
+      prunable: the parameters to mask; see `prune`. All others are trained directly.
 
     Returns:
-      An `Ste` of pure functions, which may be traced. `frozen` is not used: give `()`.
+      An `Ste` of pure functions, which may be traced. `frozen` is unused: pass `()`.
 
     Raises:
-      ValueError: for a wrong argument; at the functions if `prunable` selects nothing, if `min_kept_per_layer` is more
-        than the targets leave, or if `step` is missing or not an integer.
+      ValueError: for a wrong argument; when the functions are called, if `prunable` selects nothing,
+        `min_kept_per_layer` keeps more weights than a target, or `step` is missing or not an integer.
 
     Example:
       >>> import jax, jax.numpy as jnp, flipout_jax as fj
@@ -82,8 +82,8 @@ def ste_magnitude(sparsity: float | Schedule, *, allocation: Allocation = global
       >>> [int(ste.masks((), weights, step=step)["kernel"].sum()) for step in (99, 100)]
       [4, 1]
 
-    Differs from the reference code (JaxPruner): there each layer has the sparsity on its own by default, as with
-    `uniform()`, and what stays is rounded to the nearest, but at least 1 a layer.
+    Differs from the reference code (JaxPruner): by default it prunes each layer to the sparsity separately, as with
+    `uniform()`, and rounds the number of kept weights to the nearest integer, but at least 1 per layer.
 
     References:
       Bengio et al., [Estimating or propagating gradients through stochastic
@@ -94,31 +94,31 @@ def ste_magnitude(sparsity: float | Schedule, *, allocation: Allocation = global
 
 
 def ste_random(sparsity: float | Schedule, *, allocation: Allocation = global_(), prunable: Any = kernels) -> Ste:
-    r"""Straight-through random pruning: each forward pass sees a random part of dense weights, and all of them learn.
+    r"""Straight-through random pruning: the forward pass uses a random part of dense weights, and all are trained.
 
     $$ \hat w_j = m_j w_j, \qquad m = \text{the top } \lceil (1 - s) N \rceil \text{ of } r, \qquad
        \frac{\partial L}{\partial w_j} := \frac{\partial L}{\partial \hat w_j} $$
 
-    with $s$ = `sparsity`, and $r_j$ one random number for each weight. It is the control of `ste_magnitude`. `frozen`
-    is the PRNG key that draws $r$, so nothing else is held between steps, and you choose how often it is drawn:
+    with $s$ = `sparsity`, and $r_j$ a random number for each weight. It is the control of `ste_magnitude`. `frozen` is
+    the PRNG key that generates $r$, so no other state is kept between steps, and the caller chooses how often $r$ is
+    redrawn:
 
-    - One key for the whole training, `apply(key, weights)`, is one random order. The masks of a number are static then,
-      those of `at_init.random(key, weights, sparsity)`, and the masks of a rising schedule only shrink. What is masked
-      learns, but is not seen.
-    - A key for each step, `apply(jax.random.fold_in(key, step), weights)`, draws new masks at every step, as the
-      reference code does. It is dropout with an exact count.
+    - With one key for the whole training, `apply(key, weights)`, there is one random order. For a constant sparsity,
+      the masks are then static and the same as those of `at_init.random(key, weights, sparsity)`; for an increasing
+      schedule they only shrink. Masked weights learn, but are not used.
+    - With a key for each step, `apply(jax.random.fold_in(key, step), weights)`, new masks are drawn at every step, as
+      in the reference code. This is dropout with an exact count.
 
     Args:
-      sparsity: the fraction of the prunable weights that is masked, a number in [0, 1), or a schedule; see
-        `ste_magnitude`.
-      allocation: from which layers; see `ste_magnitude`.
-      prunable: which parameters: see `prune`. The others are trained as they are.
+      sparsity: the fraction of the prunable weights to mask, a number in [0, 1), or a schedule; see `ste_magnitude`.
+      allocation: how sparsity is shared across layers; see `ste_magnitude`.
+      prunable: the parameters to mask; see `prune`. All others are trained directly.
 
     Returns:
-      An `Ste` of pure functions, which may be traced. `frozen` is a PRNG key; its implementation is the one that draws.
+      An `Ste` of pure functions, which may be traced. `frozen` is a PRNG key; its implementation generates the numbers.
 
     Raises:
-      ValueError: as `ste_magnitude` does, and at `apply` and `masks` if `frozen` is not one PRNG key.
+      ValueError: as in `ste_magnitude`, and at `apply` and `masks` if `frozen` is not one PRNG key.
 
     Example:
       >>> import jax, jax.numpy as jnp, flipout_jax as fj
@@ -131,8 +131,8 @@ def ste_random(sparsity: float | Schedule, *, allocation: Allocation = global_()
       >>> bool((first == second).all())
       False
 
-    Differs from the reference code (JaxPruner): see `ste_magnitude`. There masks are new at every step; here that is up
-    to the key.
+    Differs from the reference code (JaxPruner): see `ste_magnitude`. In addition, the code draws new masks at every
+    step; here the key determines that.
 
     References:
       Bengio et al., [Estimating or propagating gradients through stochastic
@@ -146,7 +146,7 @@ def _saliency_of_key(frozen: Any) -> _saliency.Saliency:
 
 
 def _ste(saliency_of: Callable[[Any], _saliency.Saliency], sparsity: Any, allocation: Allocation, prunable: Any) -> Ste:
-    """The functions for the saliency that is made of what is frozen."""
+    """Creates the functions; `saliency_of` creates the saliency from the frozen tree."""
     if isinstance(sparsity, schedules.Threshold):
         raise ArgumentError(
             "sparsity", f"must be a number in [0, 1) or a schedule that has a target, got {sparsity!r}."
@@ -158,34 +158,34 @@ def _ste(saliency_of: Callable[[Any], _saliency.Saliency], sparsity: Any, alloca
 
     def init(key, params):
         del key
-        everything("params", prunable, params, schedule, allocation)
-        # Copies, so that donating what is trained does not delete the caller's.
+        all_live("params", prunable, params, schedule, allocation)
+        # Leaves are copied, so that donating the trained tree does not delete the caller's arrays.
         return jax.tree.map(jnp.copy, params)
 
     def masks(frozen, weights, *, step=None):
-        live = everything("weights", prunable, weights, schedule, allocation)
+        live = all_live("weights", prunable, weights, schedule, allocation)
         saliency = saliency_of(frozen)
-        # As `prune` shows parameters to a saliency.
-        seen = jax.tree.map(
+        # As in `prune`, parameters that are not prunable are passed to the saliency as scalar zeros.
+        prunable_only = jax.tree.map(
             lambda mask, leaf: lax.stop_gradient(leaf) if mask.ndim else jnp.zeros((), jnp.float32), live, weights
         )
-        scores = saliency.score(saliency.init(seen), seen)
-        return prune_masks(scores, live, schedule, allocation, jnp.int32(1) if is_fixed else _updates_done(step))
+        scores = saliency.score(saliency.init(prunable_only), prunable_only)
+        updates_done = jnp.int32(1) if is_fixed else _updates_done(step)
+        return prune_masks(scores, live, schedule, allocation, updates_done)
 
     def apply(frozen, weights, *, step=None):
-        which = masks(frozen, weights, step=step)
-        return jax.tree.map(
-            lambda mask, masked, leaf: straight_through(masked, jnp.asarray(leaf)) if mask.ndim else leaf,
-            which,
-            apply_masks(weights, which),
-            weights,
-        )
+        current = masks(frozen, weights, step=step)
+
+        def effective(mask, masked, leaf):
+            return straight_through(masked, jnp.asarray(leaf)) if mask.ndim else leaf
+
+        return jax.tree.map(effective, current, apply_masks(weights, current), weights)
 
     return Ste(init, apply, masks)
 
 
 def _updates_done(step: Any) -> Array:
-    """The step as an int32 scalar, or a `ValueError` unless it is an integer of at least 0."""
+    """Returns the step as an int32 scalar, or raises an `ArgumentError` unless it is an integer of at least 0."""
     if step is None:
         raise ArgumentError("step", "must be the number of updates done, since `sparsity` is a schedule, got None.")
     if not isinstance(step, Tracer):

@@ -1,4 +1,4 @@
-"""The straight-through estimator: one value forward, another's derivative backward."""
+"""The straight-through estimator: a value in the forward pass, and another value's derivative in the backward pass."""
 
 import jax
 from jax import Array
@@ -6,16 +6,16 @@ from jax import Array
 
 @jax.custom_jvp
 def straight_through(value: Array, through: Array) -> Array:
-    r"""The value, to the bit, with the derivative of `through`.
+    r"""Returns exactly `value`, with the derivative of `through`.
 
     $$ y = v, \qquad \mathrm{d} y = \mathrm{d} t $$
 
-    The usual $t + \mathrm{stopgrad}(v - t)$ has the same derivative, but rounds the value, and makes NaN of an
-    infinite one.
+    The usual $t + \mathrm{stopgrad}(v - t)$ has the same derivative, but it rounds the value and turns infinity into
+    NaN.
 
     Args:
-      value: $v$, what the forward pass sees, of any shape.
-      through: $t$, of the same shape and type. Where nothing needs its value, it is not computed.
+      value: $v$, the result of the forward pass, of any shape.
+      through: $t$, of the same shape and type. It is not computed if nothing else needs its value.
 
     References:
       Bengio et al., [Estimating or propagating gradients through stochastic

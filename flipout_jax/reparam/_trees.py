@@ -1,4 +1,4 @@
-"""What every reparameterization does with the trees that it is given: checks them, and maps their prunable leaves."""
+"""Common tree operations of all reparameterizations: checks, and maps over prunable leaves."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,17 +22,20 @@ def map_prunable(
     function: Callable[[str, Array], Any],
     otherwise: Callable[[Array], Any],
 ) -> PyTree:
-    """A tree of the same structure, from the prunable leaves by one function, and from the others by another.
+    """Maps the prunable leaves of a tree by one function, and all other leaves by another.
 
     Args:
-      name: what the caller calls the tree, for errors.
-      prunable: which leaves; see `flipout_jax.prune`.
-      tree: parameters, or what mirrors them.
-      function: maps the path of a prunable leaf, as text, and the leaf.
-      otherwise: maps any other leaf.
+      name: the caller's name for the tree, for errors.
+      prunable: the leaves to select; see `flipout_jax.prune`.
+      tree: the parameters, or a tree that mirrors them.
+      function: a function of the path of a prunable leaf, as text, and the leaf.
+      otherwise: a function of any other leaf.
+
+    Returns:
+      A tree of the same structure.
 
     Raises:
-      ValueError: if the tree has no leaves, or one that is no array, or if `prunable` selects nothing.
+      ValueError: if the tree has no leaves, or a leaf that is not an array, or if `prunable` selects nothing.
     """
     leaves = jax.tree.leaves_with_path(tree)
     if not leaves:
@@ -46,7 +49,7 @@ def map_prunable(
 
 
 def paired(name: str, tree: PyTree, params: PyTree) -> list[tuple[str, Array, Array]]:
-    """(path, leaf, leaf of the tree) for each parameter, or a `ValueError`, by the tree's name, unless they match."""
+    """Returns (path, leaf, leaf of the tree) for each parameter, or raises an `ArgumentError` if they do not match."""
     leaves = jax.tree.leaves_with_path(params)
     check_arrays("params", leaves)
     check_paths(name, tree, params)
@@ -56,8 +59,8 @@ def paired(name: str, tree: PyTree, params: PyTree) -> list[tuple[str, Array, Ar
     ]
 
 
-def everything(name: str, prunable: Any, tree: PyTree, schedule: Any, allocation: Allocation) -> PyTree:
-    """Masks that keep all of the tree, or a `ValueError` where the guard asks for more than the targets leave."""
+def all_live(name: str, prunable: Any, tree: PyTree, schedule: Any, allocation: Allocation) -> PyTree:
+    """Returns masks that keep everything, or raises an `ArgumentError` if a target cannot be reached."""
     live = map_prunable(name, prunable, tree, lambda _, leaf: jnp.ones_like(leaf, bool), lambda _: jnp.ones((), bool))
     check_reachable(allocation, schedule, [mask.size for mask in jax.tree.leaves(live) if mask.ndim])
     return live
