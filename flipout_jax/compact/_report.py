@@ -80,7 +80,7 @@ class Compacted(NamedTuple):
         if self.is_constant:
             lines.append("the outputs do not depend on the inputs any more")
         for kept in self.kept[:_MAX_KEPT_LINES]:
-            lines.append(f"{kept.count} of axis {kept.axis} of {kept.path} stay: {kept.reason}")
+            lines.append(f"kept {kept.count} of axis {kept.axis} of {kept.path}: {kept.reason}")
         if len(self.kept) > _MAX_KEPT_LINES:
-            lines.append(f"and {len(self.kept) - _MAX_KEPT_LINES} lines more in `kept`")
+            lines.append(f"and {len(self.kept) - _MAX_KEPT_LINES} more lines in `kept`")
         return "\n".join(lines)

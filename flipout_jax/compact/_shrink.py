@@ -74,7 +74,7 @@ def shrink(
       second     (3, 1)  (1, 1)     1
       -------------------------------
       total      13                 5
-      1 of axis 0 of first stay: its axis has a given length, as those of inputs do
+      kept 1 of axis 0 of first: its axis has a given length, as those of inputs do
       >>> compacted.params["last"].tolist()
       [1.0]
 
