@@ -65,7 +65,7 @@ class Flops(NamedTuple):
 
     def __str__(self) -> str:
         """The table as text."""
-        rows = [["layer", "operations", "kept", "part"]]
+        rows = [["layer", "operations", "kept", "fraction"]]
         for layer in (*self.layers, LayerFlops("total", self.total, self.kept)):
             part = layer.kept / max(layer.total, 1)
             rows.append([layer.path, f"{layer.total:,}", f"{layer.kept:,}", f"{part:.2%}"])

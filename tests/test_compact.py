@@ -385,8 +385,8 @@ def test_the_table(dead):
     ]
     kept = tuple(fj.compact.Kept(f"p{i}", 0, 1, "why") for i in range(25))
     assert str(fj.compact.Compacted({}, (), kept, 0.0, False)).splitlines()[-2:] == [
-        "1 of axis 0 of p19 stay: why",
-        "and 5 lines more in `kept`",
+        "kept 1 of axis 0 of p19: why",
+        "and 5 more lines in `kept`",
     ]
 
 

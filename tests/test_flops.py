@@ -103,7 +103,7 @@ def test_products_without_a_kernel_are_kept():
         # The cosine of 0 is not 0.
         fj.LayerFlops("dot_general", 2 * 3 * 3 * 5 + 2 * 3 * 3 * 4, 162),
     )
-    assert str(counted).splitlines()[0].split() == ["layer", "operations", "kept", "part"]
+    assert str(counted).splitlines()[0].split() == ["layer", "operations", "kept", "fraction"]
     assert str(counted).splitlines()[1].split() == ["q", "120", "24", "20.00%"]
     assert str(counted).splitlines()[-1].split() == ["total", "402", "210", "52.24%"]
 

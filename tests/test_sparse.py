@@ -82,7 +82,7 @@ def test_dense_layers_of_a_tree_are_converted(times):
         f"dense/kernel: bcsr at density {converted.choices[0].density:.4%} (dense 1000000.0 us, bcoo 700000.0 us, "
         "bcsr 600000.0 us)",
         "empty/kernel: dense at density 0.0000% ()",
-        "conv/kernel: left as it is, since it is no dense layer",
+        "conv/kernel: left as it is, since it is not a dense layer",
     ]
 
     # As any tree, it goes through jit.

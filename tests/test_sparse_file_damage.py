@@ -291,11 +291,11 @@ def test_nothing_is_made_that_is_larger_than_expected(file):
     dense, bitmap, gaps, planes = 0, 1, 2, 16
     for form in (dense, bitmap, gaps, planes, bitmap << 2, gaps << 2):
         of_one(file, bytes([form]) + bomb, [10], has_mask=True)
-        assert peak(lambda: refuse(file, r"a frame of zstandard is of 100000000 bytes, not of at most \d+")) < 500_000
+        assert peak(lambda: refuse(file, r"a frame of zstandard has 100000000 bytes, not at most \d+")) < 500_000
     # One that does not say how large it is.
     of_one(file, b"\0" + frame(bytes(100_000_000), compression_params=zstandard.ZstdCompressionParameters.from_level(
         3, write_content_size=False)), [10])  # fmt: skip
-    assert peak(lambda: refuse(file, r"a frame of zstandard is of \d+ bytes, not of at most 40")) < 500_000
+    assert peak(lambda: refuse(file, r"a frame of zstandard has \d+ bytes, not at most 40")) < 500_000
     # Arrays and lengths that the bytes cannot be of.
     of_one(file, b"\0\0", [2**28])
     assert peak(lambda: refuse(file, r"the code of 'x' has no length, or is too short")) < 500_000
@@ -323,13 +323,13 @@ def test_nothing_is_made_that_is_larger_than_expected(file):
         (b"\x20" + _zstd.put(np.zeros(10, np.uint8)), r"there is no such form of a code"),
         (b"\x03" + _zstd.put(np.zeros(10, np.uint8)), r"there is no such code of a pattern"),
         (b"\x04" + _zstd.put(np.zeros(2, np.uint8)) * 2, r"there is no such form of a code"),
-        (b"\x01" + _zstd.put(np.full(2, 255, np.uint8)), r"there are other than 10 bits"),
+        (b"\x01" + _zstd.put(np.full(2, 255, np.uint8)), r"there are not exactly 10 bits"),
         (b"\x02" + _zstd.put(np.zeros(3, np.uint8)), r"the code of gaps is cut off"),
         (
             b"\x02" + _zstd.put(np.frombuffer(_gaps.encode(np.array([0, -1] + [0] * 8, np.int8)), np.uint8)),
             r"a pattern has signs",
         ),
-        (b"\x00" + _zstd.put(np.full(10, 2, np.uint8)), r"a truth value is neither 0 nor 1"),
+        (b"\x00" + _zstd.put(np.full(10, 2, np.uint8)), r"a boolean is neither 0 nor 1"),
         (b"\x00\x09\x00\x00\x00\x00", r"zstandard says: .*"),
         (b"\x00" + _lengthened(2 * 10 + 1) + bytes(10), r"zstandard says: .*"),
         (

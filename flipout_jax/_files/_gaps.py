@@ -100,5 +100,5 @@ def exact_bits(data: bytes, count: int) -> np.ndarray:
     """The first `count` bits of the data, or a `ValueError` unless only zeros up to a whole byte follow them."""
     bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
     if len(data) != -(-count // 8) or bits[count:].any():
-        raise ValueError(f"there are other than {count} bits")
+        raise ValueError(f"there are not exactly {count} bits")
     return bits[:count]

@@ -59,7 +59,7 @@ def decode(
     if position != len(code):
         raise ValueError(f"a code has {len(code)} bytes, of which {position} are used")
     if dtype == np.bool_ and (words > 1).any():
-        raise ValueError("a truth value is neither 0 nor 1")
+        raise ValueError("a boolean is neither 0 nor 1")
     return array, mask
 
 

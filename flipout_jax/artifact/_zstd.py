@@ -67,7 +67,7 @@ def _decompress(frame: memoryview, max_bytes: int) -> bytes:
         # The size is checked first, as the decompressor trusts what a frame says of it, whatever its limit.
         size = zstd.get_frame_parameters(frame).content_size
         if not 0 < size <= max_bytes:
-            raise ValueError(f"a frame of zstandard is of {size} bytes, not of at most {max_bytes}")
+            raise ValueError(f"a frame of zstandard has {size} bytes, not at most {max_bytes}")
         return zstd.ZstdDecompressor().decompress(
             frame, max_output_size=size, read_across_frames=False, allow_extra_data=False
         )

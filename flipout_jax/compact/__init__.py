@@ -1,4 +1,4 @@
-"""Smaller dense arrays of the same function: the dead units of a pruned network, removed.
+"""Smaller dense arrays that compute the same function: the dead units of a pruned network are removed.
 
 `shrink` takes any function of parameters, `shrink_nnx` a module of Flax NNX.
 """

@@ -1,4 +1,4 @@
-"""A walk through a program: units of each axis, constants of each variable, and the layers that read them."""
+"""Analysis of a program: the units of each axis, the constants of each variable, and the layers that read them."""
 
 from typing import Any, NamedTuple
 
@@ -13,12 +13,12 @@ from ._values import Term, unknown, whole
 
 
 class Analysis(NamedTuple):
-    """What is known of a program.
+    """The result of an analysis.
 
     Attributes:
       units: the units of all parameters.
       axes: for each parameter, the unit of each position of each axis.
-      terms: each variable.
+      terms: each variable, by its number.
       layers: the dense layers and convolutions.
     """
 
@@ -28,8 +28,8 @@ class Analysis(NamedTuple):
     layers: list[Layer]
 
 
-def analyse(program: Program, params: list[Any]) -> Analysis:
-    """Ties what must go together, and finds what is constant.
+def analyze(program: Program, params: list[Any]) -> Analysis:
+    """Ties the units that must be removed together, and finds the constants.
 
     Args:
       program: the program, whose first arguments are the parameters.
@@ -42,52 +42,60 @@ def analyse(program: Program, params: list[Any]) -> Analysis:
     terms: dict[int, Term] = {}
     axes = []
     for variable, value in zip(program.arguments, params, strict=False):
-        own = tuple(units.new(n) for n in np.shape(value))
-        axes.append(own)
+        ids = tuple(units.new(size) for size in np.shape(value))
+        axes.append(ids)
         if not program.readers[variable]:
-            for ids in own:
-                units.pin(ids, "not used by `fn`")
-        known = whole(np.asarray(value)) if is_plain(program.types[variable]) else unknown(len(own), np.int32)
-        terms[variable] = Term(own, known)
+            for axis_ids in ids:
+                units.pin(axis_ids, "not used by `fn`")
+        known = whole(np.asarray(value)) if is_plain(program.types[variable]) else unknown(len(ids), np.int32)
+        terms[variable] = Term(ids, known)
     for variable in program.arguments[len(params) :]:
-        terms[variable] = _given(program, variable)
+        terms[variable] = _opaque(program, variable)
     for variable, value in program.constants.items():
-        term = _given(program, variable)
-        known = whole(np.asarray(value, program.types[variable].dtype)) if is_plain(program.types[variable]) else None
-        terms[variable] = term._replace(known=known or term.known)
+        term = _opaque(program, variable)
+        if is_plain(program.types[variable]):
+            term = term._replace(known=whole(np.asarray(value, program.types[variable].dtype)))
+        terms[variable] = term
     layers: list[Layer] = []
     for index, step in enumerate(program.steps):
-        made = _walk(units, program, index, step, [terms[variable] for variable in step.inputs], layers)
-        terms.update(zip(step.outputs, made, strict=True))
+        inputs = [terms[variable] for variable in step.inputs]
+        outputs = _apply_rule(units, program, index, step, inputs, layers)
+        terms.update(zip(step.outputs, outputs, strict=True))
     for variable in program.results:
-        for ids in terms[variable].ids:
-            units.pin(ids, "returned by `fn`")
+        for axis_ids in terms[variable].ids:
+            units.pin(axis_ids, "returned by `fn`")
     return Analysis(units, axes, terms, layers)
 
 
-def _given(program: Program, variable: int) -> Term:
-    shape = program.shape(variable) if hasattr(program.types[variable], "shape") else ()
-    dtype = program.types[variable].dtype if is_plain(program.types[variable]) else np.int32
-    return Term(tuple(fixed(n) for n in shape), unknown(len(shape), dtype))
+def _opaque(program: Program, variable: int) -> Term:
+    """A variable of given lengths whose values are unknown."""
+    type_ = program.types[variable]
+    shape = program.shape(variable) if hasattr(type_, "shape") else ()
+    dtype = type_.dtype if is_plain(type_) else np.int32
+    return Term(tuple(fixed(size) for size in shape), unknown(len(shape), dtype))
 
 
-def _walk(units: Units, program: Program, index: int, step: Step, terms: list[Term], layers: list[Layer]) -> list[Term]:
+def _apply_rule(
+    units: Units, program: Program, index: int, step: Step, terms: list[Term], layers: list[Layer]
+) -> list[Term]:
+    """The outputs of a step, by the rule of its primitive. Without one, all units that it reads are kept."""
     name = step.primitive.name
-    out: Any = program.types[step.outputs[0]] if step.outputs else None
-    understood = all(is_plain(program.types[variable]) for variable in (*step.inputs, *step.outputs))
-    if len(step.outputs) == 1 and understood and 0 not in out.shape:
-        shape, dtype = tuple(out.shape), np.dtype(out.dtype)
+    has_plain_types = all(is_plain(program.types[variable]) for variable in (*step.inputs, *step.outputs))
+    if len(step.outputs) == 1 and has_plain_types and 0 not in program.shape(step.outputs[0]):
+        shape = program.shape(step.outputs[0])
+        dtype = np.dtype(program.types[step.outputs[0]].dtype)
         if name in NAMES:
             return [elementwise(units, step, terms, shape, dtype)]
         if name in ("dot_general", "conv_general_dilated"):
             rule = dense if name == "dot_general" else convolution
             term, layer = rule(units, index, step, terms, shape, dtype)
-            layers.extend([layer] if layer else [])
+            if layer is not None:
+                layers.append(layer)
             return [term]
-        # What is put in place by a dynamic shape has further operands.
+        # A primitive with dynamic shapes has further operands, which the rules do not know.
         if name in RULES and (name in ("pad", "concatenate") or len(terms) == 1):
             return [RULES[name](units, step, terms, shape, dtype)]
     for term in terms:
-        for ids in term.ids:
-            units.pin(ids, f"used by {name}")
-    return [_given(program, variable) for variable in step.outputs]
+        for axis_ids in term.ids:
+            units.pin(axis_ids, f"used by {name}")
+    return [_opaque(program, variable) for variable in step.outputs]

@@ -1,87 +1,103 @@
 """The smaller arrays of a plan."""
 
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from ._analysis import Analysis
+from ._folding import KernelWeights
 from ._plan import Plan, Reader
+
+# Takes the index of a parameter; the array that it returns may be changed.
+Editable = Callable[[int], np.ndarray]
 
 
 def edit(analysis: Analysis, plan: Plan, leaves: list[Any]) -> list[Any]:
-    """The parameters without what goes, and with its constants where a plan puts them.
+    """The parameters without the units that are removed, and with their constants where the plan puts them.
 
     Args:
-      analysis: of the program.
-      plan: which units go.
+      analysis: the analysis of the program.
+      plan: the units to remove.
       leaves: the parameters.
 
     Returns:
       The new parameters; those without a change are the same objects.
     """
-    changes: dict[int, np.ndarray] = {}
+    edited: dict[int, np.ndarray] = {}
 
-    def change(leaf: int) -> np.ndarray:
-        # In double precision, so that it is rounded once.
-        if leaf not in changes:
-            changes[leaf] = np.array(leaves[leaf], np.float64)
-        return changes[leaf]
+    def editable(leaf: int) -> np.ndarray:
+        # In double precision, so that the result is rounded only once.
+        if leaf not in edited:
+            edited[leaf] = np.array(leaves[leaf], np.float64)
+        return edited[leaf]
 
     for reader in plan.readers:
-        _move_constants(reader, plan, change)
-    _silence(analysis, plan, change)
-    made = []
+        _move_constants(reader, plan, editable)
+    _zero_last_units(analysis, plan, editable)
+    last = list(plan.last)
+    smaller = []
     for index, (leaf, axes) in enumerate(zip(leaves, analysis.axes, strict=True)):
-        stays = [~plan.dead[own] | np.isin(own, list(plan.last)) for own in (plan.roots[ids] for ids in axes)]
-        if index not in changes and all(which.all() for which in stays):
-            made.append(leaf)
+        kept = []
+        for ids in axes:
+            roots = plan.roots[ids]
+            kept.append(~plan.dead[roots] | np.isin(roots, last))
+        if index not in edited and all(positions.all() for positions in kept):
+            smaller.append(leaf)
             continue
-        value = changes[index] if index in changes else np.asarray(leaf)
-        for axis, which in enumerate(stays):
-            value = np.compress(which, value, axis)
-        # Before JAX sees it, as it would cut double precision down by its own rules.
-        made.append(jnp.asarray(value.astype(leaf.dtype)))
-    return made
+        value = edited[index] if index in edited else np.asarray(leaf)
+        for axis, positions in enumerate(kept):
+            value = np.compress(positions, value, axis)
+        # Converted by NumPy first, since JAX would round double precision by rules of its own.
+        smaller.append(jnp.asarray(value.astype(leaf.dtype)))
+    return smaller
 
 
-def _move_constants(reader: Reader, plan: Plan, change: Any) -> None:
-    layer, known, rank = reader.layer, reader.constants, reader.layer.rank
-    gone = np.zeros((), bool)
+def _move_constants(reader: Reader, plan: Plan, editable: Editable) -> None:
+    """Adds the constants that a layer no longer reads to its bias, or to the weights of another constant."""
+    layer = reader.layer
+    known = reader.constants
+    is_dead = np.zeros((), bool)
     for roots in reader.inputs:
-        gone = gone[..., None] | plan.dead[roots]
-    gone = gone & known.is_known & reader.counts(plan.dead)
-    if not gone.any():
+        is_dead = is_dead[..., None] | plan.dead[roots]
+    removed = is_dead & known.is_known & reader.counts(plan.dead)
+    if not removed.any():
         return
-    folds = gone & known.is_even if reader.bias else np.zeros_like(gone)
-    if reader.bias and folds.any():
-        numbers = np.where(folds, known.numbers, 0.0)
-        axes = list(range(rank))
+    into_bias = removed & known.is_even if reader.bias else np.zeros_like(removed)
+    if reader.bias and into_bias.any():
+        axes = list(range(layer.rank))
+        numbers = np.where(into_bias, known.numbers, 0.0)
         shift = np.tensordot(numbers, layer.sums(), (axes, axes)) * reader.bias.factors
-        bias = change(reader.bias.leaf)
-        live = ~plan.dead[reader.outputs[0]]
-        # Dead outputs may have a factor that is no number.
-        bias += np.where(live, shift, 0.0).reshape(bias.shape)
-    if reader.weights is None or not (gone & ~folds).any():
-        return
-    leaf, places = reader.weights
-    flat = change(leaf).reshape(-1)
-    by_carrier: dict[int, list[tuple[int, float]]] = defaultdict(list)
+        bias = editable(reader.bias.leaf)
+        # The factor of a dead output may be NaN.
+        is_live = ~plan.dead[reader.outputs[0]]
+        bias += np.where(is_live, shift, 0.0).reshape(bias.shape)
+    into_weights = removed & ~into_bias
+    if reader.weights is not None and into_weights.any():
+        _move_into_weights(reader, reader.weights, into_weights, editable)
+
+
+def _move_into_weights(reader: Reader, weights: KernelWeights, moved: np.ndarray, editable: Editable) -> None:
+    """Adds the weights of constants that are removed to those of the constants that replace them."""
+    flat = editable(weights.leaf).reshape(-1)
     (roots,) = reader.inputs
-    for root in np.unique(roots[gone & ~folds]).tolist():
-        other, factor = reader.carriers[root]
-        by_carrier[other].append((root, factor))
-    for other, group in by_carrier.items():
-        target = places[np.flatnonzero(roots == other)]
-        for root, factor in group:
-            flat[target] += factor * layer.weights[np.flatnonzero(roots == root)].astype(np.float64)
+    by_carrier: dict[int, list[tuple[int, float]]] = defaultdict(list)
+    for root in np.unique(roots[moved]).tolist():
+        carrier, factor = reader.carriers[root]
+        by_carrier[carrier].append((root, factor))
+    for carrier, carried in by_carrier.items():
+        target = weights.places[np.flatnonzero(roots == carrier)]
+        for root, factor in carried:
+            flat[target] += factor * reader.layer.weights[np.flatnonzero(roots == root)].astype(np.float64)
 
 
-def _silence(analysis: Analysis, plan: Plan, change: Any) -> None:
-    """Makes the weights 0 through which a unit is read that stays only because its axis needs one."""
+def _zero_last_units(analysis: Analysis, plan: Plan, editable: Editable) -> None:
+    """Sets the weights to 0 that read a dead unit which is kept only because its axis needs one."""
     if not plan.last:
         return
+    # The units of an axis are numbered in sequence, so the first of them tells the parameter and the axis.
     owners = {
         int(ids[0]): (leaf, axis)
         for leaf, axes in enumerate(analysis.axes)
@@ -89,11 +105,12 @@ def _silence(analysis: Analysis, plan: Plan, change: Any) -> None:
         if len(ids)
     }
     starts = np.array(sorted(owners))
+    last = list(plan.last)
     for reader in plan.readers:
         for rows in reader.layer.rows:
-            own = np.unique(rows[rows >= 0])
-            for unit in own[np.isin(plan.roots[own], list(plan.last))].tolist():
+            units = np.unique(rows[rows >= 0])
+            for unit in units[np.isin(plan.roots[units], last)].tolist():
                 start = int(starts[np.searchsorted(starts, unit, side="right") - 1])
                 leaf, axis = owners[start]
-                value = change(leaf)
-                value[(slice(None),) * axis + (unit - start,)] = 0.0
+                position = (slice(None),) * axis + (unit - start,)
+                editable(leaf)[position] = 0.0

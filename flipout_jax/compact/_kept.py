@@ -1,4 +1,4 @@
-"""What looks dead and stays, and why."""
+"""Positions that look dead and are kept, and why."""
 
 from collections import Counter
 from typing import Any
@@ -11,28 +11,29 @@ from ._report import Kept
 
 
 def kept(analysis: Analysis, plan: Plan, leaves: list[Any], paths: list[str]) -> tuple[Kept, ...]:
-    """The positions of kernels that hold zeros alone or make a constant, and cannot go.
+    """The positions of kernels that hold only zeros or make a constant, and cannot be removed.
 
     Args:
-      analysis: of the smaller parameters, of which nothing can go.
-      plan: for them.
+      analysis: the analysis of the smaller parameters, of which nothing more can be removed.
+      plan: the plan for them.
       leaves: the smaller parameters.
       paths: their paths.
 
     Returns:
       An entry for each parameter, axis and reason.
     """
-    units = [reader.layer.rows + reader.layer.outputs for reader in plan.readers]
-    summed = np.unique(np.concatenate([np.zeros(0, int), *(ids for sides in units for ids in sides)]))
+    ids_of_kernels = [ids for reader in plan.readers for ids in reader.layer.rows + reader.layer.outputs]
+    kernel_units = np.unique(np.concatenate([np.zeros(0, int), *ids_of_kernels]))
     counts: Counter[tuple[str, int, str]] = Counter()
     for leaf, axes, path in zip(leaves, analysis.axes, paths, strict=True):
         if len(axes) < 2:
             continue
         for axis, ids in enumerate(axes):
-            if not np.isin(ids, summed).all():
+            if not np.isin(ids, kernel_units).all():
                 continue
-            value = np.asarray(leaf) != 0
-            is_zero = ~value.any(tuple(i for i in range(value.ndim) if i != axis))
+            is_nonzero = np.asarray(leaf) != 0
+            other_axes = tuple(i for i in range(is_nonzero.ndim) if i != axis)
+            is_zero = ~is_nonzero.any(other_axes)
             for unit, zero in zip(ids.tolist(), is_zero.tolist(), strict=True):
                 reason = _reason(analysis, plan, int(plan.roots[unit]), zero)
                 if reason:
@@ -41,6 +42,7 @@ def kept(analysis: Analysis, plan: Plan, leaves: list[Any], paths: list[str]) ->
 
 
 def _reason(analysis: Analysis, plan: Plan, root: int, is_zero: bool) -> str | None:
+    """The reason why a unit is kept; None for a unit that does not look dead."""
     if root in plan.reasons:
         return plan.reasons[root]
     if plan.dead[root]:

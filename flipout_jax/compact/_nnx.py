@@ -1,8 +1,9 @@
-"""Smaller modules of Flax NNX of the same function."""
+"""Smaller modules of Flax NNX that compute the same function."""
 
-import importlib
 from typing import Any
 
+from .. import _optional
+from .._errors import ArgumentError
 from .._masks import apply_masks
 from ._report import Compacted
 from ._shrink import shrink
@@ -13,23 +14,23 @@ PyTree = Any
 def shrink_nnx(
     model: Any, *inputs: PyTree, masks: PyTree = None, tolerance: float | None = None
 ) -> tuple[Any, Compacted]:
-    """Removes the dead units of a pruned module of Flax NNX, as `shrink` does of a function.
+    """Removes the dead units of a pruned module of Flax NNX, as `shrink` does for a function.
 
-    The new module has the same layers, with fewer features. Their own numbers of features are those of the new
-    arrays, for the layers of Flax and classes derived from them. A module of one's own must take its sizes from the
-    arrays that it is given, as a reshape to (batch, -1) does.
+    The new module has the same layers, with fewer features. Layers of Flax and their subclasses state the numbers of
+    features of the new arrays. Any other module must take its sizes from the arrays that it is given, as a reshape to
+    (batch, -1) does.
 
     Args:
-      model: the module, called as `model(*inputs)`. It stays as it is.
-      *inputs: arrays, or `jax.ShapeDtypeStruct`s, in place of which normal numbers are drawn.
-      masks: set the parameters, `nnx.state(model, nnx.Param)`, to 0 first, as `apply_masks` does.
+      model: the module, called as `model(*inputs)`. It is left unchanged.
+      *inputs: arrays, or `jax.ShapeDtypeStruct`s, for which normal numbers are drawn.
+      masks: masks that are applied to the parameters, `nnx.state(model, nnx.Param)`, first, as `apply_masks` does.
       tolerance: the largest difference of an output before and after; see `shrink`.
 
     Returns:
-      A new module, in evaluation mode, and a `Compacted`, whose parameters are all state of the module.
+      A new module, in evaluation mode, and a `Compacted`, whose parameters are the whole state of the module.
 
     Raises:
-      ValueError: if an argument is wrong, and as `shrink` does.
+      ValueError: if an argument is wrong, and where `shrink` raises it.
       ImportError: if Flax is not installed.
 
     Example:
@@ -42,9 +43,9 @@ def shrink_nnx(
       >>> smaller.layers[0].kernel.shape, smaller.layers[0].out_features, smaller.layers[2].in_features
       ((2, 2), 2, 2)
     """
-    nnx = _import_nnx()
+    nnx = _optional.load("flax.nnx", needed_for="flipout_jax.compact.shrink_nnx")
     if not isinstance(model, nnx.Module):
-        raise ValueError(f"`model` must be a module of Flax NNX, got {model!r}. For any other, see `shrink`.")
+        raise ArgumentError("model", f"must be a module of Flax NNX, got {model!r}. For any other, see `shrink`.")
     copy = nnx.clone(model)
     copy.eval()
     if masks is not None:
@@ -52,14 +53,14 @@ def shrink_nnx(
     graphdef, state = nnx.split(copy)
 
     def fn(state: PyTree, *inputs: PyTree) -> PyTree:
-        return _fit(nnx, nnx.merge(graphdef, state))(*inputs)
+        return _update_sizes(nnx, nnx.merge(graphdef, state))(*inputs)
 
     compacted = shrink(fn, state, *inputs, tolerance=tolerance)
-    return _fit(nnx, nnx.merge(graphdef, compacted.params)), compacted
+    return _update_sizes(nnx, nnx.merge(graphdef, compacted.params)), compacted
 
 
-def _fit(nnx: Any, model: Any) -> Any:
-    """Makes the layers say the numbers of features that their arrays have."""
+def _update_sizes(nnx: Any, model: Any) -> Any:
+    """Sets the numbers of features that the layers state to those of their arrays. The model is changed."""
     for _, module in nnx.iter_graph(model):
         if isinstance(module, nnx.MultiHeadAttention):
             module.in_features, module.num_heads, module.head_dim = module.query.kernel.shape
@@ -68,12 +69,14 @@ def _fit(nnx: Any, model: Any) -> Any:
         elif isinstance(module, nnx.LinearGeneral):
             if not module.batch_axis:
                 count = len(module.in_features)
-                module.in_features, module.out_features = module.kernel.shape[:count], module.kernel.shape[count:]
+                module.in_features = module.kernel.shape[:count]
+                module.out_features = module.kernel.shape[count:]
         elif isinstance(module, nnx.Linear | nnx.Conv | nnx.ConvTranspose):
-            ins, outs = module.kernel.shape[-2:]
+            in_features, out_features = module.kernel.shape[-2:]
             if getattr(module, "transpose_kernel", False):
-                ins, outs = outs, ins
-            module.in_features, module.out_features = ins * getattr(module, "feature_group_count", 1), outs
+                out_features, in_features = module.kernel.shape[-2:]
+            module.in_features = in_features * getattr(module, "feature_group_count", 1)
+            module.out_features = out_features
             if hasattr(module, "kernel_shape"):
                 module.kernel_shape = module.kernel.shape
         elif isinstance(module, nnx.BatchNorm | nnx.LayerNorm | nnx.RMSNorm):
@@ -82,10 +85,3 @@ def _fit(nnx: Any, model: Any) -> Any:
             if features is not None:
                 module.num_features = features
     return model
-
-
-def _import_nnx() -> Any:
-    try:
-        return importlib.import_module("flax.nnx")
-    except ImportError as error:
-        raise ImportError("flipout_jax.compact.shrink_nnx needs Flax: pip install flax.", name="flax") from error

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.extend.core import Jaxpr, Literal, Primitive
 
-# What they call is a part of the same computation, done once. Loops and branches are not among them.
+# Primitives that call a function once, whose body is inlined. Loops and branches are not among them.
 _CALLS = {
     "jit",
     "pjit",
@@ -24,13 +24,13 @@ _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
 
 class Step(NamedTuple):
-    """One primitive.
+    """One application of a primitive.
 
     Attributes:
-      primitive: what it computes.
+      primitive: the primitive.
       options: its static arguments.
       inputs: the numbers of the variables that it reads.
-      outputs: the numbers of those that it makes.
+      outputs: the numbers of the variables that it makes.
     """
 
     primitive: Primitive
@@ -40,15 +40,15 @@ class Step(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A function of arrays, without calls inside.
+    """A function of arrays as primitives, with all calls inlined. Variables are numbered from 0.
 
     Attributes:
       steps: its primitives, in order.
-      arguments: the variables that it is given.
-      results: those that it returns.
-      constants: the values of those that it holds, such as numbers and the arrays that it closes over.
-      types: of each variable, by its number, the shape and dtype.
-      readers: of each variable, the indices of the steps that read it; -1 for each time it is returned.
+      arguments: the variables that are its arguments.
+      results: the variables that it returns.
+      constants: the values of the variables that are constants, such as literals and the arrays that it closes over.
+      types: the shape and dtype of each variable.
+      readers: for each variable, the indices of the steps that read it, and -1 for each time it is returned.
     """
 
     steps: list[Step]
@@ -64,42 +64,43 @@ class Program(NamedTuple):
 
 
 def trace(fn: Callable[..., Any], *args: Any) -> Program:
-    """The program of a function, for arguments of such shapes and dtypes."""
+    """The program of a function, for arguments of these shapes and dtypes."""
     closed = jax.make_jaxpr(fn)(*args)
     steps: list[Step] = []
     constants: dict[int, Any] = {}
     types: list[Any] = []
 
-    def new(aval: Any) -> int:
+    def new_variable(aval: Any) -> int:
         types.append(aval)
         return len(types) - 1
 
-    def constant(aval: Any, value: Any) -> int:
-        variable = new(aval)
+    def new_constant(aval: Any, value: Any) -> int:
+        variable = new_variable(aval)
         constants[variable] = value
         return variable
 
     def inline(jaxpr: Jaxpr, consts: Any, inputs: list[int]) -> list[int]:
-        names: dict[Any, int] = dict(zip(jaxpr.invars, inputs, strict=True))
+        numbers: dict[Any, int] = dict(zip(jaxpr.invars, inputs, strict=True))
         for var, value in zip(jaxpr.constvars, consts, strict=True):
-            names[var] = constant(var.aval, value)
+            numbers[var] = new_constant(var.aval, value)
 
         def read(atom: Any) -> int:
-            return constant(atom.aval, atom.val) if isinstance(atom, Literal) else names[atom]
+            return new_constant(atom.aval, atom.val) if isinstance(atom, Literal) else numbers[atom]
 
         for eqn in jaxpr.eqns:
-            given = [read(atom) for atom in eqn.invars]
+            operands = [read(atom) for atom in eqn.invars]
             body = next((eqn.params[name] for name in _BODIES if name in eqn.params), None)
-            if eqn.primitive.name in _CALLS and body is not None:
-                is_open = isinstance(body, Jaxpr)
-                made = inline(body if is_open else body.jaxpr, () if is_open else body.consts, given)
+            if eqn.primitive.name not in _CALLS or body is None:
+                outputs = [new_variable(var.aval) for var in eqn.outvars]
+                steps.append(Step(eqn.primitive, dict(eqn.params), tuple(operands), tuple(outputs)))
+            elif isinstance(body, Jaxpr):
+                outputs = inline(body, (), operands)
             else:
-                made = [new(var.aval) for var in eqn.outvars]
-                steps.append(Step(eqn.primitive, dict(eqn.params), tuple(given), tuple(made)))
-            names.update(zip(eqn.outvars, made, strict=True))
+                outputs = inline(body.jaxpr, body.consts, operands)
+            numbers.update(zip(eqn.outvars, outputs, strict=True))
         return [read(atom) for atom in jaxpr.outvars]
 
-    arguments = [new(var.aval) for var in closed.jaxpr.invars]
+    arguments = [new_variable(var.aval) for var in closed.jaxpr.invars]
     results = inline(closed.jaxpr, closed.consts, arguments)
     readers: list[list[int]] = [[] for _ in types]
     for index, step in enumerate(steps):
@@ -111,5 +112,5 @@ def trace(fn: Callable[..., Any], *args: Any) -> Program:
 
 
 def is_plain(aval: Any) -> bool:
-    """Whether values of this type are numbers, and not PRNG keys or tokens."""
+    """True if values of this type are numbers, and not PRNG keys or tokens."""
     return hasattr(aval, "shape") and isinstance(getattr(aval, "dtype", None), np.dtype)

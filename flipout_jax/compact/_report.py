@@ -1,18 +1,21 @@
-"""What a compaction gives back, and its table."""
+"""The result of a compaction, and its table."""
 
 import math
 from typing import Any, NamedTuple
 
+from .. import _table
+
 PyTree = Any
 
-_SHOWN = 20
+# The table has at most so many lines about positions that are kept.
+_MAX_KEPT_LINES = 20
 
 
 class Row(NamedTuple):
-    """One parameter.
+    """The shapes of one parameter.
 
     Attributes:
-      path: where it is in the tree.
+      path: its path in the tree.
       before: its shape before.
       after: its shape after.
     """
@@ -23,13 +26,13 @@ class Row(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """Positions that look dead, and stay.
+    """Positions that look dead and are kept.
 
     Attributes:
-      path: of the parameter.
-      axis: of the parameter.
-      count: how many positions.
-      reason: why they stay.
+      path: the path of the parameter.
+      axis: the axis of the parameter.
+      count: the number of positions.
+      reason: the reason why they are kept.
     """
 
     path: str
@@ -39,16 +42,14 @@ class Kept(NamedTuple):
 
 
 class Compacted(NamedTuple):
-    """Smaller parameters of the same function.
-
-    `str` gives a table.
+    """Smaller parameters of the same function; `print` it.
 
     Attributes:
       params: the parameters.
-      rows: the shapes before and after, one entry a parameter.
-      kept: what looks dead and stays.
+      rows: the shapes before and after, one entry per parameter.
+      kept: the positions that look dead and are kept.
       error: the largest difference between the outputs before and after, as a fraction of the largest output.
-      is_constant: whether nothing is left that reads the inputs, so that the outputs are always the same.
+      is_constant: True if nothing is left that reads the inputs, so that the outputs are always the same.
     """
 
     params: PyTree
@@ -59,29 +60,27 @@ class Compacted(NamedTuple):
 
     @property
     def before(self) -> int:
-        """How many parameters there were."""
+        """The number of parameters before."""
         return sum(math.prod(row.before) for row in self.rows)
 
     @property
     def after(self) -> int:
-        """How many there are."""
+        """The number of parameters after."""
         return sum(math.prod(row.after) for row in self.rows)
 
     def __str__(self) -> str:
-        """A table of what changed, and a line for each reason why something stays."""
-        changed = [row for row in self.rows if row.before != row.after]
-        body = [[row.path, str(row.before), str(row.after), f"{math.prod(row.after):,}"] for row in changed]
-        table = [["parameter", "before", "after", "left"], *body, ["total", f"{self.before:,}", "", f"{self.after:,}"]]
-        widths = [max(len(row[i]) for row in table) for i in range(4)]
-        lines = [
-            "  ".join(
-                cell.rjust(w) if i == 3 else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in table
-        ]
-        rule = "-" * len(lines[0])
-        rest = [f"{kept.count} of axis {kept.axis} of {kept.path} stay: {kept.reason}" for kept in self.kept[:_SHOWN]]
-        more = [f"and {len(self.kept) - _SHOWN} lines more in `kept`"] if len(self.kept) > _SHOWN else []
+        """A table of the parameters that changed, and a line for each reason why positions are kept."""
+        header = ["parameter", "before", "after", "left"]
+        body = []
+        for row in self.rows:
+            if row.before != row.after:
+                body.append([row.path, str(row.before), str(row.after), f"{math.prod(row.after):,}"])
+        total = ["total", f"{self.before:,}", "", f"{self.after:,}"]
+        lines = _table.ruled(header, body, total, left=3)
         if self.is_constant:
-            rest.insert(0, "the outputs do not depend on the inputs any more")
-        return "\n".join([lines[0], rule, *lines[1:-1], *([rule] if body else []), lines[-1], *rest, *more])
+            lines.append("the outputs do not depend on the inputs any more")
+        for kept in self.kept[:_MAX_KEPT_LINES]:
+            lines.append(f"kept {kept.count} of axis {kept.axis} of {kept.path}: {kept.reason}")
+        if len(self.kept) > _MAX_KEPT_LINES:
+            lines.append(f"and {len(self.kept) - _MAX_KEPT_LINES} more lines in `kept`")
+        return "\n".join(lines)

@@ -1,10 +1,9 @@
-"""Primitives that move, repeat, cut, join or sum positions."""
+"""Primitives that move, repeat, slice, join or reduce positions."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
@@ -16,173 +15,192 @@ Rule = Callable[[Units, Step, list[Term], tuple[int, ...], Any], Term]
 
 
 def transpose(units: Units, step: Step, terms: list[Term], shape: tuple[int, ...], dtype: Any) -> Term:
-    """Axes in another order."""
+    """Puts axes in another order."""
     del units, shape, dtype
-    order, (term,) = step.options["permutation"], terms
+    (term,) = terms
+    order = step.options["permutation"]
     known = Known(*(array.transpose(order) for array in term.known))
     return Term(tuple(term.ids[axis] for axis in order), known)
 
 
 def broadcast(units: Units, step: Step, terms: list[Term], shape: tuple[int, ...], dtype: Any) -> Term:
-    """Copies along new axes."""
+    """Repeats an array along new axes."""
     del dtype
-    places, term = step.options["broadcast_dimensions"], terms[0]
-    ids, sizes = [free(n) for n in shape], [1] * len(shape)
-    for own, place, size in zip(term.ids, places, term.known.value.shape, strict=True):
-        if len(own) == shape[place]:
-            ids[place], sizes[place] = own, size
+    (term,) = terms
+    ids = [free(size) for size in shape]
+    sizes = [1] * len(shape)
+    new_axes = step.options["broadcast_dimensions"]
+    for axis_ids, new_axis, size in zip(term.ids, new_axes, term.known.value.shape, strict=True):
+        if len(axis_ids) == shape[new_axis]:
+            ids[new_axis] = axis_ids
+            sizes[new_axis] = size
         else:
-            units.pin(own, "used by broadcast_in_dim")
+            units.pin(axis_ids, "used by broadcast_in_dim")
     return Term(tuple(ids), Known(*(array.reshape(sizes) for array in term.known)))
 
 
 def reshape(units: Units, step: Step, terms: list[Term], shape: tuple[int, ...], dtype: Any) -> Term:
-    """Axes that stay, and axes that become one; units of axes that are cut up stay."""
-    term = terms[0]
-    ids: list[np.ndarray] = [free(n) for n in shape]
-    old_axes, new_axes = ([i for i, n in enumerate(s) if n != 1] for s in (term.shape, shape))
-    spreads: set[int] = set()
-    _keep_single(units, term, shape, ids)
-    while old_axes or new_axes:
-        old, new = _block(old_axes, new_axes, term.shape, shape)
+    """Keeps axes, merges or splits them. The units of axes that are split are kept."""
+    del step, dtype
+    (term,) = terms
+    ids = [free(size) for size in shape]
+    split: set[int] = set()
+    _match_single_positions(units, term, shape, ids)
+    blocks = _blocks(term.shape, shape)
+    for old, new in blocks:
         if len(old) == len(new) == 1:
             ids[new[0]] = term.ids[old[0]]
             continue
         if len(new) == 1:
-            ids[new[0]] = _merge(units, [term.ids[i] for i in old])
+            ids[new[0]] = _merge(units, [term.ids[axis] for axis in old])
         else:
             for axis in old:
                 units.pin(term.ids[axis], "used by reshape")
             for axis in new:
                 ids[axis] = fixed(shape[axis])
-        if any(term.known.value.shape[i] > 1 for i in old):
-            spreads.update(old)
-    known = spread(term.known, term.shape, spreads)
-    # An axis of length 1 goes, or is put in, without a move of the others.
-    kept = [n for i, n in enumerate(known.value.shape) if term.shape[i] != 1]
-    return Term(tuple(ids), collapse(_reshaped(known, kept, term.shape, shape, spreads)))
+        if any(term.known.value.shape[axis] > 1 for axis in old):
+            split.update(old)
+    known = spread(term.known, term.shape, split)
+    sizes = [1] * len(shape)
+    for old, new in blocks:
+        if len(old) == len(new) == 1:
+            sizes[new[0]] = known.value.shape[old[0]]
+        elif split.intersection(old):
+            for axis in new:
+                sizes[axis] = shape[axis]
+    return Term(tuple(ids), collapse(Known(*(array.reshape(sizes) for array in known))))
 
 
-def _reshaped(known: Known, sizes: list[int], old: tuple[int, ...], new: tuple[int, ...], spreads: set[int]) -> Known:
-    """The constants in the new axes, of which those that are the same along the old ones have length 1."""
-    old_axes, new_axes = ([i for i, n in enumerate(s) if n != 1] for s in (old, new))
-    by_axis = dict(zip(old_axes, sizes, strict=True))
-    target = [1] * len(new)
+def _blocks(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
+    """The smallest groups of consecutive axes of both shapes that hold equally many positions.
+
+    Axes of length 1 are in no group.
+    """
+    old_axes = [axis for axis, size in enumerate(old) if size != 1]
+    new_axes = [axis for axis, size in enumerate(new) if size != 1]
+    blocks = []
     while old_axes or new_axes:
-        left, right = _block(old_axes, new_axes, old, new)
-        if len(left) == len(right) == 1:
-            target[right[0]] = by_axis[left[0]]
-        elif spreads.intersection(left):
-            for axis in right:
-                target[axis] = new[axis]
-    return Known(*(array.reshape(target) for array in known))
+        left = [old_axes.pop(0)]
+        right = [new_axes.pop(0)]
+        left_size = old[left[0]]
+        right_size = new[right[0]]
+        while left_size != right_size:
+            if left_size < right_size:
+                left.append(old_axes.pop(0))
+                left_size *= old[left[-1]]
+            else:
+                right.append(new_axes.pop(0))
+                right_size *= new[right[-1]]
+        blocks.append((left, right))
+    return blocks
 
 
-def _block(
-    old_axes: list[int], new_axes: list[int], old: tuple[int, ...], new: tuple[int, ...]
-) -> tuple[list[int], list[int]]:
-    """The next axes on both sides that hold as many positions; taken off the lists."""
-    left, right = [old_axes.pop(0)], [new_axes.pop(0)]
-    while (a := math.prod(old[i] for i in left)) != (b := math.prod(new[i] for i in right)):
-        if a < b:
-            left.append(old_axes.pop(0))
+def _match_single_positions(units: Units, term: Term, shape: tuple[int, ...], ids: list[np.ndarray]) -> None:
+    """Finds the units of axes of length 1 at the same place from the end of the new shape, or pins them."""
+    for axis, axis_ids in enumerate(term.ids):
+        if len(axis_ids) != 1:
+            continue
+        new_axis = axis - len(term.ids) + len(shape)
+        if 0 <= new_axis < len(shape) and shape[new_axis] == 1:
+            ids[new_axis] = axis_ids
         else:
-            right.append(new_axes.pop(0))
-    return left, right
-
-
-def _keep_single(units: Units, term: Term, shape: tuple[int, ...], ids: list[np.ndarray]) -> None:
-    """Finds the units of axes of length 1 again, at the same place from the end, or pins them."""
-    for axis, own in enumerate(term.ids):
-        place = axis - len(term.ids) + len(shape)
-        if len(own) == 1 and 0 <= place < len(shape) and shape[place] == 1:
-            ids[place] = own
-        elif len(own) == 1:
-            units.pin(own, "used by reshape")
+            units.pin(axis_ids, "used by reshape")
 
 
 def _merge(units: Units, parts: list[np.ndarray]) -> np.ndarray:
-    """The units of axes that become one: those of the last that has any, the others stay."""
+    """The units of axes that become one: those of the last axis that is not pinned. The others are kept."""
     chosen = max((i for i, ids in enumerate(parts) if not units.is_pinned(ids)), default=len(parts) - 1)
     for i, ids in enumerate(parts):
         if i != chosen:
             units.pin(ids, "used by reshape")
     lengths = [len(ids) for ids in parts]
-    own = parts[chosen].reshape([-1 if i == chosen else 1 for i in range(len(parts))])
-    return np.broadcast_to(own, lengths).reshape(-1)
+    alone = [1] * len(parts)
+    alone[chosen] = -1
+    return np.broadcast_to(parts[chosen].reshape(alone), lengths).reshape(-1)
 
 
 def squeeze(units: Units, step: Step, terms: list[Term], shape: tuple[int, ...], dtype: Any) -> Term:
-    """Axes of length 1 that go."""
+    """Drops axes of length 1."""
     del shape, dtype
-    term, gone = terms[0], step.options["dimensions"]
-    for axis in gone:
+    (term,) = terms
+    dropped = tuple(step.options["dimensions"])
+    for axis in dropped:
         units.pin(term.ids[axis], "used by squeeze")
-    known = Known(*(array.squeeze(tuple(gone)) for array in term.known))
-    return Term(tuple(ids for i, ids in enumerate(term.ids) if i not in gone), known)
+    known = Known(*(array.squeeze(dropped) for array in term.known))
+    return Term(tuple(ids for axis, ids in enumerate(term.ids) if axis not in dropped), known)
 
 
-def cut(units: Units, step: Step, terms: list[Term], shape: tuple[int, ...], dtype: Any) -> Term:
-    """A part of some axes; the units of those stay, since the code says where it starts and ends."""
+def slice_(units: Units, step: Step, terms: list[Term], shape: tuple[int, ...], dtype: Any) -> Term:
+    """Slices some axes. Their units are kept, since the code states where a slice starts and ends."""
     del dtype
-    term = terms[0]
-    starts, ends = step.options["start_indices"], step.options["limit_indices"]
+    (term,) = terms
+    starts = step.options["start_indices"]
+    ends = step.options["limit_indices"]
     strides = step.options["strides"] or (1,) * len(shape)
-    ids, parts = [], []
-    for axis, (own, start, end, stride) in enumerate(zip(term.ids, starts, ends, strides, strict=True)):
-        is_all = (start, end, stride) == (0, len(own), 1)
-        if not is_all:
-            units.pin(own, "used by slice")
-        ids.append(own if is_all else np.where(own[start:end:stride] >= 0, FIXED, own[start:end:stride]))
-        parts.append(slice(None) if is_all or term.known.value.shape[axis] == 1 else slice(start, end, stride))
+    ids = []
+    parts = []
+    for axis, (axis_ids, start, end, stride) in enumerate(zip(term.ids, starts, ends, strides, strict=True)):
+        if (start, end, stride) == (0, len(axis_ids), 1):
+            ids.append(axis_ids)
+            parts.append(slice(None))
+            continue
+        units.pin(axis_ids, "used by slice")
+        part = slice(start, end, stride)
+        ids.append(np.where(axis_ids[part] >= 0, FIXED, axis_ids[part]))
+        # Constants of length 1 are the same along the whole axis.
+        parts.append(slice(None) if term.known.value.shape[axis] == 1 else part)
     return Term(tuple(ids), collapse(Known(*(array[tuple(parts)] for array in term.known))))
 
 
-def join(units: Units, step: Step, terms: list[Term], shape: tuple[int, ...], dtype: Any) -> Term:
-    """Arrays side by side."""
+def concatenate(units: Units, step: Step, terms: list[Term], shape: tuple[int, ...], dtype: Any) -> Term:
+    """Joins arrays along an axis."""
     del dtype
     axis = step.options["dimension"]
     ids = [free(n) for n in shape]
     for term in terms:
-        for i, own in enumerate(term.ids):
-            if i != axis:
-                ids[i] = units.tie(ids[i], own)
+        for other, other_ids in enumerate(term.ids):
+            if other != axis:
+                ids[other] = units.tie(ids[other], other_ids)
     ids[axis] = np.concatenate([np.where(term.ids[axis] == FREE, FIXED, term.ids[axis]) for term in terms])
     knowns = [spread(term.known, term.shape, {axis}) for term in terms]
-    others = np.broadcast_shapes(*(_without(known.value.shape, axis) for known in knowns))
-    knowns = [spread(known, others, set(range(len(shape))) - {axis}) for known in knowns]
-    joined = (np.concatenate([known[i] for known in knowns], axis) for i in range(2))
-    return Term(tuple(ids), collapse(Known(*joined)))
+    common = np.broadcast_shapes(*(_with_single(known.value.shape, axis) for known in knowns))
+    knowns = [spread(known, common, set(range(len(shape))) - {axis}) for known in knowns]
+    value = np.concatenate([known.value for known in knowns], axis)
+    mask = np.concatenate([known.known for known in knowns], axis)
+    return Term(tuple(ids), collapse(Known(value, mask)))
 
 
-def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+def _with_single(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """The shape with length 1 at an axis."""
     return (*shape[:axis], 1, *shape[axis + 1 :])
 
 
 def pad(units: Units, step: Step, terms: list[Term], shape: tuple[int, ...], dtype: Any) -> Term:
-    """A border around an array."""
+    """Puts a border around an array."""
     del dtype
     term, border = terms
-    config = step.options["padding_config"]
+    config = [(int(low), int(high), int(gap)) for low, high, gap in step.options["padding_config"]]
     padded = {axis for axis, widths in enumerate(config) if any(widths)}
     for axis in padded:
         units.pin(term.ids[axis], "used by pad")
-    ids = tuple(fixed(n) if axis in padded else term.ids[axis] for axis, n in enumerate(shape))
+    ids = tuple(fixed(size) if axis in padded else term.ids[axis] for axis, size in enumerate(shape))
+
+    def with_border(array, border):
+        return np.asarray(lax.pad(jnp.asarray(array), jnp.asarray(border.reshape(())), config))
+
     known = spread(term.known, term.shape, padded)
-    config = [(int(low), int(high), int(gap)) for low, high, gap in config]
-    value, mask = (
-        np.asarray(lax.pad(jax.numpy.asarray(a), jax.numpy.asarray(b.reshape(())), config))
-        for a, b in zip(known, border.known, strict=True)
-    )
+    value = with_border(known.value, border.known.value)
+    mask = with_border(known.known, border.known.known)
     return Term(ids, collapse(Known(value, mask)))
 
 
 def reduce(units: Units, step: Step, terms: list[Term], shape: tuple[int, ...], dtype: Any) -> Term:
-    """A sum or an extreme over axes, whose units stay."""
-    term, axes = terms[0], {int(axis) for axis in step.options["axes"]}
+    """Takes a sum or an extreme over axes, whose units are kept."""
+    (term,) = terms
+    axes = {int(axis) for axis in step.options["axes"]}
     for axis in axes:
         units.pin(term.ids[axis], f"used by {step.primitive.name}")
-    ids = tuple(own for axis, own in enumerate(term.ids) if axis not in axes)
+    ids = tuple(axis_ids for axis, axis_ids in enumerate(term.ids) if axis not in axes)
     mask = np.asarray(term.known.known.all(tuple(axes)))
     if not mask.any():
         return Term(ids, unknown(len(shape), dtype))
@@ -192,34 +210,44 @@ def reduce(units: Units, step: Step, terms: list[Term], shape: tuple[int, ...], 
 
 
 def window(units: Units, step: Step, terms: list[Term], shape: tuple[int, ...], dtype: Any) -> Term:
-    """A sum or an extreme over a window that slides along some axes, whose units stay."""
-    term, options = terms[0], step.options
-    names = ("window_dimensions", "window_strides", "padding", "base_dilation", "window_dilation")
-    sizes, strides, padding, dilation, window_dilation = (tuple(options[name]) for name in names)
-    moves = {
-        axis
-        for axis, (size, stride, width, gap) in enumerate(zip(sizes, strides, padding, dilation, strict=True))
-        if size > 1 or stride > 1 or any(width) or gap > 1
-    }
-    for axis in moves:
-        units.pin(term.ids[axis], f"used by {step.primitive.name}")
-    ids = tuple(fixed(n) if axis in moves else term.ids[axis] for axis, n in enumerate(shape))
+    """Takes a sum or an extreme over a window that slides along some axes, whose units are kept."""
+    (term,) = terms
+    options = step.options
+    sizes = tuple(options["window_dimensions"])
+    strides = tuple(options["window_strides"])
+    padding = tuple(options["padding"])
+    base_dilation = tuple(options["base_dilation"])
+    window_dilation = tuple(options["window_dilation"])
+    sliding = set()
+    for axis in range(len(sizes)):
+        if sizes[axis] > 1 or strides[axis] > 1 or any(padding[axis]) or base_dilation[axis] > 1:
+            sliding.add(axis)
+            units.pin(term.ids[axis], f"used by {step.primitive.name}")
+    ids = tuple(fixed(size) if axis in sliding else term.ids[axis] for axis, size in enumerate(shape))
     if not term.known.known.any():
         return Term(ids, unknown(len(shape), dtype))
-    known = spread(term.known, term.shape, moves)
+    known = spread(term.known, term.shape, sliding)
     value = evaluate(step.primitive, options, np.where(known.known, known.value, np.zeros((), dtype)))
-    doubts = lax.reduce_window(
-        (~known.known).astype(np.float32), np.float32(0), lax.add, sizes, strides, padding, dilation, window_dilation
+    # The number of unknown values in each window.
+    unknowns = lax.reduce_window(
+        (~known.known).astype(np.float32),
+        np.float32(0),
+        lax.add,
+        sizes,
+        strides,
+        padding,
+        base_dilation,
+        window_dilation,
     )
-    return Term(ids, collapse(Known(value, np.asarray(doubts) == 0)))
+    return Term(ids, collapse(Known(value, np.asarray(unknowns) == 0)))
 
 
 RULES: dict[str, Rule] = {
     "broadcast_in_dim": broadcast,
-    "concatenate": join,
+    "concatenate": concatenate,
     "pad": pad,
     "reshape": reshape,
-    "slice": cut,
+    "slice": slice_,
     "squeeze": squeeze,
     "transpose": transpose,
     **{f"reduce_{name}": reduce for name in ("sum", "max", "min", "prod", "and", "or")},

@@ -1,18 +1,18 @@
-"""Units: the positions of axes that only go together, and why some of them must stay."""
+"""Units: positions of axes that can only be removed together, and the reasons why some must be kept."""
 
 import numpy as np
 
-# Positions of an axis that is as long as those beside it, such as that of a number spread over an array.
+# A position of an axis that takes the length of any axis it is combined with, such as that of a broadcast number.
 FREE = -1
-# Positions of an axis whose length is given, such as that of a batch.
+# A position of an axis whose length is given, such as that of a batch.
 FIXED = -2
 
 
 class Units:
-    """Numbered units, some tied to others and some pinned; a union-find.
+    """Numbered units, some of them tied and some pinned, as a union-find structure.
 
     Attributes:
-      reasons: for the representative of tied units, why they must stay.
+      reasons: for the representative of tied units, the reason why they must be kept.
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class Units:
         self.reasons: dict[int, str] = {}
 
     def __len__(self) -> int:
-        """How many units there are, tied or not."""
+        """The number of units, tied or not."""
         return len(self._parents)
 
     def new(self, count: int) -> np.ndarray:
@@ -30,7 +30,7 @@ class Units:
         return np.arange(start, start + count)
 
     def find(self, unit: int) -> int:
-        """The representative of the units that a unit is tied to."""
+        """The representative of all units that a unit is tied to."""
         root = unit
         while self._parents[root] != root:
             root = self._parents[root]
@@ -43,16 +43,16 @@ class Units:
         return np.array([self.find(unit) for unit in range(len(self._parents))], int)
 
     def pin(self, ids: np.ndarray, reason: str) -> None:
-        """Keeps units, for a reason. What is no unit stays anyway."""
+        """Keeps units, for a reason. Positions that are not units are kept anyway."""
         for unit in np.unique(ids[ids >= 0]).tolist():
             self.reasons.setdefault(self.find(unit), reason)
 
     def is_pinned(self, ids: np.ndarray) -> bool:
-        """Whether all of these positions stay in any case."""
+        """True if all of these positions are kept in any case."""
         return all(unit < 0 or self.find(unit) in self.reasons for unit in np.unique(ids).tolist())
 
     def tie(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Makes two axes lose the same positions; returns the positions of one that stands for both."""
+        """Makes two axes lose the same positions, and returns the positions of an axis that stands for both."""
         reason = "its axis has a given length, as those of inputs do"
         self.pin(first[second == FIXED], reason)
         self.pin(second[first == FIXED], reason)
@@ -65,11 +65,12 @@ class Units:
     def _union(self, a: int, b: int) -> None:
         if a == b:
             return
-        keep, gone = min(a, b), max(a, b)
-        self._parents[gone] = keep
-        reason = self.reasons.pop(gone, None)
+        root = min(a, b)
+        child = max(a, b)
+        self._parents[child] = root
+        reason = self.reasons.pop(child, None)
         if reason is not None:
-            self.reasons.setdefault(keep, reason)
+            self.reasons.setdefault(root, reason)
 
 
 def fixed(length: int) -> np.ndarray:
@@ -78,5 +79,5 @@ def fixed(length: int) -> np.ndarray:
 
 
 def free(length: int) -> np.ndarray:
-    """The positions of an axis that adapts to those beside it."""
+    """The positions of an axis that adapts to those it is combined with."""
     return np.full(length, FREE)

@@ -1,4 +1,4 @@
-"""What is known of an array before any input is: its constants, in as few numbers as say it."""
+"""The constants of an array: what is known of it before any input is, in compressed form."""
 
 from typing import Any, NamedTuple
 
@@ -10,9 +10,9 @@ class Known(NamedTuple):
     """The constants of an array.
 
     Attributes:
-      value: an array of the same number of axes; an axis of length 1 stands for one of any length along which all is
-        the same.
-      known: for each of its numbers, whether it is right. The rest depends on the inputs.
+      value: an array with the same number of axes; an axis of length 1 may stand for an axis of any length along which
+        all values are the same.
+      known: for each number of `value`, True if it is constant. The others depend on the inputs.
     """
 
     value: np.ndarray
@@ -20,17 +20,17 @@ class Known(NamedTuple):
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing of the array depends on the inputs."""
+        """True if nothing of the array depends on the inputs."""
         return bool(self.known.all())
 
     @property
     def may_differ_from_zero(self) -> np.ndarray:
-        """Where the array is not 0 for certain."""
+        """True where the array is not certain to be 0."""
         return ~(self.known & (self.value == 0))
 
 
 class Term(NamedTuple):
-    """A variable, as the analysis sees it.
+    """A variable in the analysis.
 
     Attributes:
       ids: for each axis, the unit of each position.
@@ -47,28 +47,28 @@ class Term(NamedTuple):
 
 
 def unknown(rank: int, dtype: Any) -> Known:
-    """Nothing is known."""
+    """The constants of an array of which nothing is known."""
     return Known(np.zeros((1,) * rank, dtype), np.zeros((1,) * rank, bool))
 
 
 def whole(value: np.ndarray) -> Known:
-    """Everything is known."""
+    """The constants of an array that is known."""
     return Known(value, np.ones(value.shape, bool))
 
 
 def spread(known: Known, shape: tuple[int, ...], axes: Any) -> Known:
-    """The same, with some axes at their full length."""
+    """The same constants with some axes at their full length."""
     target = [shape[i] if i in axes else n for i, n in enumerate(known.value.shape)]
     return Known(np.broadcast_to(known.value, target), np.broadcast_to(known.known, target))
 
 
 def collapse(known: Known) -> Known:
-    """The same, in as few numbers as say it."""
+    """The same constants in as few numbers as possible."""
     value, mask = known
     for axis in range(value.ndim):
         if value.shape[axis] == 1:
             continue
-        # A look at two positions spares most axes the look at all.
+        # A comparison of the first two positions spares most axes the comparison of all.
         for end in (2, value.shape[axis]):
             part = tuple(slice(None) if i != axis else slice(1, end) for i in range(value.ndim))
             first = tuple(slice(None) if i != axis else slice(0, 1) for i in range(value.ndim))
@@ -81,6 +81,6 @@ def collapse(known: Known) -> Known:
 
 
 def evaluate(primitive: Primitive, options: dict[str, Any], *values: np.ndarray) -> np.ndarray:
-    """What a primitive makes of arrays."""
+    """The result of a primitive for arrays."""
     out = primitive.bind(*values, **options)
     return np.asarray(out[0] if primitive.multiple_results else out)

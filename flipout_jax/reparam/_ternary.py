@@ -105,7 +105,7 @@ def _decompress(data: bytes, size: int) -> np.ndarray:
     except lzma.LZMAError as error:
         raise ValueError(f"LZMA says: {error}") from error
     if len(decoded) != length or not decompressor.eof or decompressor.unused_data:
-        raise ValueError(f"LZMA gives other than {length} bytes")
+        raise ValueError(f"LZMA does not give {length} bytes")
     numbers = np.frombuffer(decoded, np.uint8)
     if (numbers >= len(_FIVE_VALUES)).any():
         raise ValueError("a byte does not hold five trits")

@@ -29,7 +29,7 @@ class Conversion(NamedTuple):
         for choice in self.choices:
             times = ", ".join(f"{name} {1e6 * seconds:.1f} us" for name, seconds in choice.seconds.items())
             lines.append(f"{choice.path}: {choice.format} at density {choice.density:.4%} ({times})")
-        lines += [f"{path}: left as it is, since it is no dense layer" for path in self.skipped]
+        lines += [f"{path}: left as it is, since it is not a dense layer" for path in self.skipped]
         return "\n".join(lines)
 
 
