@@ -42,6 +42,25 @@ def printed():
     return printed
 
 
+@pytest.fixture(scope="session")
+def assert_resumed():
+    """`assert_resumed(found)`: what `resharded_runs.py` found is right for each number of devices."""
+
+    def assert_resumed(found):
+        for devices, result in found.items():
+            # Parameters, masks, flips, the optimizer's state and the key, each with the sharding of the new run.
+            assert result["restored"], devices
+            assert result["moved"] == [], devices
+            # A tenth of 640 weights.
+            assert result["kept"] == 64, devices
+            assert result["masks"], devices
+            assert result["flips"], devices
+            # Sums over devices are in another order.
+            assert result["params"] if devices == "8" else result["furthest"] < 1e-5, devices
+
+    return assert_resumed
+
+
 @pytest.fixture
 def params():
     """Two dense layers, with 50 prunable weights in 2 kernels."""

@@ -1,6 +1,7 @@
 """Prunes as one of several processes, and prints where its shards differ from a run of one; for test_processes.py.
 
-A script, as JAX must be told of the other processes before it starts.
+It is a script because JAX must know of the other processes before it starts. What one process does alone is in two
+functions that the test calls.
 """
 
 import json
@@ -177,15 +178,11 @@ def resume(folder, processes):
 def main(folder, processes, index, port):
     warnings.simplefilter("error")
     jax.config.update("jax_disable_most_optimizations", True)
-    if index:
-        jax.distributed.initialize(
-            f"127.0.0.1:{port}", processes, index - 1, initialization_timeout=60, heartbeat_timeout_seconds=20
-        )
-        found = together(folder, processes)
-    else:
-        found = resume(folder, processes) if processes > 1 else alone(folder)
+    jax.distributed.initialize(
+        f"127.0.0.1:{port}", processes, index, initialization_timeout=60, heartbeat_timeout_seconds=20
+    )
     # On a line of its own, as gloo prints too.
-    print(f"\nfound {json.dumps(found)}", flush=True)
+    print(f"\nfound {json.dumps(together(folder, processes))}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Saves a run on 8 fake devices and goes on with it on 8, 4, 2 and 1, and prints what differs; for test_resharding.py.
+"""Saves a run on 8 fake devices, resumes it on other numbers of devices, and prints what differs, as JSON.
 
-The number of devices must be set before JAX starts, so this runs in a process of its own.
+A script for test_resharding.py. The number of devices must be set before JAX starts, so this runs in a process of its
+own. Its arguments are a folder for the checkpoint and the numbers of devices to resume on.
 """
 
 import json
@@ -61,13 +62,12 @@ def train(params, state, steps):
     return params, state
 
 
-def main(folder):
-    warnings.simplefilter("error")
+def results(folder, numbers):
     saved = train(*on(8), range(STOP))
     fj.checkpoint.save(folder, STOP, saved).result()
     whole = train(*saved, range(STOP, STEPS))
     found = {}
-    for devices in (8, 4, 2, 1):
+    for devices in numbers:
         start = on(devices)
         restored = fj.checkpoint.restore(folder, start).tree
         moved = [
@@ -90,7 +90,12 @@ def main(folder):
             ),
             "kept": fj.summary(params, state).total.kept,
         }
-    print(json.dumps(found))
+    return found
+
+
+def main(folder, *numbers):
+    warnings.simplefilter("error")
+    print(json.dumps(results(folder, map(int, numbers))))
 
 
 def _equal(a, b):
@@ -102,4 +107,4 @@ def _equal(a, b):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

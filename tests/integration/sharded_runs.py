@@ -1,10 +1,13 @@
 """Runs steps on 8 fake devices and prints what differs from one device, as JSON; a script for test_sharding.py.
 
-The number of devices must be set before JAX starts, so this runs in a process of its own.
+The number of devices must be set before JAX starts, so this runs in a process of its own. Its arguments name the
+cases to run; without arguments it runs all of them.
 """
 
+import functools
 import json
 import re
+import sys
 import warnings
 
 import jax
@@ -22,6 +25,8 @@ SPECS = {
     "dense_1": {"bias": PartitionSpec("x"), "kernel": PartitionSpec(None, "x")},
     "dense_2": {"bias": PartitionSpec(), "kernel": PartitionSpec()},
 }
+GLOBAL = fj.global_()
+UNIFORM = fj.uniform()
 SHAPES = {"dense_0": (64, 32), "dense_1": (32, 16), "dense_2": (16, 4)}
 
 
@@ -75,8 +80,13 @@ def largest(hlo, operations):
     return max(sizes)
 
 
+@functools.cache
+def run_on_one_device(method, allocation):
+    return run(jax.tree.map(jnp.asarray, make_params()), make_optimizer(method, allocation))
+
+
 def compare(kind, method, allocation):
-    expected, expected_state, _ = run(jax.tree.map(jnp.asarray, make_params()), make_optimizer(method, allocation))
+    expected, expected_state, _ = run_on_one_device(method, allocation)
     mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind, kind))
     with jax.set_mesh(mesh):
         sharded = jax.tree.map(lambda w, spec: jax.device_put(w, NamedSharding(mesh, spec)), make_params(), SPECS)
@@ -110,8 +120,8 @@ def mapped(parts):
     """Training inside a `shard_map`: of whole parameters, or, which is an error, of parts of them."""
     mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
     params = jax.tree.map(jnp.asarray, make_params())
-    optimizer = make_optimizer("flips", fj.global_())
-    expected, expected_state, _ = run(params, optimizer)
+    optimizer = make_optimizer("flips", GLOBAL)
+    expected, expected_state, _ = run_on_one_device("flips", GLOBAL)
     state = optimizer.init(params)
 
     def spec(leaf):
@@ -127,30 +137,41 @@ def mapped(parts):
     )
 
 
-def main():
-    warnings.simplefilter("error")
-    jax.config.update("jax_disable_most_optimizations", True)
-    cases = {
-        "auto flips": (AxisType.Auto, "flips", fj.global_()),
-        "auto magnitude uniform": (AxisType.Auto, "magnitude", fj.uniform()),
-        "explicit flips": (AxisType.Explicit, "flips", fj.global_()),
-        "explicit random": (AxisType.Explicit, "random", fj.global_()),
-        "explicit movement": (AxisType.Explicit, "movement", fj.global_()),
-    }
+CASES = {
+    "auto flips": (AxisType.Auto, "flips", GLOBAL),
+    "auto magnitude uniform": (AxisType.Auto, "magnitude", UNIFORM),
+    "explicit flips": (AxisType.Explicit, "flips", GLOBAL),
+    "explicit random": (AxisType.Explicit, "random", GLOBAL),
+    "explicit movement": (AxisType.Explicit, "movement", GLOBAL),
+}
+COUNTS = {"CPU": _selection._count_together, "accelerators": _selection._count_apart}
+
+
+def results(names):
+    """The comparison of each case, on each platform, and both uses of a `shard_map`."""
     found = {}
-    for platform, count in (("CPU", _selection._count_together), ("accelerators", _selection._count_apart)):
+    for platform, count in COUNTS.items():
         _selection._count = count
-        for name, case in cases.items():
+        for case, arguments in CASES.items():
+            name = f"{case}, as on {platform}"
+            if names and name not in names:
+                continue
             try:
-                found[f"{name}, as on {platform}"] = compare(*case)
+                found[name] = compare(*arguments)
             except Exception as error:
-                found[f"{name}, as on {platform}"] = {"error": f"{type(error).__name__}: {error}"}
+                found[name] = {"error": f"{type(error).__name__}: {error}"}
     found["in a shard_map"] = mapped(parts=False)
     try:
         mapped(parts=True)
     except TypeError:
         found["parts in a shard_map"] = "refused"
-    print(json.dumps(found, indent=1))
+    return found
+
+
+def main():
+    warnings.simplefilter("error")
+    jax.config.update("jax_disable_most_optimizations", True)
+    print(json.dumps(results(sys.argv[1:]), indent=1))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,23 @@
+"""The quick checks on 8 fake devices, in one process; a script for test_sharding.py. It prints one JSON object.
+
+Its arguments are a folder for a checkpoint, and the names of the cases of `sharded_runs.py` to run.
+"""
+
+import json
+import sys
+import warnings
+
+import jax
+import resharded_runs
+import sharded_runs
+
+
+def main(folder, *cases):
+    warnings.simplefilter("error")
+    jax.config.update("jax_disable_most_optimizations", True)
+    found = {"sharded": sharded_runs.results(cases), "resumed": resharded_runs.results(folder, [2])}
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
