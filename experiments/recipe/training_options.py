@@ -4,12 +4,12 @@ import dataclasses
 from typing import Annotated, Literal
 
 from ..models import DType, Init
+from ..step.steps import Normalization
 from .ranges import AT_LEAST_1, FRACTION, INNER_FRACTION, NOT_NEGATIVE, POSITIVE, Range
 
 Augment = Literal["none", "crop_flip", "resized_crop"]
 Optimizer = Literal["sgd", "adam", "adamw", "rmsprop", "lion", "sgdw"]
 Schedule = Literal["milestones", "cosine", "constant", "exponential", "plateau", "cosine_restarts"]
-Normalization = Literal["dataset", "image"]
 Allocation = Literal["global", "normalized", "uniform"]
 SparsitySchedule = Literal["geometric", "cubic"]
 Recipe = Literal["paper", "best"]

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,8 @@ from jax.typing import ArrayLike
 import flipout_jax as fj
 
 from ..data import Dataset
-from ..recipe.training_options import Normalization
+
+Normalization = Literal["dataset", "image"]
 
 
 class TrainState(NamedTuple):
