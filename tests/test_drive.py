@@ -144,7 +144,7 @@ def test_wrong_arguments(name, value, raises):
 @pytest.mark.parametrize(
     ("loss", "batches", "said"),
     [
-        (loss_fn, [], "`batches` must be a list of batches, each as `loss_fn` takes it, got none"),
+        (loss_fn, [], "`batches` must be a list of batches, each in the form that `loss_fn` takes, got none"),
         (
             lambda params, batch: batch[1] * jnp.sum(params["last"]["kernel"]),
             BATCHES,
