@@ -197,7 +197,9 @@ def _products(jaxpr: Any, origins: dict[Any, _Kernel]) -> list[LayerFlops]:
             found += _cond(equation.params, operands)
         elif called := _called(equation.params):
             for inner in called:
-                inner_origins = _inner_origins(inner, operands) if len(inner.invars) == len(operands) else {}
+                # Other numbers of arguments mean that operands and arguments do not correspond.
+                corresponds = len(inner.invars) == len(operands)
+                inner_origins = _inner_origins(inner, operands) if corresponds else {}
                 found += _products(inner, inner_origins)
                 for outer_out, inner_out in zip(equation.outvars, inner.outvars, strict=False):
                     if not hasattr(inner_out, "val") and inner_out in inner_origins:

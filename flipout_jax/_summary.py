@@ -134,6 +134,8 @@ def _cells(row: Row, with_flips: bool) -> list[str]:
 
 
 def _percent(row: Row) -> str:
-    text = f"{1 - row.kept / row.prunable:.2%}"
-    # A rounded 100.00 % would claim that the layer is empty.
-    return "> 99.99 %" if text == "100.00%" and row.kept else text.replace("%", " %")
+    text = f"{100 * (1 - row.kept / row.prunable):.2f} %"
+    if text == "100.00 %" and row.kept:
+        # A rounded 100.00 % would claim that the layer is empty.
+        return "> 99.99 %"
+    return text

@@ -95,9 +95,11 @@ def save(
     keep = _errors.integer("keep", keep, 1)
     if score is not None:
         score = _errors.finite("score", score)
+    if metadata is None:
+        metadata = {}
     try:
         # The round trip through text takes a copy, so that later changes of the dict are not saved.
-        metadata = json.loads(json.dumps({} if metadata is None else dict(metadata), allow_nan=False))
+        metadata = json.loads(json.dumps(dict(metadata), allow_nan=False))
     except (TypeError, ValueError) as error:
         raise _errors.ArgumentError("metadata", f"must be a dict that JSON can hold, got {metadata!r}.") from error
     if Path(folder).is_file():

@@ -34,7 +34,7 @@ def encode(array: np.ndarray, mask: np.ndarray | None) -> Iterator[bytes]:
     flat_mask = None if mask is None else np.ascontiguousarray(mask).reshape(-1)
     for start in range(0, len(words), PIECE):
         piece = slice(start, start + PIECE)
-        yield _encode_piece(words[piece], None if flat_mask is None else flat_mask[piece])
+        yield _encode_piece(words[piece], _part(flat_mask, piece))
 
 
 def decode(
@@ -54,8 +54,7 @@ def decode(
     position = 0
     for start in range(0, len(words), PIECE):
         piece = slice(start, start + PIECE)
-        piece_mask = None if flat_mask is None else flat_mask[piece]
-        position = _decode_piece(memoryview(code), position, words[piece], piece_mask)
+        position = _decode_piece(memoryview(code), position, words[piece], _part(flat_mask, piece))
     if position != len(code):
         raise ValueError(f"a code has {len(code)} bytes, of which {position} are used")
     if dtype == np.bool_ and (words > 1).any():
@@ -68,6 +67,11 @@ def piece_count(shape: tuple[int, ...]) -> int:
     return -(-math.prod(shape) // PIECE)
 
 
+def _part(mask: np.ndarray | None, index: slice | np.ndarray) -> np.ndarray | None:
+    """A part of a mask, if there is one."""
+    return None if mask is None else mask[index]
+
+
 def _encode_piece(words: np.ndarray, mask: np.ndarray | None) -> bytes:
     stored = (words != 0).any(axis=1)
     if mask is not None:
@@ -75,7 +79,7 @@ def _encode_piece(words: np.ndarray, mask: np.ndarray | None) -> bytes:
     dense = _join(words, None, mask)
     if stored.all():
         return dense
-    sparse = _join(words[stored], stored, None if mask is None else mask[stored])
+    sparse = _join(words[stored], stored, _part(mask, stored))
     return min(dense, sparse, key=len)
 
 

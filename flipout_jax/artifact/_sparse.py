@@ -231,4 +231,6 @@ def _placed(leaf: HostLeaf, mask: np.ndarray | None, like: Any) -> tuple[Any, An
     weights = _placement.place_leaf(leaf, like)
     if mask is not None:
         return weights, _placement.place_mask(mask, weights)
-    return weights, jnp.asarray(True) if isinstance(weights, jax.Array) else np.asarray(True)
+    if isinstance(weights, jax.Array):
+        return weights, jnp.asarray(True)
+    return weights, np.asarray(True)

@@ -25,7 +25,8 @@ def put(raw: np.ndarray) -> bytes:
     """
     content = raw.tobytes()
     number = 2 * raw.size
-    for compressor in _compressors() if raw.size >= _MIN_BYTES else ():
+    compressors = _compressors() if raw.size >= _MIN_BYTES else []
+    for compressor in compressors:
         frame = compressor.compress(raw)
         if len(frame) < len(content):
             content = frame

@@ -189,7 +189,9 @@ def _added_parameter(program: Program, variable: int, size: int) -> tuple[int, f
     if variable in program.arguments:
         is_float = jnp.issubdtype(program.types[variable].dtype, jnp.floating)
         has_size = int(np.prod(program.shape(variable))) == size
-        return (program.arguments.index(variable), 1.0) if is_float and has_size else None
+        if is_float and has_size:
+            return program.arguments.index(variable), 1.0
+        return None
     step = _step_that_makes(program, variable)
     if step is None:
         return None

@@ -35,7 +35,9 @@ class Units:
         while self._parents[root] != root:
             root = self._parents[root]
         while self._parents[unit] != root:
-            self._parents[unit], unit = root, self._parents[unit]
+            parent = self._parents[unit]
+            self._parents[unit] = root
+            unit = parent
         return root
 
     def roots(self) -> np.ndarray:

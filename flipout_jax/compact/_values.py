@@ -64,19 +64,22 @@ def spread(known: Known, shape: tuple[int, ...], axes: Any) -> Known:
 
 def collapse(known: Known) -> Known:
     """The same constants in as few numbers as possible."""
-    value, mask = known
+    value = known.value
+    mask = known.known
     for axis in range(value.ndim):
         if value.shape[axis] == 1:
             continue
         # A comparison of the first two positions spares most axes the comparison of all.
         for end in (2, value.shape[axis]):
-            part = tuple(slice(None) if i != axis else slice(1, end) for i in range(value.ndim))
-            first = tuple(slice(None) if i != axis else slice(0, 1) for i in range(value.ndim))
+            before = (slice(None),) * axis
+            first = (*before, slice(0, 1))
+            part = (*before, slice(1, end))
             same = (mask[part] == mask[first]) & (~mask[part] | (value[part] == value[first]))
             if not same.all():
                 break
         else:
-            value, mask = value[first], mask[first]
+            value = value[first]
+            mask = mask[first]
     return Known(value, mask)
 
 

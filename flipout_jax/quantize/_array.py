@@ -116,7 +116,7 @@ def quantize(
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ArgumentError("x", f"must be a floating-point array, got one of {x.dtype}.")
     if bounds is None:
-        observer = min_max() if observer is None else check_observer(observer)
+        observer = check_observer(observer, min_max())
         bounds = observer.range(observer.update(observer.init(x), x), scheme)
     elif observer is not None:
         raise ArgumentError("observer", f"must be left out where `bounds` are given, got {observer!r}.")
@@ -189,8 +189,8 @@ def to_qwix(quantized: Quantized) -> Any:
     zero_point = (quantized.zero_point.astype("int32") + shift).astype("int8")
     # Qwix wants as many axes as the values have.
     shape = (1,) * (values.ndim - quantized.scale.ndim) + quantized.scale.shape
-    has_zero_point = bool(jnp.any(zero_point))
-    return qwix.QArray(values, quantized.scale.reshape(shape), zero_point.reshape(shape) if has_zero_point else None)
+    qwix_zero_point = zero_point.reshape(shape) if bool(jnp.any(zero_point)) else None
+    return qwix.QArray(values, quantized.scale.reshape(shape), qwix_zero_point)
 
 
 def check_scheme(scheme: Any, name: str = "scheme") -> None:
@@ -207,8 +207,10 @@ def check_dtype(dtype: Any) -> tuple[int, int]:
         raise ArgumentError("dtype", f"must be int8 or uint8, got {dtype!r}.") from error
 
 
-def check_observer(observer: Any) -> Observer:
-    """The observer, or an `ArgumentError` if it is not one."""
+def check_observer(observer: Any, default: Observer) -> Observer:
+    """The observer, or the default in place of None; an `ArgumentError` if it is not an observer."""
+    if observer is None:
+        return default
     if not all(callable(getattr(observer, name, None)) for name in Observer._fields):
         raise ArgumentError(
             "observer", f"must be an Observer, such as flipout_jax.quantize.min_max(), got {observer!r}."

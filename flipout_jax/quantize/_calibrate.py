@@ -64,7 +64,7 @@ def calibrate(
       [-2.0, 1.0]
     """
     check_scheme(scheme)
-    observer = min_max() if observer is None else check_observer(observer)
+    observer = check_observer(observer, min_max())
     quantized_nnx = load_nnx("calibrate")
     recorded = recording(model, apply, types=(quantized_nnx.QuantizedLayer,))
     sides = ("inputs", "outputs") if outputs else ("inputs",)

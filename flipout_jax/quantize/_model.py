@@ -75,7 +75,7 @@ def quantize_model(
     check_scheme(scheme)
     check_scheme(activation_scheme, "activation_scheme")
     check_dtype(dtype)
-    observer = per_channel_min_max() if observer is None else check_observer(observer)
+    observer = check_observer(observer, per_channel_min_max())
     quantized_nnx = load_nnx("quantize_model")
     model = evaluation_copy(model)
     layers = quantized_nnx.layers(model)

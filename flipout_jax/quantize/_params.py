@@ -52,11 +52,13 @@ def quantize_params(
     """
     check_scheme(scheme)
     check_dtype(dtype)
-    observer = per_channel_min_max() if observer is None else check_observer(observer)
+    observer = check_observer(observer, per_channel_min_max())
     chosen = select(quantizable, params)
     leaves = []
     for is_chosen, (path, leaf) in zip(chosen, jax.tree.leaves_with_path(params), strict=True):
-        leaves.append(quantize_kernel(path_string(path), leaf, observer, scheme, dtype) if is_chosen else leaf)
+        if is_chosen:
+            leaf = quantize_kernel(path_string(path), leaf, observer, scheme, dtype)
+        leaves.append(leaf)
     return jax.tree.unflatten(jax.tree.structure(params), leaves)
 
 
