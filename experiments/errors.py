@@ -15,12 +15,17 @@ class UserError(Exception):
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Ends the program with a single line on a `UserError`, and with exit status 130 on Ctrl-C."""
+    """Ends the program with a single line on a `UserError` or a lack of memory, and with exit status 130 on Ctrl-C.
+
+    Works in a `with` statement and as a decorator of `main`.
+    """
     try:
-        yield
+        with out_of_memory():
+            yield
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
+        # Shells report this status for a program that SIGINT ended.
         sys.exit(130)
 
 

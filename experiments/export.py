@@ -1,10 +1,9 @@
-"""Files of a finished run for other programs: `python -m experiments.export RUN_DIR`."""
+"""Exports a finished run for other programs: `python -m experiments.export RUN_DIR`."""
 
 import contextlib
 import dataclasses
 import importlib
 import logging
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,44 +15,44 @@ import tyro
 from flax import nnx
 from jax import export as jax_export
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 import flipout_jax as fj
 
 from . import files
 from .after import finished, smaller
-from .errors import UserError, out_of_memory
-from .folder import arrays, run_directory, shown
+from .errors import UserError, one_line_errors
+from .folder import arrays, run_directory, shown, tables
 
 Format = Literal["onnx", "jax", "safetensors"]
 _PLATFORMS = "cpu", "cuda", "tpu"
-# Of the largest logit. A convolution sums in another order there; 8 bits may round to the neighbour.
+# How far logits may differ, as a fraction of the largest. Another program sums a convolution in another order, and an
+# 8-bit value may then round to its neighbor.
 _TOLERANCE = {"pruned": 1e-4, "compacted": 1e-4, "8bit": 5e-2, "compacted-8bit": 5e-2}
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Writes the network of a finished run for other programs: pruned, in 8 bits, and without its dead units.
+    """Exports the network of a finished run for other programs: pruned, in 8 bits, and without its dead units.
 
-    Each file is read again by the program that it is for, and its logits are compared. A network takes images of bytes
-    of shape (batch, height, width, channels): any number of them, of the size that the network was trained with.
+    Each file is loaded again by the program it is for, and its logits are compared. A network takes uint8 images of
+    shape (batch, height, width, channels): any number of them, of the size that the network was trained with.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Folder of a finished run, as experiments.train writes it."""
+    """Folder of a finished run, as written by experiments.train."""
     formats: tuple[Format, ...] = ("jax", "safetensors")
-    """onnx needs jax2onnx and onnxruntime; jax is what jax.export serialises, for CPU, CUDA and TPU, in which no Python
-    of this package is needed; safetensors is the arrays alone."""
+    """File formats. onnx needs jax2onnx and onnxruntime. jax is serialized by jax.export for CPU, CUDA and TPU; it runs
+    without this package. safetensors holds only the arrays."""
 
 
 class Exported(NamedTuple):
-    """A file.
+    """An exported file.
 
     Attributes:
       file: its name.
       bytes: its size.
-      differs_by: the largest difference of a logit, as a fraction of the largest; None for arrays, which are the same.
+      differs_by: the largest difference of a logit, as a fraction of the largest logit; None for safetensors, which
+        has no logits to compare.
     """
 
     file: str
@@ -61,23 +60,17 @@ class Exported(NamedTuple):
     differs_by: float | None
 
 
+@one_line_errors()
 def main() -> None:
-    """Reads the options, exports, and turns what a user can put right into one line."""
-    options = tyro.cli(Options, prog="python -m experiments.export")
-    try:
-        with out_of_memory():
-            export(options)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    """Exports the run that the command line names."""
+    export(tyro.cli(Options, prog="python -m experiments.export"))
 
 
 def export(options: Options) -> list[Exported]:
     """Writes the files into `export/` in the folder of the run, and prints a table of them.
 
     Raises:
-      UserError: for a folder of no finished run, or a file whose logits are others.
+      UserError: if the folder holds no finished run, or a file gives other logits than the network.
     """
     if not options.formats:
         raise UserError("--formats must name at least one format, got none.")
@@ -85,6 +78,7 @@ def export(options: Options) -> list[Exported]:
         _import_onnx()
     run = finished.read(options.run)
     finished.check_accuracy(run)
+    folder = options.run / run_directory.EXPORT
     console = Console()
     found = []
     with console.status("reading") as status, run_directory.locked(options.run):
@@ -95,39 +89,39 @@ def export(options: Options) -> list[Exported]:
             "compacted": made.compacted,
             "compacted-8bit": made.both,
         }
-        folder = options.run / run_directory.EXPORT
         with files.writing(folder):
             folder.mkdir(exist_ok=True)
         images = _images(run)
         for name, model in models.items():
-            function = _function(run, model)
-            logits = np.asarray(jax.jit(function)(images))
             for form in options.formats:
                 status.update(f"writing: {name}, {form}")
                 file = folder / f"{name}.{form}"
-                if form == "safetensors":
-                    files.write(file, lambda partial, model=model: arrays.save(partial, _arrays(model)))
-                    found.append(Exported(file.name, file.stat().st_size, None))
-                    continue
-                content = (_to_onnx if form == "onnx" else _to_jax)(function, images)
-                files.write(file, lambda partial, content=content: partial.write_bytes(content))
-                again = (_run_onnx if form == "onnx" else _run_jax)(file, images)
-                error = float(abs(again - logits).max() / max(abs(logits).max(), 1e-30))
-                if not error <= _TOLERANCE[name]:
+                error = _write(file, form, run, model, images)
+                if error is not None and not error <= _TOLERANCE[name]:
                     raise UserError(f"{file} must give the same logits, and they differ by {error:.1e} of the largest.")
                 found.append(Exported(file.name, file.stat().st_size, error))
-    table = Table(
-        "file", "bytes", "logits differ by", title=escape(f"{shown.title(run.config)}, seed {run.config.seed}")
-    )
-    for one in found:
-        table.add_row(one.file, f"{one.bytes:,}", "-" if one.differs_by is None else f"{one.differs_by:.1e}")
-    console.print(table)
+    rows = [[one.file, f"{one.bytes:,}", "-" if one.differs_by is None else f"{one.differs_by:.1e}"] for one in found]
+    title = f"{shown.title(run.config)}, seed {run.config.seed}"
+    console.print(tables.for_terminal(["file", "bytes", "logits differ by"], rows, title))
     print(f"see {folder}/")
     return found
 
 
+def _write(file: Path, form: Format, run: finished.Finished, model: nnx.Module, images: np.ndarray) -> float | None:
+    """Writes a network in one format; returns the largest difference of a logit, as a fraction of the largest."""
+    if form == "safetensors":
+        files.write(file, lambda partial: arrays.save(partial, _arrays(model)))
+        return None
+    function = _function(run, model)
+    content = _to_onnx(function, images) if form == "onnx" else _to_jax(function, images)
+    files.write(file, lambda partial: partial.write_bytes(content))
+    found = _run_onnx(file, images) if form == "onnx" else _run_jax(file, images)
+    logits = np.asarray(jax.jit(function)(images))
+    return float(abs(found - logits).max() / max(abs(logits).max(), 1e-30))
+
+
 def _images(run: finished.Finished) -> np.ndarray:
-    """Test images of the size that the network needs."""
+    """Returns test images, resized to what the network was trained with."""
     images, _ = next(finished.batches(run.setup.data.test))
     side = run.config.image_size
     if side is None or images.shape[1:3] == (side, side):
@@ -137,7 +131,7 @@ def _images(run: finished.Finished) -> np.ndarray:
 
 
 def _function(run: finished.Finished, model: nnx.Module) -> Callable[[Any], jax.Array]:
-    """Logits of images of bytes."""
+    """Returns the function from uint8 images to logits."""
     graph, state = nnx.split(model)
     return lambda images: nnx.merge(graph, state, copy=True)(run.setup.steps.inputs(images))
 
@@ -167,7 +161,7 @@ def _to_onnx(function: Callable[[Any], jax.Array], images: np.ndarray) -> bytes:
 def _run_onnx(file: Path, images: np.ndarray) -> np.ndarray:
     _, onnxruntime = _import_onnx()
     options = onnxruntime.SessionOptions()
-    # It warns of each array that it leaves out.
+    # Otherwise it warns of each array that it optimizes away.
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     return session.run(None, {session.get_inputs()[0].name: images})[0]
@@ -183,7 +177,7 @@ def _import_onnx() -> tuple[Any, ...]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps what jax2onnx says of its own code from the user."""
+    """Hides the warnings of jax2onnx about its own code."""
     logger = logging.getLogger("onnx_ir")
     level = logger.level
     logger.setLevel(logging.ERROR)

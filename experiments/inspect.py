@@ -1,7 +1,6 @@
-"""A run, finished or not, as its folder has it: `python -m experiments.inspect RUN_DIR`."""
+"""Shows a run, finished or not, from the files in its folder: `python -m experiments.inspect RUN_DIR`."""
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,8 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .errors import UserError
-from .folder import run_directory, shown
+from .errors import UserError, one_line_errors
+from .folder import run_directory, shown, tables
 from .options.config import Config
 from .run import seeds
 
@@ -21,37 +20,32 @@ _RESULTS = {
     "sparsity": ("sparsity", "{:.4%}"),
     "kept": ("weights kept", "{:,}"),
     "prunable": ("prunable weights", "{:,}"),
-    "skipped_steps": ("steps skipped, gradients not finite", "{:,}"),
+    "skipped_steps": ("steps skipped because gradients were not finite", "{:,}"),
     "seconds": ("seconds", "{:,.0f}"),
     "seconds_to_first_step": ("seconds to the first step", "{:.1f}"),
-    "images_per_second": ("images a second", "{:,.0f}"),
-    "flops_per_image": ("operations a forward pass", "{:.3g}"),
-    "flop_utilisation": ("of the device's peak", "{:.1%}"),
+    "images_per_second": ("images per second", "{:,.0f}"),
+    "flops_per_image": ("operations per forward pass", "{:.3g}"),
+    "flop_utilisation": ("fraction of the device's peak", "{:.1%}"),
     "device": ("device", "{}"),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Prints the tables of a run and draws its pictures again."""
+    """Prints the tables of a run and redraws its pictures."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Folder of a run, as experiments.train writes it."""
+    """Folder of a run, as written by experiments.train."""
 
 
+@one_line_errors()
 def main() -> None:
-    """Reads the options, inspects, and turns what a user can put right into one line."""
-    options = tyro.cli(Options, prog="python -m experiments.inspect")
-    try:
-        inspect(options.run)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    """Inspects the run that the command line names."""
+    inspect(tyro.cli(Options, prog="python -m experiments.inspect").run)
 
 
 def inspect(folder: Path) -> None:
-    """Prints the tables of a run, or of each run where the folder holds several seeds, and draws the pictures again."""
+    """Prints the tables of a run, or of each run if the folder holds several seeds, and redraws the pictures."""
     if not (folder / run_directory.CONFIG).is_file():
         raise UserError(f"{folder} must be the folder of a run, and there is no {run_directory.CONFIG} in it.")
     config = dataclasses.replace(run_directory.read_config(folder), output_dir=folder)
@@ -77,7 +71,7 @@ def inspect(folder: Path) -> None:
     Console().print(table)
     if (folder / run_directory.TABLES).is_file():
         print(shown.read_tables(folder)[0])
-        print(f"drawn again: {', '.join(str(picture) for picture in shown.draw(folder))}")
+        print(f"redrawn: {', '.join(str(picture) for picture in shown.draw(folder))}")
         if (folder / run_directory.PARAMETERS).is_file():
             print(_parameters(folder))
     else:
@@ -85,10 +79,10 @@ def inspect(folder: Path) -> None:
 
 
 def _parameters(folder: Path) -> str:
-    """What the file of parameters holds, once it is found whole.
+    """Checks the file of parameters; returns a line that says what it holds.
 
     Raises:
-      UserError: if it is damaged, or a weight is not 0 where it is masked.
+      UserError: if it is damaged, or a pruned weight is not 0.
     """
     stored = run_directory.read_parameters(folder)
     masks = {name.removeprefix("masks/"): mask for name, mask in stored.items() if name.startswith("masks/")}
@@ -96,16 +90,17 @@ def _parameters(folder: Path) -> str:
         if stored[f"params/{name}"][~mask].any():
             raise UserError(f"{folder / run_directory.PARAMETERS} must be 0 where it is masked, and {name} is not.")
     kept = sum(int(mask.sum()) for mask in masks.values())
-    return f"{run_directory.PARAMETERS} is whole: {len(stored)} arrays, {kept:,} prunable weights kept, the rest 0"
+    return f"{run_directory.PARAMETERS} is intact: {len(stored)} arrays, {kept:,} prunable weights kept, the rest 0"
 
 
 def _over_seeds(folder: Path, config: Config) -> Table:
     result = dataclasses.asdict(run_directory.read_seeds_result(folder))
-    table = Table("", "mean", "standard deviation", title=escape(f"{shown.title(config)}, {config.seeds} seeds"))
+    rows = []
     for name, (label, form) in _RESULTS.items():
         if result.get(f"{name}_std") is not None:
-            table.add_row(label, form.format(result[name]), form.format(result[f"{name}_std"]))
-    return table
+            rows.append([label, form.format(result[name]), form.format(result[f"{name}_std"])])
+    title = f"{shown.title(config)}, {config.seeds} seeds"
+    return tables.for_terminal(["", "mean", "standard deviation"], rows, title)
 
 
 def _cells(results: dict[str, Any]) -> list[tuple[str, str]]:

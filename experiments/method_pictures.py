@@ -1,4 +1,4 @@
-"""Draws what docs/method.md shows, of a short training on digits: `python -m experiments.method_pictures`."""
+"""Draws the pictures of docs/method.md from a short training on digits: `python -m experiments.method_pictures`."""
 
 import dataclasses
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from .options.config import Config, with_method
 from .run.optimizer import optimizer as optimizer_of
 
 _CONFIG = Config(model="digits_cnn", epochs=60, batch_size=32, sparsity=0.9375)
-# Of this kernel single weights are followed.
+# The kernel whose single weights are drawn over training.
 _FOLLOWED = "dense_0/kernel"
 _KEPT, _REMOVED = "#0072b2", "#d55e00"
 _GREY = "#7f7f7f"
@@ -35,33 +35,33 @@ class Options:
     """Draws the pictures of docs/method.md."""
 
     folder: Path = Path("docs/method")
-    """Where to write them."""
+    """Folder to write them to."""
 
 
 class Pruning(NamedTuple):
-    """The weights that were there at a pruning, over all layers.
+    """The weights of all layers that were still alive at a pruning.
 
     Attributes:
-      step: after which it was.
-      weights: their values before it.
-      flips: how often they had changed their sign.
-      stays: whether they stay.
+      step: the step that pruned.
+      weights: their values before the pruning.
+      flips: how often their signs had changed.
+      kept: true for those that were kept.
     """
 
     step: int
     weights: np.ndarray
     flips: np.ndarray
-    stays: np.ndarray
+    kept: np.ndarray
 
 
 class Training(NamedTuple):
-    """What a training leaves to be drawn.
+    """The data of a training that the pictures show.
 
     Attributes:
-      walks: values of the followed weights, of shape (steps + 1, weights).
-      flips: how often each of them changed its sign until the first pruning.
+      walks: values of the weights of one kernel, of shape (steps + 1, weights).
+      flips: how often the sign of each of them changed before the first pruning.
       prunings: all prunings.
-      kept: the fraction of each layer that is left, by its path, after each pruning.
+      kept: the fraction of weights left after each pruning, by the path of the layer.
     """
 
     walks: np.ndarray
@@ -71,7 +71,7 @@ class Training(NamedTuple):
 
 
 def main() -> None:
-    """Trains twice, and draws."""
+    """Trains with two methods, and draws the pictures."""
     options = tyro.cli(Options, prog="python -m experiments.method_pictures")
     options.folder.mkdir(parents=True, exist_ok=True)
     runs = {method: train(with_method(_CONFIG, method)) for method in ("flipout", "magnitude")}
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def train(config: Config) -> Training:
-    """A training by the recipe of the paper, whose weights are looked at after each step."""
+    """Trains with the recipe of the paper, and records the weights after each step."""
     data = datasets.load("digits")
     (whole,) = data.train.batches(data.train_count)
     images = (whole.images / 255 - data.mean) / data.std
@@ -134,7 +134,7 @@ def _flat(tree: Any) -> dict[str, np.ndarray]:
 
 
 def _pruning(step: int, params: Any, before: Any, after: Any) -> Pruning:
-    """The weights that lived before a step, as a pruning at its end saw them but for that step."""
+    """Returns the weights that were alive before a step that prunes, with their values before that step."""
     weights, flips = _flat(params), _flat(optax.tree.get(after, "flips"))
     old, new = _flat(fj.get_masks(before)), _flat(fj.get_masks(after))
     paths = [path for path, mask in old.items() if mask.ndim]
@@ -147,23 +147,24 @@ def _pruning(step: int, params: Any, before: Any, after: Any) -> Pruning:
 
 
 def walks(training: Training) -> Figure:
-    """Single weights over training: some that keep crossing zero and go, and some that do not and stay."""
+    """Draws single weights over training: some that often cross zero and are pruned, and some that are kept."""
     first = training.prunings[0].step
-    stays = training.walks[-1] != 0
-    goes = training.walks[first] == 0
+    kept_to_the_end = training.walks[-1] != 0
+    pruned_first = training.walks[first] == 0
     by_flips = np.argsort(training.flips, kind="stable")
-    restless = [i for i in by_flips[::-1] if goes[i]][:4]
-    calm = sorted((i for i in by_flips if stays[i]), key=lambda i: -abs(training.walks[-1][i]))[:4]
+    restless = [i for i in by_flips[::-1] if pruned_first[i]][:4]
+    calm = sorted((i for i in by_flips if kept_to_the_end[i]), key=lambda i: -abs(training.walks[-1][i]))[:4]
     figure = Figure(figsize=(9.5, 6.2), layout="constrained")
     above, below = figure.subplots(2, 1)
-    for axes, chosen, colour, title in (
+    for axes, chosen, color, title in (
         (above, restless, _REMOVED, "cross zero again and again, and go at the first pruning"),
         (below, calm, _KEPT, "keep their sign, and stay"),
     ):
         for i in chosen:
-            walk, count = training.walks[:, i], int(training.flips[i])
-            until = first if goes[i] else len(walk)
-            axes.plot(walk[:until], color=colour, lw=0.8, alpha=0.85, label=f"{count} flips")
+            walk = training.walks[:, i]
+            count = int(training.flips[i])
+            until = first if pruned_first[i] else len(walk)
+            axes.plot(walk[:until], color=color, lw=0.8, alpha=0.85, label=f"{count} flips")
         axes.axhline(0, color=_GREY, lw=0.8)
         for pruning in training.prunings:
             axes.axvline(pruning.step, color=_GREY, lw=0.8, ls=":")
@@ -171,7 +172,7 @@ def walks(training: Training) -> Figure:
         axes.set_ylabel("weight")
         axes.legend(loc="lower right", fontsize=8.5, frameon=False, ncols=4)
         axes.spines[["top", "right"]].set_visible(False)
-    # Where crossing zero can be seen.
+    # The upper axes end soon after the first pruning, so that single crossings can be seen.
     above.set_xlim(0, 1.02 * first)
     below.set_xlim(0, len(training.walks))
     below.set_xlabel("step; dotted: a pruning")
@@ -179,17 +180,18 @@ def walks(training: Training) -> Figure:
 
 
 def flips_and_magnitude(pruning: Pruning) -> Figure:
-    """All weights at the first pruning, by magnitude and flips, and the line between those that go and stay."""
+    """Draws all weights at the first pruning by magnitude and flips, and the line between pruned and kept ones."""
     figure = Figure(figsize=(8.5, 5.2), layout="constrained")
     axes = figure.subplots()
-    size, flips = np.maximum(abs(pruning.weights), 1e-5), pruning.flips + 1.0
+    size = np.maximum(abs(pruning.weights), 1e-5)
+    flips = pruning.flips + 1.0
     bins = np.geomspace(1e-4, size.max(), 90), np.geomspace(0.9, flips.max() * 1.1, 60)
     *_, image = axes.hist2d(np.clip(size, 1e-4, None), flips, bins=bins, cmap="Greys", norm=LogNorm())
-    # The score of the first that stays.
-    threshold = (size**2 / flips)[pruning.stays].min()
+    # The lowest score that was kept.
+    threshold = (size**2 / flips)[pruning.kept].min()
     heights = np.geomspace(0.9, flips.max() * 1.1, 200)
     axes.plot(np.sqrt(threshold * heights), heights, color=_REMOVED, lw=2, label="FlipOut: |w|² / (flips + 1)")
-    by_magnitude = float(np.sort(size)[(~pruning.stays).sum()])
+    by_magnitude = float(np.sort(size)[(~pruning.kept).sum()])
     axes.axvline(by_magnitude, color=_KEPT, lw=2, ls="--", label="magnitude: |w|")
     axes.set(xscale="log", yscale="log", xlabel="magnitude of the weight", ylabel="flips + 1")
     axes.yaxis.set_major_locator(FixedLocator([1, 2, 3, 5, 10, 20]))
@@ -202,7 +204,7 @@ def flips_and_magnitude(pruning: Pruning) -> Figure:
 
 
 def kept(layers: dict[str, dict[str, list[float]]]) -> Figure:
-    """What each layer keeps after each pruning, by FlipOut and by magnitude."""
+    """Draws the fraction of each layer that is left after each pruning, for each method."""
     figure = Figure(figsize=(9.5, 3.8), layout="constrained")
     for axes, (method, of_layers) in zip(figure.subplots(1, len(layers), sharey=True), layers.items(), strict=True):
         for (path, fractions), marker in zip(of_layers.items(), "osD^v", strict=False):

@@ -1,8 +1,7 @@
-"""Quantises a finished run to 8 bits: `python -m experiments.quantize RUN_DIR`."""
+"""Quantizes a finished run to 8 bits: `python -m experiments.quantize RUN_DIR`."""
 
 import contextlib
 import dataclasses
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,15 +12,14 @@ import numpy as np
 import tyro
 from flax import nnx
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 import flipout_jax as fj
 
 from . import files
 from .after import finished
-from .errors import UserError, out_of_memory
-from .folder import arrays, run_directory, shown
+from .errors import UserError, one_line_errors
+from .folder import arrays, run_directory, shown, tables
 from .folder.result import QuantizedResult
 
 _OBSERVERS = {
@@ -42,43 +40,40 @@ Scheme = Literal["affine", "symmetric"]
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Quantises the weights and the activations of a finished run to 8 bits, and tests it before and after."""
+    """Quantizes the weights and the activations of a finished run to 8 bits, and tests it before and after."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Folder of a finished run, as experiments.train writes it."""
+    """Folder of a finished run, as written by experiments.train."""
     observer: Observer = "min_max"
-    """How the ranges of activations are found, over the training images without augmentation."""
+    """Observer of the ranges of activations, on the training images without augmentation."""
     scheme: Scheme = "affine"
-    """How activations become integers."""
+    """Scheme that maps activations to integers."""
     weight_observer: WeightObserver = "per_channel_min_max"
-    """How the ranges of weights are found: for each channel, or for a whole kernel."""
+    """Observer of the ranges of weights, per channel or for a whole kernel."""
     weight_scheme: Scheme = "symmetric"
-    """How weights become integers."""
+    """Scheme that maps weights to integers."""
     weights_only: bool = False
-    """Whether activations stay as they are."""
+    """Quantize only the weights."""
     outputs: bool = False
-    """Whether the outputs of layers become integers too, and not their inputs alone."""
+    """Quantize the outputs of layers as well as their inputs."""
     per_layer: bool = False
-    """Whether to show how far the weights and the outputs of each layer are off."""
+    """Show the quantization error of the weights and the outputs of each layer."""
 
 
+@one_line_errors()
 def main() -> None:
-    """Reads the options, quantises, and turns what a user can put right into one line."""
-    options = tyro.cli(Options, prog="python -m experiments.quantize", config=(tyro.conf.FlagCreatePairsOff,))
-    try:
-        with out_of_memory():
-            quantize(options)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    """Quantizes the run that the command line names."""
+    quantize(tyro.cli(Options, prog="python -m experiments.quantize", config=(tyro.conf.FlagCreatePairsOff,)))
 
 
 def quantize(options: Options) -> QuantizedResult:
-    """Quantises a run, prints accuracies, and writes them and the integers into its folder; what is written of them.
+    """Quantizes a run, prints accuracies, and writes them and the integers into its folder.
+
+    Returns:
+      What `quantized.json` holds.
 
     Raises:
-      UserError: for a folder of no finished run, one that cannot be read, or options that do not go together.
+      UserError: if the folder holds no finished run, or one that cannot be read, or if options conflict.
     """
     _check(options)
     run = finished.read(options.run)
@@ -127,27 +122,27 @@ def quantize(options: Options) -> QuantizedResult:
 def _check(options: Options) -> None:
     for name in ("observer", "scheme", "outputs"):
         if options.weights_only and getattr(options, name) != getattr(Options, name):
-            raise UserError(f"--{name} is for activations, which --weights-only leaves as they are.")
+            raise UserError(f"--{name} is for activations, which --weights-only does not quantize.")
 
 
 @contextlib.contextmanager
 def _quantizable(folder: Path) -> Iterator[None]:
-    """Turns the error of weights or activations that are not finite into a `UserError` that names the run."""
+    """Turns the error for weights or activations that are not finite into a `UserError` that names the run."""
     try:
         yield
     except ValueError as error:
-        raise UserError(f"{folder} must be a run that can be quantised: {error}") from error
+        raise UserError(f"{folder} must be a run that can be quantized: {error}") from error
 
 
 def _table(run: finished.Finished, options: Options, result: QuantizedResult) -> Table:
     title = f"{shown.title(run.config)}, seed {run.config.seed}: 8 bits"
-    activations = "as they were" if options.weights_only else f"{options.observer}, {options.scheme}"
+    activations = "not quantized" if options.weights_only else f"{options.observer}, {options.scheme}"
     caption = f"weights {options.weight_observer}, {options.weight_scheme}; activations {activations}"
-    width = max(len(title), len(caption))
-    table = Table("", "before", "after", title=escape(title), caption=caption, min_width=width)
-    for label, name, form in _ROWS:
-        table.add_row(label, form.format(getattr(result, f"{name}_before")), form.format(getattr(result, name)))
-    return table
+    rows = [
+        [label, form.format(getattr(result, f"{name}_before")), form.format(getattr(result, name))]
+        for label, name, form in _ROWS
+    ]
+    return tables.for_terminal(["", "before", "after"], rows, title, caption=caption)
 
 
 if __name__ == "__main__":

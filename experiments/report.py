@@ -1,7 +1,6 @@
-"""What a finished run costs before and after each stage: `python -m experiments.report RUN_DIR`."""
+"""Reports what a finished run costs before and after each stage: `python -m experiments.report RUN_DIR`."""
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,8 +12,8 @@ from rich.table import Table
 from . import files
 from .after import finished, report_page, report_plots, stages
 from .after.latency import digits
-from .benchmarks.machine import machine
-from .errors import UserError, out_of_memory
+from .after.machine import machine
+from .errors import UserError, one_line_errors
 from .folder import run_directory, shown
 
 _WIDTH = 100
@@ -22,33 +21,30 @@ _WIDTH = 100
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Shows what the network of a finished run costs: dense, pruned, in 8 bits, and without its dead units."""
+    """Reports what the network of a finished run costs: dense, pruned, in 8 bits, and without its dead units."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Folder of a finished run, as experiments.train writes it."""
+    """Folder of a finished run, as written by experiments.train."""
     dense: Path | None = None
-    """Folder of a run of the same network by --method dense. Without it, the network before training stands for it."""
+    """Folder of a run of the same network by --method dense. Default: the network before training takes its place."""
     repeats: int = 100
-    """How many forward passes of each network are timed."""
+    """Number of forward passes of each network to time."""
 
 
+@one_line_errors()
 def main() -> None:
-    """Reads the options, reports, and turns what a user can put right into one line."""
-    options = tyro.cli(Options, prog="python -m experiments.report")
-    try:
-        with out_of_memory():
-            report(options)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    """Reports on the run that the command line names."""
+    report(tyro.cli(Options, prog="python -m experiments.report"))
 
 
 def report(options: Options) -> dict[str, Any]:
-    """Measures all stages of a run, prints a table, and writes a page and pictures into its folder; what is written.
+    """Measures all stages of a run, prints a table, and writes a page and pictures into its folder.
+
+    Returns:
+      The contents of `report.json`.
 
     Raises:
-      UserError: for a folder of no finished run, or options that cannot be.
+      UserError: if the folder holds no finished run, or an option is wrong.
     """
     if options.repeats < 1:
         raise UserError(f"--repeats must be at least 1, got {options.repeats}.")
@@ -58,7 +54,7 @@ def report(options: Options) -> dict[str, Any]:
         raise UserError(f"--dense {options.dense} must be a run by --method dense, got {dense.config.method!r}.")
     finished.check_accuracy(run)
     console = Console()
-    # Numbers that are cut off tell nothing.
+    # In a narrow terminal the numbers would be cut off.
     console.width = max(console.width, _WIDTH)
     with console.status("reading") as status:
         made = stages.make(run, dense, options.repeats, lambda what: status.update(f"measuring: {what}"))
@@ -75,8 +71,8 @@ def report(options: Options) -> dict[str, Any]:
     rows = measures(made.stages)
     console.print(_table(title, made, rows))
     print(
-        f"compaction: {made.compacted.before:,} of all parameters became {made.compacted.after:,}; logits differ by "
-        f"{made.error:.1e} of the largest\non {result['machine']}"
+        f"compaction: of {made.compacted.before:,} parameters, {made.compacted.after:,} are left; logits differ by "
+        f"{made.error:.1e} of the largest\nmeasured on {result['machine']}"
     )
     with run_directory.locked(options.run):
         pictures = [options.run / name for name in run_directory.REPORT_PICTURES]
@@ -91,7 +87,7 @@ def report(options: Options) -> dict[str, Any]:
 
 
 def measures(made: list[stages.Stage]) -> dict[str, list[tuple[str, list[str]]]]:
-    """The rows of the table by kind: what is theoretical, and what was measured."""
+    """Returns the rows of the table by kind: theoretical and measured."""
     theoretical = [
         ("weights not 0", [_share(stage.kept, made[0].weights) for stage in made]),
         ("multiply-adds by them", [_share(stage.kept_multiply_adds, made[0].multiply_adds) for stage in made]),

@@ -1,26 +1,22 @@
-"""An experiment of a paper: `python -m experiments.reproduce NAME`, and `--list` for all of them."""
+"""Runs an experiment of a paper: `python -m experiments.reproduce NAME`, or `--list` for all of them."""
 
 import dataclasses
 import difflib
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from . import methods, quantize
-from .errors import UserError, out_of_memory
-from .folder import run_directory
-from .grid import cells as grid
-from .grid import options as grid_options
-from .grid import run as grid_run
-from .grid import table as grid_table
-from .grid.cells import Cell
+from .errors import UserError, one_line_errors
+from .folder import run_directory, tables
+from .grid import results_table
+from .grid.cells import Cell, plan_cells, status
+from .grid.options import read_rows, read_sparsities
+from .grid.run import Outcome, exit_unless_complete, run_cells
 from .models import DType
 from .options.config import Config
 from .papers import PRESETS, preset
@@ -31,106 +27,101 @@ from .run import seeds
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Runs an experiment of a paper, and goes on with it: what has finished is not run again.
+    """Runs an experiment of a paper, or continues it: finished runs are not repeated.
 
-    Writes results.csv, results.md and accuracy.png, and the runs below. What is not given is as the experiment has it.
+    Writes results.csv, results.md and accuracy.png, and each run into a folder below. Options that are not given keep
+    the values of the experiment.
     """
 
     name: Annotated[str | None, tyro.conf.Positional] = None
-    """Which experiment."""
+    """Name of the experiment."""
     list: bool = False
-    """Show all experiments instead."""
+    """List all experiments instead."""
     scale: float = 1.0
-    """Part of the epochs, in (0, 1]; milestones and prunings come in proportion."""
+    """Fraction of the epochs to train for, in (0, 1]. Milestones and prunings are moved in proportion."""
     methods: tuple[str, ...] | None = None
-    """Only these of its methods, or others, as experiments.compare takes them."""
+    """Methods to run instead of those of the experiment, in the form that experiments.compare takes."""
     sparsities: tuple[str, ...] | None = None
-    """Only these of its sparsities, or others."""
+    """Sparsities to run instead of those of the experiment."""
     data: str | None = None
     """Where the images are, such as folder:PATH; see experiments.train."""
     recipe: Recipe | None = None
-    """What decides where the experiment does not; see experiments.train."""
+    """Recipe for all that the experiment does not determine; see experiments.train."""
     width: float | None = None
-    """Factor of the network's number of channels."""
+    """Factor for the network's number of channels."""
     image_size: int | None = None
-    """Height and width to which all images are brought."""
+    """Height and width to which all images are resized."""
     dtype: DType | None = None
-    """What the network computes in."""
+    """Type in which the network computes."""
     seed: int | None = None
-    """The first seed."""
+    """First seed."""
     seeds: int | None = None
     """Number of seeds."""
     seeds_at_once: int | None = None
-    """Seeds in one program. Without it: as many as fit in memory on an accelerator, one on CPU."""
+    """Seeds trained in one program. Default: as many as fit in memory on an accelerator, one on CPU."""
     batch_size: int | None = None
-    """Images a step."""
+    """Images per step."""
     steps_per_epoch: int | None = None
-    """At most so many steps an epoch."""
+    """Maximum number of steps per epoch."""
     test_images: int | None = None
-    """Test on the first so many test images of a fixed shuffle."""
+    """Number of test images to use, drawn by a fixed shuffle."""
     eval_every: int | None = None
-    """Epochs from one test to the next."""
+    """Epochs between two tests."""
     jobs: int | None = None
-    """Processes at once; see experiments.compare."""
+    """Number of processes; see experiments.compare."""
     gpus: tuple[int, ...] = ()
-    """GPUs by their numbers, of which each process gets one."""
+    """Numbers of the GPUs, of which each process gets one."""
     output_dir: Path | None = None
-    """Where to write. Without it: runs/NAME."""
+    """Folder to write to. Default: runs/NAME."""
     overwrite: bool = False
-    """Run again what the folder holds with other options."""
+    """Run the cells again that the folder holds with other options."""
     cache_dir: Path | None = None
-    """Where decoded images are kept."""
+    """Folder for decoded images."""
     tfds_data_dir: Path | None = None
-    """Where TensorFlow Datasets keeps its data."""
+    """Folder of TensorFlow Datasets."""
     save_minutes: float | None = None
-    """Minutes from one checkpoint to the next."""
+    """Minutes between two checkpoints."""
 
 
-# What takes the place of the preset's where it is given.
-_OVERRIDES = {field.name for field in dataclasses.fields(Options)} & {
-    field.name for field in dataclasses.fields(Config)
-}
-_OVERRIDES -= {"output_dir", "overwrite"}
+def _names(options: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(options)}
 
 
+# The options that replace those of the preset if they are given.
+_OVERRIDES = (_names(Options) & _names(Config)) - {"output_dir", "overwrite"}
+
+
+@one_line_errors()
 def main() -> None:
-    """Reads the options, runs, and turns what a user can put right into one line."""
+    """Runs an experiment, or lists all of them."""
     options = tyro.cli(Options, prog="python -m experiments.reproduce", config=(tyro.conf.FlagCreatePairsOff,))
-    try:
-        if options.list:
-            _show_all()
-            return
-        ending = reproduce(options)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
-    grid_run.leave(ending, "experiments.reproduce")
+    if options.list:
+        _print_list()
+    else:
+        exit_unless_complete(reproduce(options), "experiments.reproduce")
 
 
-def reproduce(options: Options) -> grid_run.Ending:
-    """Runs what has not finished of an experiment, and writes what all come to.
+def reproduce(options: Options) -> Outcome:
+    """Runs the cells of an experiment that have not finished, and writes the results of all.
 
     Raises:
-      UserError: for a name that is not known, or options that cannot be.
+      UserError: for an unknown name or wrong options.
     """
     chosen = find(options.name)
     base = config(options, chosen)
     cells = plan(options, chosen, base)
-    ending = grid_run.run(base, cells, options.jobs, options.gpus)
+    outcome = run_cells(base, cells, options.jobs, options.gpus)
     folder = run_directory.of(base)
-    if chosen.quantized and ending.signal is None:
+    if chosen.quantized and outcome.signal is None:
         _quantize(cells)
-        notes = {cell.folder: "failed" for cell in ending.failed}
-        grid_table.write(folder, cells, grid_table.read(cells), notes)
-    if (folder / grid_table.CSV).exists():
-        names = (grid_table.MARKDOWN, grid_table.CSV, grid_table.PICTURE)
-        print(f"See {', '.join(str(folder / name) for name in names)}.")
-    return ending
+        notes = {cell.folder: "failed" for cell in outcome.failed}
+        results_table.write(folder, cells, results_table.read(cells), notes)
+    results_table.print_files(folder)
+    return outcome
 
 
 def find(name: str | None) -> Preset:
-    """The experiment of a name.
+    """Returns the experiment with a name.
 
     Raises:
       UserError: if there is none.
@@ -145,7 +136,7 @@ def find(name: str | None) -> Preset:
 
 
 def config(options: Options, chosen: Preset) -> Config:
-    """What all runs of an experiment share."""
+    """Returns the options that all runs of an experiment share."""
     if not (0 < options.scale <= 1 and math.isfinite(options.scale)):
         raise UserError(f"--scale must be in (0, 1], got {options.scale!r}.")
     given: dict[str, Any] = {name: value for name in _OVERRIDES if (value := getattr(options, name)) is not None}
@@ -155,37 +146,37 @@ def config(options: Options, chosen: Preset) -> Config:
 
 
 def plan(options: Options, chosen: Preset, base: Config) -> list[Cell]:
-    """The runs of an experiment."""
-    rows = grid_options.read_rows(options.methods or chosen.rows)
+    """Returns the cells of an experiment."""
+    rows = read_rows(options.methods or chosen.rows)
     sparsities: Sequence[float] = chosen.sparsities
     if options.sparsities is not None:
-        sparsities = grid_options.read_sparsities(options.sparsities)
-    return grid.plan(base, rows, sparsities)
+        sparsities = read_sparsities(options.sparsities)
+    return plan_cells(base, rows, sparsities)
 
 
 def _quantize(cells: Sequence[Cell]) -> None:
-    """Tests each finished run in 8 bits that was not yet."""
+    """Quantizes each finished run that has not been quantized yet."""
     for cell in cells:
-        if grid.standing(cell) != "finished":
+        if status(cell) != "finished":
             continue
         for member in [cell.config] if cell.config.seeds == 1 else seeds.members(cell.config):
             folder = run_directory.of(member)
             if not run_directory.is_quantized(folder):
-                with out_of_memory():
-                    quantize.quantize(quantize.Options(folder))
+                quantize.quantize(quantize.Options(folder))
 
 
-def _show_all() -> None:
-    table = Table("name", "what", "runs", "epochs", "published")
+def _print_list() -> None:
+    lines = []
     for name, one in PRESETS.items():
-        rows = grid_options.read_rows(one.rows)
-        own = sum(not methods.find(row.method).has_target for row in rows)
-        cells = 1 + own + (len(rows) - own) * len(one.sparsities)
-        runs = f"{cells} x {one.config.seeds} seeds"
-        table.add_row(name, escape(one.title), runs, str(one.config.epochs), "yes" if one.source else "-")
+        rows = read_rows(one.rows)
+        without_target = sum(not methods.find(row.method).has_target for row in rows)
+        cells = 1 + without_target + (len(rows) - without_target) * len(one.sparsities)
+        published = "yes" if one.source else "-"
+        lines.append([name, one.title, f"{cells} x {one.config.seeds} seeds", str(one.config.epochs), published])
     console = Console()
     console.width = max(console.width, 140)
-    console.print(table)
+    header = ["name", "experiment", "runs", "epochs", "published results"]
+    console.print(tables.for_terminal(header, lines, text_columns=3))
 
 
 if __name__ == "__main__":

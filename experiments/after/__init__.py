@@ -1,1 +1,1 @@
-"""What is done with a finished run."""
+"""Work on finished runs: comparing, measuring, and making networks smaller."""

@@ -1,4 +1,4 @@
-"""A finished run: its options, data and network, and how well it does."""
+"""A finished run, loaded again: its options, data and network, and its accuracy."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -22,8 +22,8 @@ from ..run.setup import Setup, prepare
 from ..step.steps import Steps
 
 BATCH = 500
-# One image of a thousand may come out otherwise on a device that rounds otherwise.
-_SAME = 1e-3
+# One image in a thousand may be classified differently on a device that rounds differently.
+_TOLERANCE = 1e-3
 
 
 class Finished(NamedTuple):
@@ -32,7 +32,7 @@ class Finished(NamedTuple):
     Attributes:
       config: its options.
       setup: its data and functions.
-      model: its network, with the weights of the last epoch.
+      model: its network, with the weights after the last epoch.
       result: its result.
     """
 
@@ -43,10 +43,10 @@ class Finished(NamedTuple):
 
 
 def read(folder: Path) -> Finished:
-    """A finished run, with its data.
+    """Loads a finished run and its data.
 
     Raises:
-      UserError: if the folder holds none, or one that cannot be read.
+      UserError: if the folder holds no finished run, or one that cannot be read.
     """
     if not (folder / run_directory.CONFIG).is_file():
         raise UserError(f"{folder} must be the folder of a run, and there is no {run_directory.CONFIG} in it.")
@@ -55,8 +55,9 @@ def read(folder: Path) -> Finished:
         raise UserError(f"{folder} holds the runs of {config.seeds} seeds; name one: {folder / f'seed{config.seed}'}.")
     if not (folder / run_directory.SUMMARY).is_file():
         raise UserError(f"{folder} must be the folder of a run that has finished; this one has not.")
-    result, stored = run_directory.read_result(folder), run_directory.read_parameters(folder)
-    # On one device, and where it is now, whatever it was trained on and wherever.
+    result = run_directory.read_result(folder)
+    stored = run_directory.read_parameters(folder)
+    # The run is loaded on one device, whatever it was trained on, and from the folder where it is now.
     config = dataclasses.replace(config, output_dir=folder, **dict.fromkeys(MACHINES))
     setup = prepare(config)
     shapes = jax.eval_shape(lambda: setup.steps.shown(setup.steps.init(0)))
@@ -67,22 +68,23 @@ def read(folder: Path) -> Finished:
 
 
 def check_accuracy(run: Finished) -> float:
-    """The accuracy of a run's weights on the test images.
+    """Tests a run again, and returns its accuracy.
 
     Raises:
-      UserError: if it is not what the run says.
+      UserError: if it is not the accuracy in the run's summary.
     """
-    found, told = accuracy(run.setup.steps, run.model, run.setup.data.test), run.result.test_accuracy
-    if abs(found - told) > _SAME:
+    found = accuracy(run.setup.steps, run.model, run.setup.data.test)
+    expected = run.result.test_accuracy
+    if abs(found - expected) > _TOLERANCE:
         raise UserError(
             f"{run.config.output_dir} must be tested as it was, and its weights come to {found:.2%}, where "
-            f"{run_directory.SUMMARY} has {told:.2%}. Are the data the same?"
+            f"{run_directory.SUMMARY} has {expected:.2%}. Are the data the same?"
         )
     return found
 
 
 def accuracy(steps: Steps, model: nnx.Module, part: Part) -> float:
-    """The fraction of images that a network puts into the right class."""
+    """Returns the fraction of images that a network classifies correctly."""
     graph, state = nnx.split(model)
 
     @jax.jit
@@ -97,12 +99,12 @@ def accuracy(steps: Steps, model: nnx.Module, part: Part) -> float:
 
 
 def batches(part: Part) -> Iterator[Batch]:
-    """Images and labels, in order; the last batch may be smaller."""
+    """Yields images and labels, in order; the last batch may be smaller."""
     return part.batches(BATCH)
 
 
 def _filled(folder: Path, stored: dict[str, np.ndarray], kind: str, tree: Any) -> Any:
-    """The tree with the arrays of a file in place of shapes."""
+    """Returns the tree with the arrays of a file in place of shapes."""
     leaves = []
     for path, leaf in jax.tree.leaves_with_path(tree):
         name = f"{kind}/{fj.path_string(path)}"

@@ -1,4 +1,4 @@
-"""How long networks take: a program for each, timed in turns."""
+"""Latency of networks, each compiled to a program of its own and timed in turns."""
 
 import time
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from flax import nnx
 
 
 class Latency(NamedTuple):
-    """How long a forward pass takes, in seconds.
+    """The time that a forward pass takes, in seconds.
 
     Attributes:
-      median: of all that were timed.
+      median: the median of all timed passes.
       low: the first quartile.
       high: the third quartile.
     """
@@ -27,12 +27,12 @@ class Latency(NamedTuple):
 def measure(models: Sequence[nnx.Module], inputs: np.ndarray, repeats: int) -> list[Latency]:
     """Times a forward pass of each network.
 
-    They take turns, so that what else the machine does falls on all of them.
+    The networks take turns, so that other load on the machine affects all of them.
 
     Args:
       models: the networks, in evaluation mode.
-      inputs: what all of them are given.
-      repeats: how many passes of each are timed, after two that compile and warm up.
+      inputs: a batch of inputs for all of them.
+      repeats: how many passes of each to time, after two that warm up.
     """
     x = jnp.asarray(inputs)
     calls = [_compiled(model, x) for model in models]
@@ -53,5 +53,7 @@ def _compiled(model: nnx.Module, x: jax.Array):
 
 
 def digits(number: float, count: int) -> str:
-    """A number to so many digits, without an exponent where it is larger than they tell."""
-    return f"{number:,.0f}" if number >= 10**count - 0.5 else f"{number:.{count}g}"
+    """Writes a number with this many significant digits, or all digits of a larger integer, without an exponent."""
+    if number >= 10**count - 0.5:
+        return f"{number:,.0f}"
+    return f"{number:.{count}g}"

@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing else: a table, pictures, and what could not be removed."""
+"""A report as one self-contained HTML page: a table, pictures, and the dead units that could not be removed."""
 
 import base64
 from collections.abc import Sequence
@@ -23,13 +23,13 @@ _MOST_KEPT = 50
 def page(
     result: dict[str, Any], rows: dict[str, list[tuple[str, list[str]]]], made: Stages, pictures: Sequence[Path]
 ) -> str:
-    """The text of the page."""
+    """Returns the text of the page."""
     names = [stage.name for stage in made.stages]
     body = [
         f"<h1>{escape(result['title'])}</h1>",
-        f"<p>{escape(result['machine'])}; {result['test_images']:,} test images. <b>Theoretical</b> is what weights "
-        "of 0 would save on a machine that skipped each of them. <b>Measured</b> is what this machine holds and takes: "
-        f"the median of {result['repeats']} forward passes, and their first and third quartiles.</p>",
+        f"<p>{escape(result['machine'])}; {result['test_images']:,} test images. <b>Theoretical</b> numbers are "
+        "what weights of 0 would save on a machine that skips them. <b>Measured</b> numbers are from this machine; "
+        f"latencies are the median of {result['repeats']} forward passes, with the first and third quartiles.</p>",
         '<div class="wide"><table>',
         _row("th", ["", *names]),
     ]
@@ -39,16 +39,16 @@ def page(
     body += ["</table></div>", *(_image(picture) for picture in pictures)]
     body += [
         "<h2>Compaction</h2>",
-        f"<p>{made.compacted.before:,} parameters became {made.compacted.after:,}. Logits differ by {made.error:.1e} "
-        "of the largest.</p>",
+        f"<p>Of {made.compacted.before:,} parameters, {made.compacted.after:,} are left. Logits differ by at most "
+        f"{made.error:.1e} of the largest.</p>",
     ]
     if made.compacted.kept:
-        body += ["<p>What looks dead and stays:</p>", "<table>", _row("th", ["parameter", "axis", "how many", "why"])]
+        body += ["<p>Dead units that were kept:</p>", "<table>", _row("th", ["parameter", "axis", "units", "reason"])]
         kept = made.compacted.kept[:_MOST_KEPT]
         body += [_row("td", [one.path, str(one.axis), f"{one.count:,}", one.reason]) for one in kept]
         body.append("</table>")
         if len(made.compacted.kept) > _MOST_KEPT:
-            body.append(f"<p>And {len(made.compacted.kept) - _MOST_KEPT} lines more in report.json.</p>")
+            body.append(f"<p>{len(made.compacted.kept) - _MOST_KEPT} more are in report.json.</p>")
     text = "\n".join(body)
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(result["title"])}</title>\n'

@@ -15,7 +15,7 @@ _MOST_LAYERS = 40
 
 
 def costs(file: Path, stages: Sequence[Stage], title: str) -> None:
-    """What each stage costs, as a part of what the dense network does."""
+    """Draws the cost of each stage, as a fraction of the dense network's."""
     panels = [("multiply-adds without zeros\n(theoretical)", [stage.kept_multiply_adds for stage in stages])]
     panels += [
         ("bytes on disk\n(measured)", [stage.disk for stage in stages]),
@@ -42,7 +42,7 @@ def costs(file: Path, stages: Sequence[Stage], title: str) -> None:
 
 
 def operations(file: Path, layers: tuple[fj.Flops, fj.Flops], title: str) -> None:
-    """The multiply-adds of each layer: of dense arrays, of those without dead units, and of weights that are not 0."""
+    """Draws the multiply-adds of each layer: as a dense array, without dead units, and by weights that are not 0."""
     before, after = ({layer.path: layer for layer in flops.layers} for flops in layers)
     largest = sorted(before.values(), key=lambda layer: -layer.total)[:_MOST_LAYERS]
     rows = [layer for layer in before.values() if layer in largest]
@@ -54,8 +54,8 @@ def operations(file: Path, layers: tuple[fj.Flops, fj.Flops], title: str) -> Non
         ("compacted", BLUE, [after.get(layer.path, nothing).total for layer in rows]),
         ("by weights that are not 0 (theoretical)", ORANGE, [layer.kept for layer in rows]),
     ]
-    for (label, colour, values), height in zip(kinds, (0.8, 0.5, 0.2), strict=True):
-        axes.barh(range(len(rows)), np.array(values) / 2, height=height, color=colour, label=label)
+    for (label, color, values), height in zip(kinds, (0.8, 0.5, 0.2), strict=True):
+        axes.barh(range(len(rows)), np.array(values) / 2, height=height, color=color, label=label)
     axes.set(xscale="log", xlabel="multiply-adds of an image", yticks=range(len(rows)), ylim=(len(rows) - 0.4, -0.6))
     axes.set_yticklabels([layer.path for layer in rows], fontsize=8)
     left_out = len(before) - len(rows)
@@ -65,4 +65,6 @@ def operations(file: Path, layers: tuple[fj.Flops, fj.Flops], title: str) -> Non
 
 
 def _times(part: float) -> str:
-    return f"{part:.0%}" if part > 0.1 else f"1/{1 / part:.0f}" if part > 0 else "0"
+    if part > 0.1:
+        return f"{part:.0%}"
+    return f"1/{1 / part:.0f}" if part > 0 else "0"

@@ -1,4 +1,4 @@
-"""The network of a finished run, in 8 bits, without its dead units, and both."""
+"""The network of a finished run made smaller: in 8 bits, without its dead units, and both."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,18 +11,18 @@ import flipout_jax as fj
 from ..errors import UserError
 from . import finished
 
-# Enough to compare outputs by.
+# Compaction compares the outputs of the network before and after on this many images.
 _IMAGES = 8
 
 
 class Smaller(NamedTuple):
-    """Networks of the same function, up to the rounding of 8 bits.
+    """Networks that compute the same function, up to the rounding of 8 bits.
 
     Attributes:
-      quantized: weights and what goes into the layers in 8 bits.
-      compacted: without dead units.
-      both: without dead units, in 8 bits.
-      removed: what was removed, and what stays and why.
+      quantized: the network with weights and inputs of layers in 8 bits.
+      compacted: the network without dead units.
+      both: the network without dead units, in 8 bits.
+      removed: what was removed, and which dead units were kept and why.
     """
 
     quantized: nnx.Module
@@ -31,12 +31,12 @@ class Smaller(NamedTuple):
     removed: fj.compact.Compacted
 
 
-def make(run: finished.Finished, tell: Callable[[str], None]) -> Smaller:
+def make(run: finished.Finished, show_progress: Callable[[str], None]) -> Smaller:
     """Makes a run's network smaller.
 
     Args:
-      run: the run. Ranges are those of its training images, without augmentation.
-      tell: is told what is done next.
+      run: the run, whose training images, without augmentation, calibrate the 8-bit networks.
+      show_progress: called with the name of each step before it starts.
 
     Raises:
       UserError: if the weights are not finite.
@@ -44,9 +44,9 @@ def make(run: finished.Finished, tell: Callable[[str], None]) -> Smaller:
     images, _ = next(finished.batches(run.setup.data.test))
     x = run.setup.steps.inputs(jnp.asarray(images[:_IMAGES]))
     try:
-        tell("8 bits")
+        show_progress("8 bits")
         quantized = _quantized(run, run.model)
-        tell("compaction")
+        show_progress("compaction")
         compacted, removed = fj.compact.shrink_nnx(run.model, x)
         return Smaller(quantized, compacted, _quantized(run, compacted), removed)
     except ValueError as error:

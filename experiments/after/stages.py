@@ -1,4 +1,4 @@
-"""The network of a finished run, dense, pruned, in 8 bits, without its dead units, and what each costs."""
+"""The stages of a finished run's network and their costs: dense, pruned, in 8 bits, and without its dead units."""
 
 import tempfile
 from collections.abc import Callable
@@ -19,23 +19,23 @@ from .latency import Latency, measure
 
 NAMES = "dense", "pruned", "8 bits", "compacted", "compacted, 8 bits"
 BATCHES = 1, 128
-# Beside the sums in another order: of the largest logit.
-_SAME = 1e-5
+# A smaller largest logit than this counts as this one, so that the relative error is finite.
+_SMALLEST_LOGIT = 1e-5
 
 
 class Stage(NamedTuple):
-    """One network, and what it costs.
+    """A network and its costs.
 
     Attributes:
       name: one of `NAMES`.
-      weights: prunable weights that are stored, zeros included.
-      kept: those that are not 0.
-      multiply_adds: of a forward pass of one image, as dense arrays need them.
+      weights: the number of prunable weights that are stored, including zeros.
+      kept: the number of them that are not 0.
+      multiply_adds: the multiply-adds in a forward pass of one image with dense arrays.
       kept_multiply_adds: those by weights that are not 0.
       disk: bytes of the file: safetensors for the dense network, `save_sparse` for all others.
       memory: bytes of all arrays.
-      latency: of each size of batch.
-      accuracy: on the test images; None where nobody has trained it.
+      latency: the latency of a forward pass, by batch size.
+      accuracy: the accuracy on the test images; None for a network that was not trained.
     """
 
     name: str
@@ -53,9 +53,9 @@ class Stages(NamedTuple):
     """All stages of a run.
 
     Attributes:
-      stages: in the order in which they are made.
+      stages: the stages, in the order of `NAMES`.
       layers: operations by layer, before and after compaction.
-      compacted: what was removed, and what stays and why.
+      compacted: what was removed, and which dead units were kept and why.
       error: the largest difference of a logit by compaction, as a fraction of the largest.
     """
 
@@ -65,14 +65,16 @@ class Stages(NamedTuple):
     error: float
 
 
-def make(run: finished.Finished, dense: finished.Finished | None, repeats: int, tell: Callable[[str], None]) -> Stages:
+def make(
+    run: finished.Finished, dense: finished.Finished | None, repeats: int, show_progress: Callable[[str], None]
+) -> Stages:
     """Makes all stages of a run, and measures them.
 
     Args:
       run: the run.
       dense: a run of the same network without pruning, or None for the network before training.
-      repeats: how many forward passes are timed.
-      tell: is told what is done next.
+      repeats: how many forward passes of each network to time.
+      show_progress: called with the name of each step before it starts.
 
     Raises:
       UserError: if the dense run has another network, or the weights are not finite.
@@ -80,17 +82,18 @@ def make(run: finished.Finished, dense: finished.Finished | None, repeats: int, 
     steps, data = run.setup.steps, run.setup.data
     images, _ = next(finished.batches(data.test))
     x = np.asarray(steps.inputs(jnp.asarray(np.resize(images, (max(BATCHES), *images.shape[1:])))))
-    pruned, start = run.model, _start(run) if dense is None else dense.model
+    pruned = run.model
+    start = _start(run) if dense is None else dense.model
     if _shapes(pruned) != _shapes(start):
         raise UserError(f"--dense {dense and dense.config.output_dir} must be a run of the same network.")
-    quantized, compacted, both, removed = smaller.make(run, tell)
+    quantized, compacted, both, removed = smaller.make(run, show_progress)
     before, after = (np.asarray(model(jnp.asarray(x))) for model in (pruned, compacted))
     one = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
-    # A network in 8 bits multiplies as often as that which it is made of.
+    # Beside each network, the one whose weights and operations are counted: an 8-bit network has those of its source.
     made = [(start, start), (pruned, pruned), (quantized, pruned), (compacted, compacted), (both, compacted)]
-    tell("latency")
+    show_progress("latency")
     latency = {batch: measure([model for model, _ in made], x[:batch], repeats) for batch in BATCHES}
-    tell("accuracy")
+    show_progress("accuracy")
     stages = [
         cost(
             name,
@@ -103,7 +106,7 @@ def make(run: finished.Finished, dense: finished.Finished | None, repeats: int, 
         for i, (name, (model, source)) in enumerate(zip(NAMES, made, strict=True))
     ]
     flops = _operations(pruned, one), _operations(compacted, one)
-    return Stages(stages, flops, removed, float(abs(before - after).max() / max(abs(before).max(), _SAME)))
+    return Stages(stages, flops, removed, float(abs(before - after).max() / max(abs(before).max(), _SMALLEST_LOGIT)))
 
 
 def cost(
@@ -114,15 +117,15 @@ def cost(
     latency: dict[int, Latency],
     accuracy: float | None,
 ) -> Stage:
-    """What a network costs.
+    """Returns the costs of a network.
 
     Args:
       name: one of `NAMES`.
       model: the network.
-      source: what it was made of, if it is in 8 bits, and else itself: the weights that are counted.
+      source: the network whose weights and operations are counted: for one in 8 bits, the one it was made from.
       x: one input.
-      latency: as it was measured.
-      accuracy: as it was measured.
+      latency: the measured latency, by batch size.
+      accuracy: the measured accuracy.
     """
     operations = fj.flops(lambda model, x: model(x), source, x)
     params = jax.tree.leaves_with_path(nnx.state(source, nnx.Param))
@@ -142,7 +145,7 @@ def cost(
 
 
 def _start(run: finished.Finished) -> nnx.Module:
-    """The network before training."""
+    """Returns the network before training."""
     steps = run.setup.steps
     state = steps.shown(steps.init(run.config.seed))
     return steps.model(state.params, state.model_state)
@@ -157,7 +160,7 @@ def _shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _size(state: Any, *, sparse: bool) -> int:
-    """The bytes of the file that holds these arrays."""
+    """Returns the size in bytes of a file that holds these arrays."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "network.safetensors")
         if sparse:

@@ -1,4 +1,4 @@
-"""The parameters of large language models, as shapes and shardings: nothing is allocated."""
+"""The parameters of large language models as shapes and shardings, with no memory allocated."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ import flipout_jax as fj
 
 @dataclass(frozen=True)
 class Decoder:
-    """The sizes of a decoder-only transformer with gated hidden layers, as Llama 2 has them."""
+    """The sizes of a decoder-only transformer with gated hidden layers, such as Llama 2."""
 
     layers: int
     width: int
@@ -34,10 +34,10 @@ _LARGEST_ARRAY = 2**32 - 1
 
 
 def parameters(decoder: Decoder, mesh: Mesh, dtype: DTypeLike) -> dict[str, Any]:
-    """Abstract parameters, sharded over both axes of a mesh: `data` (fully sharded) and `model` (tensor parallel).
+    """Returns abstract parameters, sharded over the mesh axes `data` (fully sharded) and `model` (tensor parallel).
 
-    Layers are stacked along a leading axis, as scanned models have them, in as few equal groups as keep every array
-    below 2**32 weights.
+    Layers are stacked along a leading axis, as in scanned models, in the smallest number of equal groups that keeps
+    every array below 2**32 weights.
     """
 
     def array(shape: tuple[int, ...], *spec: str | None) -> jax.ShapeDtypeStruct:
@@ -67,7 +67,7 @@ def parameters(decoder: Decoder, mesh: Mesh, dtype: DTypeLike) -> dict[str, Any]
 
 
 def sharded_state(state: Any, params: Any, mesh: Mesh) -> Any:
-    """An optimiser's abstract state, each leaf sharded as the parameter whose path and shape it has, if any."""
+    """Shards an optimizer's abstract state: each leaf like the parameter with its path and shape, if there is one."""
     named = {fj.path_string(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
 
     def place(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -81,7 +81,7 @@ def sharded_state(state: Any, params: Any, mesh: Mesh) -> Any:
 
 
 def bytes_per_device(tree: Any) -> int:
-    """The bytes of a tree of abstract arrays that one device holds."""
+    """Returns how many bytes of a tree of abstract arrays one device holds."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
     sizes = [jax.ShapeDtypeStruct(leaf.sharding.shard_shape(leaf.shape), leaf.dtype) for leaf in leaves]
     return sum(leaf.size * leaf.dtype.itemsize for leaf in sizes)

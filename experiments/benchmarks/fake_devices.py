@@ -1,7 +1,7 @@
-"""As many CPU devices as a plan needs, which compile programs and run none.
+"""Fake CPU devices, as many as a plan needs, which compile programs but run none.
 
-JAX takes a CPU device whose number is beyond `MOST` for one of another process. So more devices need more processes:
-they register theirs, and wait until the first one ends.
+JAX takes a CPU device with a number beyond `MOST` for a device of another process. So more devices need more processes,
+which register their devices and wait until the first process ends.
 """
 
 import contextlib
@@ -17,13 +17,13 @@ MOST = 2048
 
 @contextlib.contextmanager
 def fake_devices(count: int, most: int = MOST) -> Iterator[None]:
-    """Within it, `jax.devices()` are `count` CPU devices or a few more.
+    """A context in which `jax.devices()` has `count` CPU devices or a few more.
 
-    It must be entered before JAX is asked for a device, and at most once in a process.
+    Enter it before asking JAX for a device, and only once in a process.
 
     Args:
-      count: how many devices.
-      most: how many of them a process may have.
+      count: the number of devices.
+      most: the largest number of devices of one process.
     """
     processes = -(-count // most)
     each = -(-count // processes)
@@ -42,7 +42,7 @@ def fake_devices(count: int, most: int = MOST) -> Iterator[None]:
         _join(address, processes, each, 0)
         yield
     finally:
-        # The others leave at the end of their input, and nobody leaves before all do.
+        # The other processes shut down at the end of their input, and shutting down waits for all processes.
         for other in others:
             if other.stdin:
                 other.stdin.close()
@@ -59,7 +59,7 @@ def _configure(devices: int) -> None:
 def _join(address: str, processes: int, devices: int, process: int) -> None:
     _configure(devices)
     jax.distributed.initialize(address, processes, process)
-    # Every process waits here for the devices of all.
+    # This waits until all processes have registered their devices.
     jax.devices()
 
 

@@ -1,6 +1,6 @@
-"""Kills training with SIGKILL again and again, lets it go on, and compares: `python -m experiments.benchmarks.kills`.
+"""Kills training with SIGKILL many times, resumes it, and compares: `python -m experiments.benchmarks.kills`.
 
-Half of the kills come at a random time, half at a random one of the program's operations on files.
+Half of the kills happen at a random time, the other half at a random file operation of the program.
 """
 
 import collections
@@ -34,23 +34,23 @@ _TIMED = {"flop_utilisation"}
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Kills training with SIGKILL at random moments; every run must end as one that nobody killed."""
+    """Kills training with SIGKILL at random moments; every run must end like one that was not killed."""
 
     kills: int = 200
-    """How many processes to kill."""
+    """Number of processes to kill."""
     seed: int = 0
-    """Of the moments."""
+    """Seed for the moments of the kills."""
     epochs: int = 24
-    """Epochs of each run; each of its epochs ends with a checkpoint."""
+    """Epochs of each run, each of which ends with a checkpoint."""
 
 
 class Report(NamedTuple):
-    """What came of the kills.
+    """The result of the kills.
 
     Attributes:
-      killed: how many processes were killed, by what they were doing.
-      finished: how many runs came to their end.
-      lost: what was wrong with runs, a line for each.
+      killed: the number of processes that were killed, by what they were doing.
+      finished: the number of runs that finished.
+      lost: a line for each fault of a run.
     """
 
     killed: dict[str, int]
@@ -59,7 +59,7 @@ class Report(NamedTuple):
 
 
 def main() -> None:
-    """Kills, prints a table, and ends with 1 if a run was lost."""
+    """Kills runs, prints a table, and exits with 1 if a run was lost."""
     options = tyro.cli(Options, prog="python -m experiments.benchmarks.kills")
     with tempfile.TemporaryDirectory() as folder:
         report = survive(options, Path(folder))
@@ -72,17 +72,17 @@ def main() -> None:
 
 
 def survive(options: Options, folder: Path) -> Report:
-    """Kills runs, lets each go on till its end, and compares them with one that nobody killed."""
+    """Kills runs, resumes each until it finishes, and compares them with one that was not killed."""
     draw = random.Random(options.seed)
     config = Config(
         **{"model": "lenet_300_100", "epochs": options.epochs, "steps_per_epoch": 3, "test_images": 40},
         **{"save_epochs": 1, "sparsity": 0.9375, "output_dir": folder / "whole"},
     )
-    # The first run compiles, the second tells how long one takes.
+    # The first run compiles, the second measures how long a run takes.
     for name in ("first", "whole"):
         start = time.monotonic()
         if _train(dataclasses.replace(config, output_dir=folder / name), folder) != 0:
-            raise RuntimeError("A run that nobody kills must come to its end.")
+            raise RuntimeError("A run that is not killed must finish.")
     seconds, operations = time.monotonic() - start, int((folder / "operations").read_text())
     killed, lost, finished = collections.Counter[str](), [], 0
     with Progress() as progress:
@@ -107,7 +107,7 @@ def survive(options: Options, folder: Path) -> Report:
 
 def _train(config: Config, folder: Path, *, after: float | None = None, operation: float | None = None) -> int | None:
     """Trains in a process of its own, or goes on, and kills it at a moment; how it ended."""
-    # Its processes begin with everything imported, so that most of their time is that of a run.
+    # Its processes start with everything imported, so that they spend most of their time on the run.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "orbax.checkpoint", "sklearn.datasets"])
     process = context.Process(target=_run, args=(config, folder, operation))
@@ -135,19 +135,19 @@ def _run(config: Config, folder: Path, operation: int | None) -> None:
         try:
             training.run(Config(resume=own) if (own / run_directory.CONFIG).is_file() else config)
         except UserError as error:
-            # A run that was killed when all was done.
+            # The run was killed after it had finished.
             if "this one has" not in str(error):
                 raise
     (folder / "operations").write_text(str(next(seen)))
 
 
 def _hidden(folder: Path) -> set[tuple[str, float]]:
-    """What is half written, and since when."""
+    """Returns the files that are partially written, and since when."""
     return {(f"{file.parent.name}/{file.name}", file.stat().st_mtime) for file in folder.rglob(".*") if file.is_dir()}
 
 
 def _was_doing(folder: Path, left: set[tuple[str, float]]) -> str:
-    """What a process was doing when it was killed, by what it has left."""
+    """Returns what a process was doing when it was killed, judging by the files it left."""
     metrics = folder / run_directory.METRICS
     if not (folder / run_directory.CONFIG).exists():
         return "before the run had a configuration"
@@ -163,7 +163,7 @@ def _was_doing(folder: Path, left: set[tuple[str, float]]) -> str:
 
 
 def differences(run: Path, whole: Path) -> list[str]:
-    """What of a run is not as in one that nobody killed."""
+    """Lists the differences between a run and one that was not killed."""
     found = []
     for name in (run_directory.CONFIG, run_directory.TABLES, run_directory.FLIP_COUNTS, *run_directory.PICTURES):
         own, other = (file.read_bytes().replace(bytes(file.parent), b"") for file in (run / name, whole / name))
@@ -180,7 +180,7 @@ def differences(run: Path, whole: Path) -> list[str]:
     own, other = (_untimed(dataclasses.asdict(run_directory.read_result(folder))) for folder in (run, whole))
     if own != other:
         found.append("summary.json differs")
-    return found + [f"{file.name} is half written" for file in run.rglob(".partial-*")]
+    return found + [f"{file.name} is partially written" for file in run.rglob(".partial-*")]
 
 
 def _untimed(figures: dict[str, Any]) -> dict[str, Any]:

@@ -10,15 +10,16 @@ import optax
 import tyro
 
 from .. import methods, models
+from ..after.machine import machine
 from ..data import Images, augment
 from ..data.dataset import in_memory
+from ..folder import tables
 from ..models import DType
 from ..options.config import Config, resolved
 from ..recipe import optimizer as recipe
 from ..run.optimizer import optimizer as run_optimizer
 from ..step import flops, steps
 from ..step.loop import Loop
-from .machine import machine
 
 # Images of the size that the papers gave each network; the others take those of CIFAR.
 _SHAPES = {"digits_cnn": (8, 8, 1), "lenet_300_100": (28, 28, 1), "lenet5": (28, 28, 1), "densenet121": (224, 224, 3)}
@@ -26,43 +27,36 @@ _SHAPES = {"digits_cnn": (8, 8, 1), "lenet_300_100": (28, 28, 1), "lenet5": (28,
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Training speed on random images: augmentation, a step of SGD, and pruning, which is idle at these steps."""
+    """Measures training speed on random images: augmentation, an SGD step, and a pruner that does not prune yet."""
 
     models: tuple[str, ...] = tuple(models.MODELS)
     """Networks to time."""
     batch_size: int = 128
-    """Images a step."""
+    """Images per step."""
     dtype: DType = "float32"
-    """What the networks compute in."""
+    """Type in which the networks compute."""
     method: str = "magnitude"
-    """What prunes; bare is the optimiser alone."""
+    """Pruning method; bare is the optimizer alone."""
     seconds: float = 10.0
-    """At least so long is each network timed, and at least three steps."""
+    """Seconds to time each network, for at least three steps."""
     markdown: Path | None = None
-    """Where to write the table as well."""
+    """File to write the table to. By default it is only printed."""
 
 
 def main(options: Options) -> None:
-    """Prints a line for each network."""
-    lines = [
-        f"{machine()}; batch {options.batch_size}, {options.dtype}, {options.method}",
-        "",
-        "| network | image | images/s | ms a step | GFLOP an image | of the peak | s to compile |",
-        "|---|---|---:|---:|---:|---:|---:|",
-    ]
-    print("\n".join(lines))
-    for name in options.models:
-        line = _line(name, options)
-        lines.append(line)
-        print(line, flush=True)
+    """Prints a row for each network."""
+    heading = f"{machine()}; batch {options.batch_size}, {options.dtype}, {options.method}"
+    header = ["network", "image", "images/s", "ms per step", "GFLOP per image", "of the peak", "s to compile"]
+    rows = (_row(name, options) for name in options.models)
+    text = tables.print_markdown(heading, header, rows, text_columns=2)
     if options.markdown:
-        options.markdown.write_text("\n".join(lines) + "\n", "utf-8")
+        options.markdown.write_text(text, "utf-8")
 
 
 def training(
     name: str, batch_size: int, steps_per_epoch: int, dtype: DType, method: str
 ) -> tuple[Loop, steps.Steps, tuple[int, int, int]]:
-    """The training of a network on random images of 10 classes: the loop, its functions, and the images' shape."""
+    """Returns the loop, the step functions and the shape of images for training on random images of 10 classes."""
     shape = _SHAPES.get(name, (32, 32, 3))
     rng = np.random.default_rng(0)
     count = steps_per_epoch * batch_size
@@ -88,7 +82,7 @@ def training(
 
 
 def time_step(functions: Loop, seconds: float) -> float:
-    """Seconds a step, over at least three steps and so many seconds, after a first dispatch to warm up."""
+    """Returns the seconds per step, timed for this long and at least three steps, after a dispatch that warms up."""
     state, totals = functions.init([0]), functions.zero()
     inputs = next(functions.epoch([0], 1, 0))
     state, totals = jax.block_until_ready(functions.train(state, totals, inputs))
@@ -100,17 +94,22 @@ def time_step(functions: Loop, seconds: float) -> float:
     return (time.perf_counter() - start) / count
 
 
-def _line(name: str, options: Options) -> str:
+def _row(name: str, options: Options) -> list[str]:
     functions, pure, shape = training(name, options.batch_size, 2, options.dtype, options.method)
     start = time.perf_counter()
     functions.compile()
     compiled = time.perf_counter() - start
     seconds = time_step(functions, options.seconds)
     use = flops.utilisation(flops.forward(pure, shape), options.batch_size / seconds, options.dtype)
-    return (
-        f"| {name} | {'x'.join(map(str, shape))} | {options.batch_size / seconds:,.0f} | {1e3 * seconds:,.1f} | "
-        f"{use.flops_per_image / 1e9:.3f} | {use.flop_utilisation:.1%} | {compiled:.1f} |"
-    )
+    return [
+        name,
+        "x".join(map(str, shape)),
+        f"{options.batch_size / seconds:,.0f}",
+        f"{1e3 * seconds:,.1f}",
+        f"{use.flops_per_image / 1e9:.3f}",
+        f"{use.flop_utilisation:.1%}",
+        f"{compiled:.1f}",
+    ]
 
 
 if __name__ == "__main__":

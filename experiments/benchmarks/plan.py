@@ -1,26 +1,27 @@
-"""What FlipOut would cost a model that is larger than this machine: lowered and compiled, and never run.
+"""Estimates what FlipOut would cost for a model that is too large for this machine, without running it.
 
-Run `python -m experiments.benchmarks.plan`. It makes fake CPU devices, compiles one step of the optimiser for all of
-them from abstract arrays, and reads in the program of one device what it keeps in memory, what it sends, and what it
-reads and writes. From that, and from speeds that you give, it estimates
+Run `python -m experiments.benchmarks.plan`. It makes fake CPU devices, compiles one step of the optimizer for all of
+them from abstract arrays, and reads from the program of one device how much memory it needs, what it sends, and what
+it reads and writes. From this, and from speeds that you give, it estimates
 
     time = traffic / memory + sum over collectives of (latency * log2(n) + moved / link)
 
-where `traffic` is the bytes that all fused operations read and write, n is how many devices a collective joins, and
-`moved` is `2 (n - 1) / n` times the bytes of an all-reduce, `(n - 1) / n` times those of any other collective. A step
-that does not prune is compared with the bare optimiser's. At the least it reads the gradients once more, as their norm
-must be known before the first noise is added, reads the masks, and reads and writes the flips. The program itself was
-made by XLA for CPU, and fuses less than one for an accelerator. What is sent is read in a second program, which counts
-as it would on an accelerator.
+where `traffic` is the number of bytes that all fused operations read and write, n is the number of devices in a
+collective, and `moved` is `2 (n - 1) / n` times the bytes of an all-reduce, and `(n - 1) / n` times the bytes of any
+other collective. A step that does not prune is compared with a step of the bare optimizer. It must at least read the
+gradients once more, since their norm must be known before noise is added, read the masks, and read and write the
+flips. XLA compiles the program for CPU, where it fuses less than for an accelerator. The communication is read from a
+second program, which counts weights in the way that accelerators do.
 """
 
 import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
 import jax
 import optax
@@ -28,8 +29,8 @@ import tyro
 from jax.sharding import AxisType, Mesh
 
 import flipout_jax as fj
-from flipout_jax._select import _selection
 
+from ..folder import tables as markdown_tables
 from . import plan_faults, programs
 from .decoders import DECODERS, bytes_per_device, parameters, sharded_state
 from .fake_devices import fake_devices
@@ -40,21 +41,21 @@ Model = Literal["124m", "7b", "70b"]
 
 @dataclasses.dataclass(frozen=True)
 class Speeds:
-    """What a device is taken to reach."""
+    """The assumed speeds of a device."""
 
     memory: float = 3.35
-    """Memory, TB/s."""
+    """Memory bandwidth in TB/s."""
     link: float = 400.0
-    """Network of each device, Gb/s."""
+    """Network bandwidth of each device in Gb/s."""
     latency: float = 15.0
-    """One hop of a collective, microseconds; log2(devices) hops each."""
+    """Latency of one hop of a collective in microseconds; a collective takes log2(devices) hops."""
 
     def to_move(self, traffic: float) -> float:
-        """Seconds to read and write so many bytes."""
+        """Returns the seconds it takes to read and write this many bytes."""
         return traffic / (1e12 * self.memory)
 
     def to_communicate(self, work: programs.Work) -> float:
-        """Seconds that the collectives take, one after the other."""
+        """Returns the seconds that the collectives take, one after the other."""
         seconds = 0.0
         for one in work.collectives:
             share = (2 if one.kind == "all-reduce" else 1) * (one.group - 1) / one.group
@@ -65,45 +66,45 @@ class Speeds:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """FlipOut's step for large models on many devices, compiled and not run."""
+    """FlipOut's step for large models on many devices, compiled but not run."""
 
     models: tuple[Model, ...] = ("7b", "70b")
-    """The sizes of Llama 2, and one of 124 million for a quick look."""
+    """Model sizes: those of Llama 2, and one of 124 million parameters for a quick look."""
     devices: tuple[int, ...] = (256, 4096)
-    """How many devices, for each model."""
+    """Numbers of devices, each tried with each model."""
     tensor_parallel: int = 8
     """Devices along the axis `model` of the mesh; the others shard along the axis `data`."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of weights and gradients."""
     inner: Literal["adamw", "sgd"] = "adamw"
-    """What FlipOut wraps; sgd is with momentum."""
+    """Optimizer that FlipOut wraps; sgd has momentum."""
     impl: Literal["threefry2x32", "rbg"] = "threefry2x32"
     """PRNG implementation of the noise."""
     speeds: Speeds = dataclasses.field(default_factory=Speeds)
-    """For the estimate of time."""
+    """Speeds for the estimate of time."""
     markdown: Path | None = None
-    """Where to write the tables as well."""
+    """File to write the tables to. By default they are only printed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What was found for one model on one number of devices; all bytes are those of one device.
+    """The result for one model on one number of devices. All bytes are those of one device.
 
     Attributes:
-      model: its name.
-      devices: how many there are.
-      size: parameters of the whole model.
-      prunable: how many of them are prunable, on one device.
-      weights: bytes of the parameters, and as many again of the gradients.
-      inner: bytes of the wrapped optimiser's state.
+      model: the name of the model.
+      devices: the number of devices.
+      size: the number of parameters of the whole model.
+      prunable: the number of prunable parameters on one device.
+      weights: bytes of the parameters; the gradients have as many again.
+      inner: bytes of the wrapped optimizer's state.
       masks: bytes of the masks.
-      flips: bytes of the counts.
+      flips: bytes of the flip counts.
       temporary: bytes of the step's temporaries.
-      bare_temporary: those of the wrapped optimiser's step alone.
+      bare_temporary: bytes of the temporaries in a step of the wrapped optimizer alone.
       program: what the step moves.
-      links: the same of a program that counts as on an accelerator, for what it sends.
-      bare: what the wrapped optimiser's step alone moves.
-      faults: what is not as it should be, in words.
+      links: what the step moves when it counts as on an accelerator, for its communication.
+      bare: what a step of the wrapped optimizer alone moves.
+      faults: what is wrong with the program, in words.
     """
 
     model: str
@@ -123,17 +124,17 @@ class Plan:
 
     @property
     def floor(self) -> int:
-        """Bytes that a step without a pruning must move beyond those of the bare optimiser."""
+        """The least bytes that a step without pruning must move in addition to those of the bare optimizer."""
         return self.weights + self.masks + 2 * self.flips
 
     @property
     def added(self) -> int:
-        """Bytes that a step without a pruning moves beyond those of the bare optimiser, in this program."""
+        """The bytes that a step without pruning moves in addition to those of the bare optimizer, in this program."""
         return self.program.always.traffic - self.bare.all.traffic
 
 
 def main(options: Options) -> None:
-    """Prints the tables, and fails where something is not as it should be."""
+    """Prints the tables, and exits with an error if a program has faults."""
     with fake_devices(max(options.devices)):
         plans = [plan(model, devices, options) for model in options.models for devices in options.devices]
     text = "\n".join(tables(plans, options))
@@ -146,7 +147,7 @@ def main(options: Options) -> None:
 
 
 def plan(model: Model, devices: int, options: Options) -> Plan:
-    """Compiles the step of one model for so many devices, of those that JAX has."""
+    """Compiles the step of one model for this many of JAX's devices."""
     if devices < 1 or devices % options.tensor_parallel:
         raise ValueError(
             f"`devices` must be a multiple of {options.tensor_parallel}, `tensor_parallel`, got {devices}."
@@ -160,7 +161,7 @@ def plan(model: Model, devices: int, options: Options) -> Plan:
     optimizer = fj.flipout(inner, schedule, key=jax.random.key(0, impl=options.impl))
     start = time.perf_counter()
     compiled, state = _compiled(optimizer, params, mesh)
-    with _counts_of_accelerators():
+    with _variants_of_accelerators():
         links = programs.read(_compiled(optimizer, params, mesh)[0].as_text(), devices)
     bare, bare_state = _compiled(inner, params, mesh)
     print(f"{model} on {devices:,} devices: compiled in {time.perf_counter() - start:.0f} s", flush=True)
@@ -191,24 +192,20 @@ def plan(model: Model, devices: int, options: Options) -> Plan:
 
 
 def _compiled(optimizer: optax.GradientTransformation, params: Any, mesh: Mesh) -> tuple[Any, Any]:
-    """The compiled step, which may reuse the buffers of parameters and state, and the abstract state."""
+    """Returns the compiled step, which may reuse the buffers of parameters and state, and the abstract state."""
     state = sharded_state(jax.eval_shape(optimizer.init, params), params, mesh)
     return lower(optimizer, params, state).compile(), state
 
 
 @contextlib.contextmanager
-def _counts_of_accelerators():
-    """Makes what is compiled here count as it would elsewhere: the sums of a pruning are chosen by the platform."""
-    of_platform = _selection._count
-    _selection._count = _selection._count_apart
-    try:
+def _variants_of_accelerators() -> Iterator[None]:
+    """Traces the variants that accelerators run, where the library has another one for CPU."""
+    with mock.patch.object(jax.lax, "platform_dependent", lambda *operands, default, **_: default(*operands)):
         yield
-    finally:
-        _selection._count = of_platform
 
 
 def tables(plans: list[Plan], options: Options) -> list[str]:
-    """The lines of three tables in Markdown: memory, communication, and the estimate."""
+    """Returns the lines of three Markdown tables: memory, communication, and the estimated time."""
     speeds = options.speeds
     return [
         f"{options.dtype} weights, {options.inner}, noise by {options.impl}, a mesh of devices / "
@@ -224,27 +221,27 @@ def tables(plans: list[Plan], options: Options) -> list[str]:
                 f"{options.inner}": lambda one: _mega(one.inner),
                 "masks": lambda one: _mega(one.masks),
                 "flips": lambda one: _mega(one.flips),
-                "masks and flips, bytes a prunable weight": lambda one: f"{(one.masks + one.flips) / one.prunable:.2f}",
+                "masks and flips, bytes per weight": lambda one: f"{(one.masks + one.flips) / one.prunable:.2f}",
                 "temporaries": lambda one: _mega(one.temporary),
-                f"those of {options.inner} alone": lambda one: _mega(one.bare_temporary),
+                f"temporaries of {options.inner} alone": lambda one: _mega(one.bare_temporary),
             },
         ),
         "",
-        "What one device sends:",
+        "Communication of one device:",
         "",
         *_table(
             plans,
             {
-                "collectives a step": lambda one: f"{one.links.always.communications:,}",
-                "bytes a step": lambda one: f"{one.links.always.communicated:,}",
-                "collectives a pruning": lambda one: f"{one.links.sometimes.communications:,}",
-                "bytes a pruning": lambda one: f"{one.links.sometimes.communicated:,}",
+                "collectives per step": lambda one: f"{one.links.always.communications:,}",
+                "bytes per step": lambda one: f"{one.links.always.communicated:,}",
+                "collectives per pruning": lambda one: f"{one.links.sometimes.communications:,}",
+                "bytes per pruning": lambda one: f"{one.links.sometimes.communicated:,}",
                 "largest array, bytes": lambda one: f"{one.links.all.largest:,}",
             },
         ),
         "",
-        f"Estimated time, ms, at {speeds.memory:g} TB/s of memory, {speeds.link:g} Gb/s a device and "
-        f"{speeds.latency:g} us a hop:",
+        f"Estimated time, ms, at {speeds.memory:g} TB/s of memory, {speeds.link:g} Gb/s per device and "
+        f"{speeds.latency:g} us per hop:",
         "",
         *_table(
             plans,
@@ -263,11 +260,11 @@ def tables(plans: list[Plan], options: Options) -> list[str]:
 
 
 def _table(plans: list[Plan], columns: dict[str, Callable[[Plan], str]]) -> list[str]:
-    lines = [f"| parameters | devices | {' | '.join(columns)} |", "|---:" * (2 + len(columns)) + "|"]
+    rows = []
     for one in plans:
         size = f"{one.size / 1e9:.1f} B" if one.size >= 1e9 else f"{one.size / 1e6:.0f} M"
-        lines.append(f"| {size} | {one.devices:,} | {' | '.join(cell(one) for cell in columns.values())} |")
-    return lines
+        rows.append([size, f"{one.devices:,}", *(cell(one) for cell in columns.values())])
+    return markdown_tables.as_markdown(["parameters", "devices", *columns], rows, text_columns=0).split("\n")
 
 
 def _mega(size: int) -> str:

@@ -1,4 +1,4 @@
-"""What should not be in the program of a step on many devices: gathers, whole parameters, a state that moves."""
+"""Faults of a program for many devices: large collectives, unsharded parameters, and a state that is copied."""
 
 import math
 from typing import Any
@@ -8,18 +8,19 @@ import jax
 from . import programs
 from .decoders import bytes_per_device
 
-# What is sent is single numbers, on CPU one of each device, and any device's part of a kernel is larger.
+# Bytes of an array in a collective. A correct program sends single numbers (on CPU, one for each device), and any shard
+# of a kernel is larger than this.
 MOST_AT_ONCE = 2**14
 
 
 def large(program: programs.Program) -> list[str]:
-    """The collectives that move an array which could be a parameter's."""
+    """Lists the collectives that move an array as large as a parameter could be."""
     large = [one for one in program.all.collectives if max(one.arrays, default=0) > MOST_AT_ONCE]
     return [f"{max(one.arrays):,} bytes are sent at once: {one.line}" for one in large]
 
 
 def whole(program: programs.Program, params: Any) -> list[str]:
-    """Whether a device makes an array that is larger than its part of any parameter: most likely all parts."""
+    """Lists the largest array if it is larger than a shard of any parameter, as then it is most likely unsharded."""
     largest = max(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(params))
     size, line = program.all.widest
     # Noise takes two words of 32 bits a weight.
@@ -27,10 +28,10 @@ def whole(program: programs.Program, params: Any) -> list[str]:
 
 
 def misplaced(compiled: Any, params: Any, state: Any) -> list[str]:
-    """Whether the program keeps what the shardings say it keeps, and in place."""
+    """Lists the ways in which a device holds other memory than the shardings say, or does not update it in place."""
     memory, kept = compiled.memory_analysis(), bytes_per_device((params, state))
     held, expected = memory.argument_size_in_bytes, kept + bytes_per_device(params)
-    # The counters and keys, which every device has, and what XLA aligns.
+    # This much is for counters and keys, which every device has, and for alignment.
     slack = kept // 1000 + 2**14
     faults = []
     if abs(held - expected) > slack:

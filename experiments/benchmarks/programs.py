@@ -1,8 +1,8 @@
-"""What a compiled program moves: between devices, and between a device and its memory.
+"""The data that a compiled program moves between devices, and between a device and its memory.
 
-Read from the text of the program of one device, after partitioning and fusion. What lies under a condition that the
-program computes, a `while` without a known number of turns or a `conditional`, is told apart from what every step
-does: in an optimiser's step this is the pruning.
+It is read from the text of the program of one device, after partitioning and fusion. Code under a condition that the
+program computes, a `while` without a known trip count or a `conditional`, is counted separately from what every step
+does: in an optimizer's step this code is the pruning.
 """
 
 import functools
@@ -12,21 +12,21 @@ from dataclasses import dataclass, replace
 
 KINDS = ("all-gather", "all-reduce", "all-to-all", "collective-broadcast", "collective-permute", "reduce-scatter")
 
-# They move nothing, or what they move is counted inside them.
+# These move nothing, or what they move is counted inside them.
 _FREE = {"after-all", "bitcast", "constant", "get-tuple-element", "opt-barrier", "parameter", "partition-id", "tuple"}
 _SLICES = {"dynamic-slice", "gather", "slice"}
 
 
 @dataclass(frozen=True)
 class Collective:
-    """One communication.
+    """A collective operation.
 
     Attributes:
       kind: one of `KINDS`.
-      arrays: bytes of each array that a device gives or gets, whichever is more.
-      group: how many devices take part together.
-      times: how often it is done.
-      line: where the program says so.
+      arrays: bytes of each array that a device sends or receives, whichever is more in total.
+      group: the number of devices that take part together.
+      times: how often it is executed.
+      line: its line in the program.
     """
 
     kind: str
@@ -37,18 +37,18 @@ class Collective:
 
     @property
     def bytes(self) -> int:
-        """Bytes of all arrays, each time."""
+        """The bytes of all arrays in one execution."""
         return sum(self.arrays)
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a part of a program moves.
+    """The data that a part of a program moves.
 
     Attributes:
-      collectives: what it sends.
+      collectives: its collective operations.
       traffic: bytes read from memory and written to it.
-      widest: bytes of the largest array that it makes, and where the program says so.
+      widest: bytes of the largest array that it makes, and its line in the program.
     """
 
     collectives: tuple[Collective, ...] = ()
@@ -65,30 +65,30 @@ class Work:
 
     @property
     def communications(self) -> int:
-        """How many collectives are done."""
+        """The number of collectives that are executed."""
         return sum(one.times for one in self.collectives)
 
     @property
     def communicated(self) -> int:
-        """Bytes that they move."""
+        """The bytes that all collectives move."""
         return sum(one.times * one.bytes for one in self.collectives)
 
     @property
     def largest(self) -> int:
-        """Bytes of the largest array of any of them."""
+        """The bytes of the largest array in a collective."""
         return max((size for one in self.collectives for size in one.arrays), default=0)
 
 
 @dataclass(frozen=True)
 class Program:
-    """What every step does, and what a condition adds to it."""
+    """A program: what every step moves, and what is moved only under a condition."""
 
     always: Work
     sometimes: Work
 
     @property
     def all(self) -> Work:
-        """Both."""
+        """What a step moves when the condition holds."""
         return self.always + self.sometimes
 
 
@@ -130,11 +130,11 @@ def read(text: str, devices: int) -> Program:
 
     Args:
       text: the program, as `compiled.as_text()` gives it.
-      devices: how many devices it is for.
+      devices: the number of devices that it is for.
 
     Returns:
-      What it moves. Of a `conditional`, the branch that moves most counts; a `while` whose number of turns is not
-      known counts for one turn, as that of `flipout_jax.prune` has.
+      What it moves. A `conditional` counts as its branch that moves most. A `while` without a known trip count counts
+      as one iteration, since that of `flipout_jax.prune` has one.
     """
     computations: _Computations = {}
     entry = here = ""
@@ -187,7 +187,7 @@ def _weight(work: Work) -> tuple[int, int]:
 
 
 def _traffic(one: _Instruction, sizes: dict[str, int], computations: _Computations) -> int:
-    """Bytes that an instruction reads and writes. Of an array that is sliced, or written in place, only the slice."""
+    """Returns the bytes that an instruction reads and writes; if it reads or updates a slice, those of the slice."""
     if one.opcode in _SLICES:
         return 2 * one.bytes
     if one.opcode == "dynamic-update-slice":
@@ -202,7 +202,7 @@ def _traffic(one: _Instruction, sizes: dict[str, int], computations: _Computatio
 
 
 def _read(parameter: _Instruction, fused: dict[str, _Instruction]) -> int:
-    """Bytes that a fusion reads of one of its inputs."""
+    """Returns the bytes that a fusion reads of one of its inputs."""
     users = [user for user in fused.values() if parameter.name in user.operands]
     if all(user.operands[0] == parameter.name for user in users):
         if users and all(user.opcode in _SLICES for user in users):
@@ -227,7 +227,7 @@ def _instruction(line: str) -> _Instruction | None:
 
 
 def _closing(text: str) -> int:
-    """Where the parenthesis that opens a text is closed."""
+    """Returns the end of the parenthesis that a text begins with."""
     depth = 0
     for at in re.finditer(r"[()]", text):
         depth += 1 if at[0] == "(" else -1
@@ -242,7 +242,7 @@ def _array_bytes(dtype: str, dims: str) -> int:
 
 
 def _group(attributes: str, devices: int) -> int:
-    """How many devices take part together; all of them where the program does not say it in a way that is known."""
+    """Returns how many devices take part together; all of them if the program writes the groups in an unknown form."""
     if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", attributes):
         return len(listed[1].split(","))
     if iota := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes):

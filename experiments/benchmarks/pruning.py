@@ -1,13 +1,13 @@
-"""What a pruning costs beside a sort: `python -m experiments.benchmarks.pruning`.
+"""The cost of pruning compared with sorting: `python -m experiments.benchmarks.pruning`.
 
-Each finds which tenth of the weights stays. Ours is a whole pruning step of `flipout_jax.prune` around SGD; sorting,
-argsorting (as JaxPruner selects) and `jax.lax.top_k` only find the threshold or the places. Medians, in one run.
+Each finds the tenth of the weights to keep. Ours is a whole pruning step of `flipout_jax.prune` around SGD; sorting,
+argsorting (as in JaxPruner) and `jax.lax.top_k` only find the threshold or the positions. Times are medians.
 """
 
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ import jax
 import jax.numpy as jnp
 import optax
 import tyro
+from matplotlib.figure import Figure
 
 import flipout_jax as fj
 
-from .machine import machine
+from ..after.machine import machine
+from ..folder import tables
 from .update import compiled
 from .weights import random_weights
 
@@ -27,44 +29,44 @@ _KEPT = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a pruning costs beside a sort."""
+    """Compares the cost of pruning with that of sorting."""
 
     sizes: tuple[int, ...] = (100_000, 300_000, 1_000_000, 3_000_000, 10_000_000, 30_000_000, 100_000_000)
-    """How many weights."""
+    """Numbers of weights."""
     seconds: float = 3.0
-    """At least so long is each timed, and at least once after a first call."""
+    """Seconds to time each, for at least one call after the first."""
     picture: Path | None = None
-    """Where to draw how the times grow."""
+    """File for a picture of how the times grow. By default nothing is drawn."""
     markdown: Path | None = None
-    """Where to write the table as well."""
+    """File to write the table to. By default it is only printed."""
 
 
 def main(options: Options) -> None:
     """Prints a row for each size, and one for the weights of ResNet-18."""
-    header = f"{machine()}; ms, a tenth of the weights kept"
-    lines = [header, "", "| weights | a pruning step | sort | argsort | top_k |", "|---:|---:|---:|---:|---:|"]
-    print("\n".join(lines), flush=True)
+    heading = f"{machine()}; ms, a tenth of the weights kept"
     found: dict[int, list[float]] = {}
-    cases = {size: {"kernel": jax.random.normal(jax.random.key(0), (size // 1000, 1000))} for size in options.sizes}
-    for size, params in cases.items():
-        found[size] = _times(params, options.seconds)
-        lines.append(_row(f"{size:,}", found[size]))
-        print(lines[-1], flush=True)
-    lines.append(_row("ResNet-18, 11.2 M in 22 arrays", _times(random_weights("resnet18"), options.seconds)))
-    print(lines[-1])
+
+    def rows() -> Iterator[list[str]]:
+        for size in options.sizes:
+            params = {"kernel": jax.random.normal(jax.random.key(0), (size // 1000, 1000))}
+            found[size] = _times(params, options.seconds)
+            yield _row(f"{size:,}", found[size])
+        yield _row("ResNet-18, 11.2 M in 22 arrays", _times(random_weights("resnet18"), options.seconds))
+
+    header = ["weights", "a pruning step", "sort", "argsort", "top_k"]
+    text = tables.print_markdown(heading, header, rows(), text_columns=0)
     if options.markdown:
-        options.markdown.write_text("\n".join(lines) + "\n", "utf-8")
+        options.markdown.write_text(text, "utf-8")
     if options.picture:
-        draw(options.picture, found, header)
+        draw(options.picture, found, heading)
 
 
-def _row(name: str, times: list[float]) -> str:
-    beside = "".join(f" {ms:,.1f} ({ms / times[0]:.0f}x) |" for ms in times[1:])
-    return f"| {name} | {times[0]:,.1f} |{beside}"
+def _row(name: str, times: list[float]) -> list[str]:
+    return [name, f"{times[0]:,.1f}", *(f"{ms:,.1f} ({ms / times[0]:.0f}x)" for ms in times[1:])]
 
 
 def _times(params: Any, seconds: float) -> list[float]:
-    """Milliseconds of a pruning step, and of what others select with."""
+    """Returns the milliseconds of a pruning step, and of the other ways to select weights."""
     optimizer = fj.prune(optax.sgd(0.1, momentum=0.9), fj.schedules.one_shot(1 - _KEPT, step=1))
     step = compiled(optimizer, params)
     masks = jax.tree.leaves(fj.get_masks(optimizer.init(params)))
@@ -77,7 +79,7 @@ def _times(params: Any, seconds: float) -> list[float]:
 
 
 def _median(function: Callable[[Any], Any], start: Callable[[], Any], seconds: float) -> float:
-    """Milliseconds of a call, each with what `start` makes."""
+    """Returns the median milliseconds of a call with what `start` makes."""
     times: list[float] = []
     while len(times) < 2 or sum(times) < 1e3 * seconds:
         state = jax.block_until_ready(start())
@@ -89,8 +91,6 @@ def _median(function: Callable[[Any], Any], start: Callable[[], Any], seconds: f
 
 def draw(file: Path, found: dict[int, list[float]], title: str) -> None:
     """Draws how the times grow with the number of weights."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     columns = list(zip(*found.values(), strict=True))

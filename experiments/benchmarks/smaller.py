@@ -1,7 +1,7 @@
-"""What networks of random weights cost, pruned, in 8 bits and compacted: `python -m experiments.benchmarks.smaller`.
+"""The cost of networks of random weights, pruned, in 8 bits and compacted: `python -m experiments.benchmarks.smaller`.
 
-Global magnitude pruning of random weights leaves most units of a deep network dead, and often all of them: the output
-is constant, and the table says so. SynFlow leaves a network through which something flows at any sparsity.
+Global magnitude pruning of random weights leaves most units of a deep network dead, and often all of them: then the
+output is constant, and the table says so. SynFlow keeps a path through the network at any sparsity.
 `experiments.report` shows what a trained network gains.
 """
 
@@ -19,7 +19,8 @@ import flipout_jax as fj
 
 from .. import models
 from ..after import latency, stages
-from .machine import machine
+from ..after.machine import machine
+from ..folder import tables
 
 _SHAPE = (32, 32, 3)
 
@@ -33,28 +34,27 @@ class Options:
     sparsities: tuple[float, ...] = (0.75, 0.984375, 0.999)
     """Global sparsities."""
     score: Literal["magnitude", "synflow"] = "magnitude"
-    """What the global pruning goes by."""
+    """Score by which weights are pruned globally."""
     width: float = 1.0
-    """Part of their channels."""
+    """Factor for the number of channels."""
     repeats: int = 10
-    """How many forward passes of each are timed."""
+    """Number of forward passes of each network to time."""
 
 
 def main() -> None:
     """Prints a table for each network."""
     options = tyro.cli(Options, prog="python -m experiments.benchmarks.smaller")
-    print(machine())
+    print(f"{machine()}\n")
+    header = ["sparsity", "stage", "weights", "not 0", "multiply-adds", "by weights not 0", "disk", "memory"]
+    header += [f"ms, batch {batch}" for batch in stages.BATCHES] + ["logits differ by"]
     for name in options.models:
-        header = ["sparsity", "stage", "weights", "not 0", "multiply-adds", "by weights not 0", "disk", "memory"]
-        header += [f"ms, batch {batch}" for batch in stages.BATCHES] + ["logits differ by"]
-        print(f"\n**{name}**\n\n| {' | '.join(header)} |\n|{'---|' * 2}{'---:|' * (len(header) - 2)}")
-        for sparsity in options.sparsities:
-            for line in measure(name, sparsity, options):
-                print(line, flush=True)
+        rows = (row for sparsity in options.sparsities for row in measure(name, sparsity, options))
+        tables.print_markdown(f"**{name}**", header, rows, text_columns=2)
+        print()
 
 
-def measure(name: str, sparsity: float, options: Options) -> list[str]:
-    """A line for each stage."""
+def measure(name: str, sparsity: float, options: Options) -> list[list[str]]:
+    """Returns the row of each stage."""
     dense = models.create(name, _SHAPE, 10, jax.random.key(0), width=options.width)
     dense.eval()
     _draw_the_rest(dense)
@@ -69,7 +69,8 @@ def measure(name: str, sparsity: float, options: Options) -> list[str]:
         batch: latency.measure([model for model, _ in made], x[:batch], options.repeats) for batch in stages.BATCHES
     }
     expected = np.asarray(pruned(jnp.asarray(x[:16])))
-    lines, one = [], jax.ShapeDtypeStruct((1, *_SHAPE), np.float32)
+    one = jax.ShapeDtypeStruct((1, *_SHAPE), np.float32)
+    rows = []
     for i, (stage, (model, source)) in enumerate(zip(stages.NAMES, made, strict=True)):
         cost = stages.cost(stage, model, source, one, {batch: seconds[batch][i] for batch in stages.BATCHES}, None)
         error = abs(np.asarray(model(jnp.asarray(x[:16]))) - expected).max() / max(abs(expected).max(), 1e-30)
@@ -77,15 +78,15 @@ def measure(name: str, sparsity: float, options: Options) -> list[str]:
         numbers = cost.weights, cost.kept, cost.multiply_adds, cost.kept_multiply_adds, cost.disk, cost.memory
         constant = ", constant" if removed.is_constant and i > 0 else ""
         cells = [f"{sparsity:.6g}", stage + constant, *(f"{n:,}" for n in numbers), *times]
-        lines.append(f"| {' | '.join([*cells, f'{error:.1e}' if i else '-'])} |")
-    return lines
+        rows.append([*cells, f"{error:.1e}" if i else "-"])
+    return rows
 
 
 def _prune(model: nnx.Module, sparsity: float, score: str) -> None:
-    """Removes the lowest of all weights."""
+    """Prunes the weights with the lowest scores of the whole network."""
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     with warnings.catch_warnings():
-        # The table says what is left.
+        # The table shows what is left.
         warnings.filterwarnings("ignore", "Nothing is left of", UserWarning)
         if score == "magnitude":
             masks = fj.at_init.magnitude(params, sparsity)
@@ -98,7 +99,7 @@ def _prune(model: nnx.Module, sparsity: float, score: str) -> None:
 
 
 def _draw_the_rest(model: nnx.Module) -> None:
-    """Draws what starts at 0 or 1, such as biases and running means, so that dead units have a value."""
+    """Draws biases, running means and the like, which start at 0 or 1, so that dead units have a value."""
     rng = np.random.default_rng(1)
     state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
     drawn = {

@@ -1,6 +1,6 @@
-"""A long run of a small network, watched for what only shows late: `python -m experiments.benchmarks.soak`.
+"""A long run of a small network, to find faults that only show late: `python -m experiments.benchmarks.soak`.
 
-It exits with 1 unless all of it holds to the end: memory that stays flat, one compilation, exact counts and zeros.
+It exits with 1 unless memory stays flat, nothing is compiled again, and counts and zeros are exact to the end.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from rich.table import Table
 
 import flipout_jax as fj
 
-# Two layers, and weights that are made to flip at every step, too far from 0 to be pruned.
+# Two layers, and weights that change their sign at every step and are too large to be pruned.
 _SHAPES = {"dense_0": (16, 64), "dense_1": (64, 4), "pendulum": (2, 4)}
 _SWING = 1000.0
 _MOST_FLIPS = 2**16 - 1
@@ -32,19 +32,19 @@ class Options:
     """A long run of a small network under FlipOut."""
 
     steps: int = 100_000
-    """Steps in all."""
+    """Number of steps."""
     prunings: int = 50
-    """Prunings, evenly between a tenth and nine tenths of the steps."""
+    """Number of prunings, evenly between a tenth and nine tenths of the steps."""
     sparsity: float = 0.98
-    """At the end."""
+    """Target sparsity."""
     every: int = 1_000
-    """Steps from one look to the next; each pruning is looked at as well."""
+    """Steps between two checks; the state is also checked after each pruning."""
     slack_mb: float = 16.0
-    """By how much the memory may grow after the first tenth of the steps."""
+    """Megabytes by which the memory may grow after the first tenth of the steps."""
 
 
 class Look(NamedTuple):
-    """What was found after a step; the numbers of the process, and what is wrong with the weights."""
+    """A check after a step: the memory, arrays and compilations of the process, and what is wrong with the weights."""
 
     step: int
     megabytes: float
@@ -54,7 +54,7 @@ class Look(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What must hold, and whether it does."""
+    """A property that must hold, what was found, and whether it holds."""
 
     what: str
     found: str
@@ -62,7 +62,7 @@ class Finding(NamedTuple):
 
 
 def main(options: Options) -> None:
-    """Runs, and prints what was found."""
+    """Runs the network, prints the findings, and exits with 1 if a property does not hold."""
     started = time.perf_counter()
     findings = run(options)
     table = Table("", "found", "", title=f"{options.steps:,} steps in {time.perf_counter() - started:.0f} s")
@@ -73,7 +73,7 @@ def main(options: Options) -> None:
 
 
 def run(options: Options) -> list[Finding]:
-    """Trains, and judges what it saw on the way."""
+    """Trains, and returns the findings."""
     schedule = fj.schedules.geometric(
         options.sparsity, begin=options.steps // 10, end=options.steps * 9 // 10, prunings=options.prunings
     )
@@ -100,7 +100,7 @@ def run(options: Options) -> list[Finding]:
 
 
 def make(schedule: fj.schedules.Milestones) -> tuple[Any, list[None], Any, Any]:
-    """The step, a list that grows when it is traced, the parameters, and the state of the optimiser."""
+    """Returns the step, a list that grows when it is traced, the parameters, and the state of the optimizer."""
     keys = dict(zip(_SHAPES, jax.random.split(jax.random.key(0), len(_SHAPES)), strict=True))
     params = {name: {"kernel": jax.random.normal(keys[name], shape) / 4} for name, shape in _SHAPES.items()}
     params["pendulum"] = {"kernel": jnp.full(_SHAPES["pendulum"], _SWING, jnp.float32)}
@@ -110,7 +110,7 @@ def make(schedule: fj.schedules.Milestones) -> tuple[Any, list[None], Any, Any]:
         {"dense": optax.sgd(0.05, momentum=0.9), "pendulum": optax.sgd(1.0)},
         {name: name.split("_")[0] for name in _SHAPES},
     )
-    # Little noise, so that the pendulum misses no turn.
+    # The noise is small, so that the pendulum changes its sign at every step.
     optimizer = fj.flipout(inner, schedule, key=jax.random.key(2), noise_scale=0.05)
     traces: list[None] = []
 
@@ -130,7 +130,7 @@ def make(schedule: fj.schedules.Milestones) -> tuple[Any, list[None], Any, Any]:
 def _wrong(
     step: int, params: Any, state: Any, before: Any, schedule: fj.schedules.Milestones, sparsity: Fraction
 ) -> tuple[dict[str, bool], Any]:
-    """What is wrong after a step, and the masks and flips to compare the next with."""
+    """Returns what is wrong after a step, and the masks and flips to compare those after the next check with."""
     try:
         fj.check(params, state)
         zeros = True
@@ -164,7 +164,7 @@ def _wrong(
 
 
 def _judge(looks: list[Look], options: Options) -> list[Finding]:
-    """What held over all looks, and how the process fared after the first tenth of the steps."""
+    """Returns the findings over all checks, and those on the process after the first tenth of the steps."""
     findings = []
     for what in looks[0].wrong:
         bad = [look.step for look in looks if look.wrong[what]]
@@ -185,7 +185,7 @@ def _judge(looks: list[Look], options: Options) -> list[Finding]:
 
 
 def _megabytes() -> float:
-    """Resident memory of this process, of which Linux tells."""
+    """Returns the resident memory of this process, on Linux."""
     lines = Path("/proc/self/status").read_text("utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1e3
 

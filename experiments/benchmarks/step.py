@@ -1,7 +1,7 @@
 """Where the time of a training step goes: `python -m experiments.benchmarks.step --model resnet18`.
 
-The methods are called in turn, so that they see the same machine. Each operation of the last one's compiled program is
-timed by JAX's profiler, and counted to what it does in the program's text.
+The methods take turns, so that other load on the machine affects all of them. JAX's profiler times each operation of
+the last method's program, and the text of the program says which kind of work the operation does.
 """
 
 import collections
@@ -17,9 +17,9 @@ from typing import Any
 import jax
 import tyro
 
+from ..after.machine import machine
 from ..models import DType
 from ..step.loop import Loop
-from .machine import machine
 from .models import training
 
 _CONTAINERS = {"while", "conditional", "call", "tuple", "get-tuple-element", "parameter", "constant", "bitcast"}
@@ -27,27 +27,27 @@ _CONTAINERS = {"while", "conditional", "call", "tuple", "get-tuple-element", "pa
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Where the time of a training step goes."""
+    """Measures where the time of a training step goes."""
 
     model: str = "resnet18"
     """Network."""
     batch_size: int = 128
-    """Images a step."""
+    """Images per step."""
     dtype: DType = "float32"
-    """What the network computes in."""
+    """Type in which the network computes."""
     methods: tuple[str, ...] = ("bare", "magnitude", "flipout")
-    """What prunes; bare is the optimiser alone. The last one is looked at in detail."""
+    """Pruning methods; bare is the optimizer alone. The last one is profiled."""
     dispatches: int = 3
-    """How many are profiled."""
+    """Number of dispatches to profile."""
     seconds: float = 20.0
-    """At least so long is each method timed, and at least three steps."""
+    """Seconds to time each method, for at least three dispatches."""
 
 
 def main(options: Options) -> None:
-    """Prints what a step takes and holds with each method, and the share of each kind of work in the last."""
+    """Prints the time and memory of a step with each method, and the share of each kind of work in the last one."""
     print(
         f"{machine()}; {options.model}, batch {options.batch_size}, {options.dtype}\n\n"
-        "| step | ms | beside the first | memory, MB |\n|---|---:|---:|---:|"
+        "| step | ms | ratio to the first | memory, MB |\n|---|---:|---:|---:|"
     )
     loops = [training(options.model, options.batch_size, 4, options.dtype, method)[0] for method in options.methods]
     times = _in_turn(loops, options.seconds)
@@ -68,15 +68,15 @@ def main(options: Options) -> None:
             if name in kinds:
                 seconds[kinds[name]] += duration
     count = options.dispatches * functions.steps_per_dispatch
-    print(f"\n{options.methods[-1]}; time of the device, summed over its threads\n")
-    print("| work | ms a step | share |\n|---|---:|---:|")
+    print(f"\n{options.methods[-1]}; device time, summed over threads\n")
+    print("| work | ms per step | share |\n|---|---:|---:|")
     total = sum(seconds.values())
     for kind, duration in sorted(seconds.items(), key=lambda item: -item[1]):
         print(f"| {kind} | {1e3 * duration / count:,.1f} | {duration / total:.1%} |")
 
 
 def _in_turn(loops: list[Loop], seconds: float) -> list[list[float]]:
-    """Seconds a step of each loop, dispatch by dispatch."""
+    """Returns the seconds per step of each loop, dispatch by dispatch."""
     running = [[*_warm(functions)] for functions in loops]
     times: list[list[float]] = [[] for _ in loops]
     start = time.perf_counter()
@@ -89,14 +89,14 @@ def _in_turn(loops: list[Loop], seconds: float) -> list[list[float]]:
 
 
 def _warm(functions: Loop) -> tuple[Any, Any, Any]:
-    """What to train with, after a first dispatch."""
+    """Returns the arguments of `train` after a first dispatch."""
     inputs = next(functions.epoch([0], 1, 0))
     state, totals = functions.train(functions.init([0]), functions.zero(), inputs)
     return *jax.block_until_ready((state, totals)), inputs
 
 
 def _events(file: Path) -> Iterator[tuple[str, float]]:
-    """The name and the seconds of each operation in a profile."""
+    """Yields the name and the seconds of each operation in a profile."""
     for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
         for line in plane.lines:
             for event in line.events:
@@ -105,7 +105,7 @@ def _events(file: Path) -> Iterator[tuple[str, float]]:
 
 
 def _kinds(text: str) -> dict[str, str]:
-    """What each operation of a compiled program does."""
+    """Returns the kind of work of each operation in a compiled program."""
     bodies: dict[str, str] = {}
     for match in re.finditer(r"^(?:ENTRY )?%?([\w.\-]+)[^\n]*\{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL):
         bodies[match[1]] = match[2]
@@ -120,16 +120,16 @@ def _kinds(text: str) -> dict[str, str]:
 
 
 def _kind(text: str) -> str:
-    """What an operation does, by its text and that of the computation it calls."""
+    """Returns the kind of work of an operation, by its text and that of the computation it calls."""
     if re.search(r"\bconvolution\(|\bdot\(|__cudnn|__cublas|conv_bias|triton_gemm", text):
         return "convolutions and matrix products"
     if "/update/" in text:
-        return "optimiser and pruning"
+        return "optimizer and pruning"
     if "/augment/" in text:
         return "augmentation"
     if re.search(r"ROOT [^\n]*\b(transpose|copy)\(|= [^\n]*\b(transpose|copy)\(", text):
         return "layout for convolutions"
-    return "normalisation, activations, loss"
+    return "normalization, activations, loss"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What an update costs under `prune` and `flipout`, beside the optimiser alone.
+"""The cost of an update by `prune` and `flipout`, compared with the optimizer alone.
 
-Run `python -m experiments.benchmarks.update`. The two of each row are called in turn, so that they see the same
-machine; compare the ratios. No update of these prunes, but the program of each can.
+Run `python -m experiments.benchmarks.update`. The two optimizers of a row take turns, so that other load on the machine
+affects both; compare the ratios. None of the timed updates prunes, but their programs can.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ import math
 import re
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,8 @@ import tyro
 
 import flipout_jax as fj
 
-from .machine import machine
+from ..after.machine import machine
+from ..folder import tables
 from .weights import Network, gradients, random_weights
 
 _NEVER = 2**30
@@ -29,20 +30,20 @@ Inner = Literal["sgd", "adamw"]
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What an update costs under `prune` and `flipout`, beside the optimiser alone."""
+    """Compares the cost of an update by `prune` and `flipout` with that of the optimizer alone."""
 
     networks: tuple[Network, ...] = ("resnet18", "vgg19", "gpt2")
-    """Whose weights are updated."""
+    """Networks whose weights are updated."""
     inners: tuple[Inner, ...] = ("sgd", "adamw")
-    """What is wrapped; sgd is with momentum and weight decay."""
+    """Optimizers that are wrapped; sgd has momentum and weight decay."""
     repeats: int = 30
-    """Timed calls for each figure."""
+    """Number of timed calls for each figure."""
     impl: Literal["threefry2x32", "rbg"] = "threefry2x32"
     """PRNG implementation of the noise; rbg is the fast one on one accelerator."""
     steps: int = 1000
-    """Updates of a small model, of which ten prune, over which compilations are counted."""
+    """Number of updates of a small model, ten of which prune, over which compilations are counted."""
     markdown: Path | None = None
-    """Where to write the table as well."""
+    """File to write the table to. By default it is only printed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +52,11 @@ class Step:
 
     Attributes:
       run: `(weights, state, gradients) -> (weights, state)`.
-      start: fresh weights and state.
-      seconds_to_compile: how long it took.
+      start: returns fresh weights and state.
+      seconds_to_compile: the seconds that compilation took.
       state: bytes of the state.
-      temporary: bytes that the program holds beside its inputs and outputs.
-      copies: arrays that a step which does not prune copies.
+      temporary: bytes that the program holds in addition to its inputs and outputs.
+      copies: the number of arrays that a step which does not prune copies.
     """
 
     run: Callable[..., tuple[Any, Any]]
@@ -67,15 +68,18 @@ class Step:
 
 
 def main(options: Options) -> None:
-    """Prints a row for each network, optimiser and wrapper."""
-    lines = [
-        f"{machine()}; noise by {options.impl}",
-        "",
-        "| weights | optimiser | wrapped by | ms alone | ms wrapped | ratio | state, B | temporary, B | copies | "
-        "s to compile |",
-        "|---|---|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    print("\n".join(lines), flush=True)
+    """Prints a row for each network, optimizer and wrapper."""
+    heading = f"{machine()}; noise by {options.impl}"
+    header = ["weights", "optimizer", "wrapped by", "ms alone", "ms wrapped", "ratio", "state, B", "temporary, B"]
+    text = tables.print_markdown(heading, [*header, "copies", "s to compile"], _rows(options), text_columns=3)
+    count = compilations(options.steps)
+    last = f"Compilations over {options.steps:,} updates, ten of which prune: {count}."
+    print(f"\n{last}")
+    if options.markdown:
+        options.markdown.write_text(f"{text}\n{last}\n", "utf-8")
+
+
+def _rows(options: Options) -> Iterator[list[str]]:
     for network in options.networks:
         params = random_weights(network)
         size = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -84,18 +88,20 @@ def main(options: Options) -> None:
             bare = compiled(inner, params)
             for name, optimizer in wrapped(inner, options.impl).items():
                 step = compiled(optimizer, params)
-                alone, beside, ratio = in_turn(bare, step, gradients(params), options.repeats)
-                state = (step.state - bare.state) / fj.summary(params, optimizer.init(params)).total.prunable
-                lines.append(
-                    f"| {network}, {size / 1e6:.1f} M | {inner_name} | {name} | {alone:.1f} | {beside:.1f} | "
-                    f"{ratio:.2f} | {state:.2f} | {step.temporary / size:.1f} | {step.copies} | "
-                    f"{step.seconds_to_compile:.1f} |"
-                )
-                print(lines[-1], flush=True)
-    lines += ["", f"Compilations over {options.steps:,} updates, ten of which prune: {compilations(options.steps)}."]
-    print("\n".join(lines[-2:]))
-    if options.markdown:
-        options.markdown.write_text("\n".join(lines) + "\n", "utf-8")
+                ms_alone, ms_wrapped, ratio = in_turn(bare, step, gradients(params), options.repeats)
+                prunable = fj.summary(params, optimizer.init(params)).total.prunable
+                yield [
+                    f"{network}, {size / 1e6:.1f} M",
+                    inner_name,
+                    name,
+                    f"{ms_alone:.1f}",
+                    f"{ms_wrapped:.1f}",
+                    f"{ratio:.2f}",
+                    f"{(step.state - bare.state) / prunable:.2f}",
+                    f"{step.temporary / size:.1f}",
+                    f"{step.copies}",
+                    f"{step.seconds_to_compile:.1f}",
+                ]
 
 
 def _inner(name: Inner) -> optax.GradientTransformation:
@@ -105,7 +111,7 @@ def _inner(name: Inner) -> optax.GradientTransformation:
 
 
 def wrapped(inner: optax.GradientTransformation, impl: str) -> dict[str, optax.GradientTransformationExtraArgs]:
-    """The wrappers of an optimiser, none of which prunes in any step to come."""
+    """Wraps an optimizer in pruners that do not prune in any of the timed steps."""
     idle = fj.schedules.one_shot(0.9, step=_NEVER)
     key = jax.random.key(0, impl=impl)
     return {
@@ -116,7 +122,7 @@ def wrapped(inner: optax.GradientTransformation, impl: str) -> dict[str, optax.G
 
 
 def compiled(optimizer: optax.GradientTransformation, params: Any) -> Step:
-    """The compiled step of an optimiser for such parameters."""
+    """Compiles the step of an optimizer for these parameters."""
 
     def start():
         weights = jax.tree.map(jnp.copy, params)
@@ -131,7 +137,7 @@ def compiled(optimizer: optax.GradientTransformation, params: Any) -> Step:
 
 
 def lower(optimizer: optax.GradientTransformation, params: Any, state: Any) -> Any:
-    """The lowered step `(params, state, grads) -> (params, state)`, for arrays or for their shapes."""
+    """Lowers the step `(params, state, grads) -> (params, state)` for arrays or for their shapes."""
 
     def step(params, state, grads):
         updates, state = optimizer.update(grads, state, params)
@@ -141,14 +147,14 @@ def lower(optimizer: optax.GradientTransformation, params: Any, state: Any) -> A
 
 
 def copies(text: str) -> int:
-    """How many arrays, not scalars, the main computation of a compiled program copies."""
+    """Counts the arrays, other than scalars, that the main computation of a compiled program copies."""
     entry = text[text.index("\nENTRY ") :]
     shapes = re.findall(r"= \w+\[([\d,]*)\]\S* copy\(", entry)
     return sum(math.prod(map(int, shape.split(","))) > 1 for shape in shapes if shape)
 
 
 def in_turn(one: Step, other: Step, grads: Any, repeats: int) -> tuple[float, float, float]:
-    """The median milliseconds of both, called in turn, and the median of the ratios of each turn."""
+    """Times two steps in turn; returns the median milliseconds of both, and the median of the ratios in each turn."""
     running = [[step.run, *step.start()] for step in (one, other)]
     times: list[list[float]] = [[], []]
     for turn in range(repeats + 3):
@@ -162,14 +168,14 @@ def in_turn(one: Step, other: Step, grads: Any, repeats: int) -> tuple[float, fl
 
 
 def compilations(steps: int) -> int:
-    """How often a step of `flipout` is compiled while a training goes on and prunes ten times."""
+    """Counts how often a step of `flipout` is compiled during a training that prunes ten times."""
     schedule = fj.schedules.geometric(0.9, begin=steps // 11, end=steps - steps // 11, prunings=10)
     optimizer = fj.flipout(optax.sgd(0.1, momentum=0.9), schedule, key=jax.random.key(0))
     traces = []
 
     @jax.jit
     def step(params, state):
-        # Python runs once per compilation.
+        # This code only runs when the step is traced, once per compilation.
         traces.append(None)
         updates, state = optimizer.update(gradients(params), state, params)
         return optax.apply_updates(params, updates), state
@@ -180,7 +186,7 @@ def compilations(steps: int) -> int:
         params, state = step(params, state)
     fj.check(params, state)
     if fj.summary(params, state).total.kept != math.ceil(0.1 * 64 * 64):
-        raise AssertionError("The training was to end at a sparsity of 0.9.")
+        raise AssertionError("The training must end at a sparsity of 0.9.")
     return len(traces)
 
 

@@ -1,4 +1,4 @@
-"""The parameters that the benchmarks update: those of two networks and of a transformer."""
+"""The parameters that the benchmarks update: those of two convolutional networks and of a transformer."""
 
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ _WIDTH, _LAYERS, _WORDS, _POSITIONS = 768, 12, 50_257, 1_024
 
 
 def random_weights(network: Network) -> Any:
-    """All parameters of a network, drawn at random; gpt2 is GPT-2's smallest, of 124 million."""
+    """Draws the parameters of a network at random; gpt2 is the smallest GPT-2, with 124 million parameters."""
     if network != "gpt2":
         return nnx.to_pure_dict(nnx.state(models.create(network, (32, 32, 3), 10, jax.random.key(0)), nnx.Param))
     names = {f"block_{i:02}": _block() for i in range(_LAYERS)}
@@ -40,5 +40,5 @@ def _norm() -> dict[str, tuple[int, ...]]:
 
 
 def gradients(params: Any) -> Any:
-    """Gradients of the parameters' shapes."""
+    """Returns gradients of the parameters' shapes."""
     return jax.tree.map(lambda w: 0.01 * jnp.sin(100 * w), params)

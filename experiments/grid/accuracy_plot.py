@@ -1,4 +1,4 @@
-"""Accuracy over sparsity, a line for each method."""
+"""The picture of a grid: accuracy over sparsity, a line for each method."""
 
 import itertools
 import math
@@ -9,8 +9,8 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator, PercentFormatter
 
-# Any two differ by 17 or more in CIELAB, to eyes without red or green cones too; each comes with its own marker.
-COLOURS = (
+# Any two differ by at least 17 in CIELAB, also as seen by the color-blind; each has its own marker.
+COLORS = (
     *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"),
     *("#743602", "#100084", "#600758", "#112514", "#020aff", "#1f74fa"),
 )
@@ -23,7 +23,7 @@ class Point(NamedTuple):
 
     Attributes:
       sparsity: in (0, 1).
-      accuracies: of each seed, in [0, 1].
+      accuracies: the accuracy of each seed, in [0, 1].
     """
 
     sparsity: float
@@ -39,15 +39,15 @@ def draw(
     chance: float | None,
     title: str,
 ) -> Figure:
-    """Mean and standard deviation over seeds of each method at each sparsity, which is on a logit scale.
+    """Draws the mean and standard deviation over seeds of each method at each sparsity, which is on a logit scale.
 
     Args:
-      lines: the points of each method, by the name it is to have.
-      order: the names of all methods, which decides on colours and markers.
-      ticks: the name of each sparsity that was asked for.
+      lines: the points of each method, by its name.
+      order: the names of all methods, whose order determines colors and markers.
+      ticks: the name of each target sparsity.
       dense: the accuracies of the network that was not pruned.
-      chance: the accuracy of a guess.
-      title: what all runs share.
+      chance: the accuracy of a random guess.
+      title: what all runs have in common.
     """
     figure = Figure(figsize=(9.5, 5.2), layout="constrained")
     axes = figure.subplots()
@@ -62,7 +62,7 @@ def draw(
     for position, name in enumerate(drawn):
         place = order.index(name)
         points = sorted(lines[name])
-        # Beside each other, in so small a room that no one takes it for another sparsity.
+        # Methods stand side by side, but so close that they are not taken for different sparsities.
         shift = apart * min(0.28, 0.05 * len(drawn)) * ((position + 0.5) / len(drawn) - 0.5)
         means, stds = zip(*(_mean_and_std(point.accuracies) for point in points), strict=True)
         heights += [mean + sign * std for mean, std in zip(means, stds, strict=True) for sign in (-1, 1)]
@@ -70,9 +70,9 @@ def draw(
             [_expit(_logit(point.sparsity) + shift) for point in points],
             means,
             yerr=stds if any(len(point.accuracies) > 1 for point in points) else None,
-            color=COLOURS[place % len(COLOURS)],
+            color=COLORS[place % len(COLORS)],
             marker=MARKERS[place % len(MARKERS)],
-            ls=("-", "--", ":", "-.")[place // len(COLOURS) % 4],
+            ls=("-", "--", ":", "-.")[place // len(COLORS) % 4],
             ms=7,
             mec="white",
             mew=0.6,
@@ -89,7 +89,7 @@ def draw(
     axes.xaxis.set_major_formatter(FixedFormatter(list(ticks.values())))
     axes.xaxis.set_minor_locator(NullLocator())
     shown = [_logit(x) for x in (*ticks, *(point.sparsity for points in lines.values() for point in points))]
-    # Where methods have a sparsity of their own, which none has told yet.
+    # There is none if each method determines its own sparsity and none has finished.
     shown = shown or [_logit(0.5)]
     axes.set_xlim(_expit(min(shown) - 0.3 * apart), _expit(max(shown) + 0.3 * apart))
     _limit(axes, heights, chance)
@@ -104,7 +104,7 @@ def draw(
 
 
 def _limit(axes, heights: Sequence[float], chance: float | None) -> None:
-    """Room for all points, and for the line of chance where they come near it."""
+    """Sets the limits to show all points, and the line of chance if they come near it."""
     low, high = min(heights, default=0.0), max(heights, default=1.0)
     if chance is not None and low - chance < 0.35 * (high - chance):
         axes.axhline(chance, color=_GREY, ls=":", lw=1.4, label=f"chance  {100 * chance:.3g} %", zorder=1)
@@ -114,7 +114,7 @@ def _limit(axes, heights: Sequence[float], chance: float | None) -> None:
 
 
 def _legend(figure: Figure, axes, lines: Mapping[str, Sequence[Point]]) -> None:
-    """Beside the picture, where it hides nothing; methods from the best to the worst, over all sparsities."""
+    """Adds a legend beside the axes, with methods from the best to the worst, averaged over sparsities."""
     handles, names = axes.get_legend_handles_labels()
 
     def mean(name: str) -> float:
@@ -136,7 +136,7 @@ def _mean_and_std(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _spacing(sparsities: Sequence[float]) -> float:
-    """The least distance of two sparsities on the logit scale."""
+    """Returns the smallest distance between two sparsities on the logit scale."""
     places = sorted(map(_logit, sparsities))
     return min((b - a for a, b in itertools.pairwise(places)), default=1.0)
 

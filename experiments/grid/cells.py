@@ -1,4 +1,4 @@
-"""The cells of a grid, each method at each sparsity and a dense run beside them, and what the folder of each holds."""
+"""The cells of a grid: each method at each sparsity, and a dense run; and what the folder of each holds."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,26 +9,24 @@ from typing import Any, Literal, NamedTuple
 from .. import files, methods
 from ..errors import UserError
 from ..folder import run_directory
-from ..options import config as options
 from ..options.checks import check
-from ..options.config import INCIDENTAL, Config
+from ..options.config import INCIDENTAL, Config, as_json, from_json, with_method
 from ..recipe.training_options import DEFAULTS
 
 DENSE = "dense"
-# The options that a cell was asked for, as `config.json` also has what they were filled in with.
+# The options that were asked for. In `config.json` the data have filled in some of them.
 ASKED = "asked.json"
+_FOLDER_CHARACTERS = str.maketrans({" ": "-", "/": "_", ":": "."})
 
-_IN_A_FOLDER_NAME = str.maketrans({" ": "-", "/": "_", ":": "."})
-
-Standing = Literal["new", "stopped", "finished"]
+Status = Literal["new", "stopped", "finished"]
 
 
 class Row(NamedTuple):
-    """A method with options of its own.
+    """A method, with the options that only its row has.
 
     Attributes:
-      method: its name.
-      options: names and values of what it does not share with the other rows.
+      method: the name of the method.
+      options: names and values of the row's own options, sorted by name.
     """
 
     method: str
@@ -36,11 +34,11 @@ class Row(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A row at a sparsity: one run, or several that differ in their seeds.
+    """A row at a sparsity: one run, or several that differ only in their seeds.
 
     Attributes:
       row: the method and its options.
-      sparsity: the sparsity asked for; 0 if dense, None if the options of the method decide on it.
+      sparsity: the target sparsity; 0 if dense, None if the options of the method determine it.
       config: the options of the runs, with a folder.
     """
 
@@ -50,48 +48,50 @@ class Cell(NamedTuple):
 
     @property
     def folder(self) -> Path:
-        """Where the cell is written."""
+        """The folder of the cell."""
         return run_directory.of(self.config)
 
     @property
     def name(self) -> str:
-        """What the cell is called in a line of text."""
+        """The name of the cell in a line of text."""
         return label(self.row) + (f" at {percent(self.sparsity)}" if self.sparsity else "")
 
 
 def cell_config(base: Config, method: str, own: Mapping[str, Any], sparsity: float, folder: Path) -> Config:
-    """The options of a cell.
+    """Returns the options of a cell.
 
     Args:
-      base: what all cells share.
+      base: the options that all cells share.
       method: the method's name.
       own: the options of the method's row, by name.
-      sparsity: the sparsity at the end.
-      folder: where the cell is written.
+      sparsity: the target sparsity.
+      folder: the folder of the cell.
     """
     of_method = {name: value for name, value in own.items() if name in methods.option_names(methods.find(method))}
     changed: dict[str, Any] = {"sparsity": sparsity, "output_dir": folder}
     changed |= {name: value for name, value in own.items() if name not in of_method}
-    # What all cells share is not for methods that have no use for it.
+    # Methods that cannot use an option that all cells share get its default.
     for name in methods.find(method).unused_options():
         changed.setdefault(name, DEFAULTS[name])
-    return dataclasses.replace(options.with_method(base, method, **of_method), **changed)
+    return dataclasses.replace(with_method(base, method, **of_method), **changed)
 
 
 def label(row: Row) -> str:
-    """What a row is called: `flipout noise_scale=0.5`."""
+    """Returns the name of a row, such as `flipout noise_scale=0.5`."""
     return " ".join([row.method, *(f"{name}={value}" for name, value in row.options)])
 
 
-def percent(sparsity: float, more: int = 0) -> str:
-    """A sparsity in percent, cut where what is left out is small beside it and beside the density: `98.44 %`.
+def percent(sparsity: float, extra_digits: int = 0) -> str:
+    """Writes a sparsity in percent, as `98.44 %`.
+
+    It is rounded where the error is at most 5 % of both the sparsity and the density.
 
     Args:
       sparsity: in (0, 1).
-      more: digits beyond those.
+      extra_digits: how many digits to write beyond those.
     """
     exact = 100 * Decimal(repr(sparsity))
-    for digits in range(2 + more, 400):
+    for digits in range(2 + extra_digits, 400):
         rounded = round(exact, digits)
         if rounded == exact:
             return f"{exact.normalize():f} %"
@@ -101,24 +101,25 @@ def percent(sparsity: float, more: int = 0) -> str:
 
 
 def percents(sparsities: Sequence[float]) -> list[str]:
-    """Sparsities in percent, with as many digits as tell them apart."""
-    for more in range(400):
-        names = [percent(sparsity, more) for sparsity in sparsities]
-        if len(set(names)) == len(set(sparsities)):
-            return names
+    """Writes sparsities in percent, with enough digits to tell them apart."""
+    for extra_digits in range(400):
+        texts = [percent(sparsity, extra_digits) for sparsity in sparsities]
+        if len(set(texts)) == len(set(sparsities)):
+            return texts
     raise AssertionError(sparsities)
 
 
-def plan(base: Config, rows: Sequence[Row], sparsities: Sequence[float]) -> list[Cell]:
-    """The cells, row by row, first the dense one, which is there whether a row asks for it or not.
+def plan_cells(base: Config, rows: Sequence[Row], sparsities: Sequence[float]) -> list[Cell]:
+    """Returns the cells of a grid, row by row. The first is the dense one, whether a row names it or not.
 
     Args:
-      base: what all cells share; its `output_dir` is the folder of the grid.
+      base: the options that all cells share; its `output_dir` is the folder of the grid.
       rows: the methods.
-      sparsities: at which each of them runs, in (0, 1); one whose own options decide on that runs once.
+      sparsities: the target sparsities, in (0, 1), of every method but those whose options determine the sparsity,
+        which have one cell.
 
     Raises:
-      UserError: for options that cannot be, two rows that would be the same runs, or sparsities that are missing.
+      UserError: for wrong options, two rows that mean the same runs, or missing sparsities.
     """
     top = run_directory.of(base)
     check(base)
@@ -131,29 +132,33 @@ def plan(base: Config, rows: Sequence[Row], sparsities: Sequence[float]) -> list
         same = seen.setdefault(cell_config(base, row.method, dict(row.options), base.sparsity, top), row)
         if same != row:
             raise UserError(f"--methods must name each method once, but {label(same)} and {label(row)} are the same.")
-        asked = sparsities if methods.find(row.method).has_target else [None]
-        if not asked:
+        targets = sparsities if methods.find(row.method).has_target else [None]
+        if not targets:
             raise UserError(
                 "--sparsities must be numbers in (0, 1), such as 0.75,0.9375, with these methods; got none."
             )
-        for sparsity in asked:
-            name = label(row).translate(_IN_A_FOLDER_NAME)
-            folder = top / (f"{name}-{sparsity}" if sparsity else name)
-            of_config = base.sparsity if sparsity is None else sparsity
-            cell = Cell(row, sparsity, cell_config(base, row.method, dict(row.options), of_config, folder))
-            try:
-                check(cell.config)
-            except UserError as error:
-                raise UserError(f"{cell.name}: {error}") from error
-            cells.append(cell)
+        cells += [_cell(base, row, sparsity, top) for sparsity in targets]
     return cells
 
 
-def standing(cell: Cell) -> Standing:
-    """How far the runs of a cell are, by what its folder holds.
+def _cell(base: Config, row: Row, sparsity: float | None, top: Path) -> Cell:
+    name = label(row).translate(_FOLDER_CHARACTERS)
+    if sparsity:
+        name += f"-{sparsity}"
+    target = base.sparsity if sparsity is None else sparsity
+    cell = Cell(row, sparsity, cell_config(base, row.method, dict(row.options), target, top / name))
+    try:
+        check(cell.config)
+    except UserError as error:
+        raise UserError(f"{cell.name}: {error}") from error
+    return cell
+
+
+def status(cell: Cell) -> Status:
+    """Returns how far the runs of a cell are, going by what its folder holds.
 
     Raises:
-      UserError: if that has other options, or none that a grid has asked for.
+      UserError: if the folder holds runs with other options, or runs that no grid started.
     """
     folder = cell.folder
     if not (folder / run_directory.CONFIG).exists():
@@ -162,8 +167,8 @@ def standing(cell: Cell) -> Standing:
     if not (folder / ASKED).exists():
         raise UserError(f"{folder} holds a run that is no cell of a grid. {ways}.")
     with files.reading(folder / ASKED, "the options of a cell"):
-        asked = options.from_json(files.read_json(folder / ASKED, "the options of a cell", {"method": str}))
-    for name, old, new in _differences(options.as_json(asked), options.as_json(cell.config)):
+        asked = from_json(files.read_json(folder / ASKED, "the options of a cell", {"method": str}))
+    for name, old, new in _differences(as_json(asked), as_json(cell.config)):
         raise UserError(
             f"--{name.replace('_', '-')} must be as it was for {folder}, {old!r}, got {new!r}. {ways}, or put the "
             "option back."
@@ -171,22 +176,21 @@ def standing(cell: Cell) -> Standing:
     return "finished" if (folder / run_directory.SUMMARY).exists() else "stopped"
 
 
-def begin(cell: Cell) -> Config:
-    """Makes the folder of a cell that has not begun, or is to begin again; the options to train with.
-
-    In this order nothing is taken for a cell that has begun, or has finished, wherever a program dies.
-    """
+def start_config(cell: Cell) -> Config:
+    """Prepares the folder of a cell that starts, perhaps for the second time; returns the options to train with."""
     with files.writing(cell.folder):
         cell.folder.mkdir(parents=True, exist_ok=True)
+        # In this order, so that the old run never looks as if it belonged to the new options, even if the program dies
+        # here.
         for name in (run_directory.CONFIG, run_directory.SUMMARY):
             (cell.folder / name).unlink(missing_ok=True)
-    files.write_json(cell.folder / ASKED, options.as_json(cell.config))
-    # Of what is there no one has asked for anything.
+    files.write_json(cell.folder / ASKED, as_json(cell.config))
+    # What is left of an old run may be replaced: the user asked for that with the grid's `--overwrite`.
     return dataclasses.replace(cell.config, overwrite=True)
 
 
-def go_on(cell: Cell) -> Config:
-    """The options with which a cell that was stopped goes on."""
+def resume_config(cell: Cell) -> Config:
+    """Returns the options that resume a cell that was stopped."""
     return Config(resume=cell.folder, mesh=cell.config.mesh)
 
 

@@ -1,4 +1,4 @@
-"""What a grid shows while it goes on: the table as it fills, and the time left; lines where there is no terminal."""
+"""What a grid shows while it runs: the growing table and the time left or, without a terminal, a line for each cell."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -9,9 +9,10 @@ from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
-from ..folder import run_directory
-from . import table as grid_table
+from ..folder import run_directory, tables
+from . import results_table
 from .cells import Cell
 
 
@@ -19,22 +20,27 @@ class Display:
     """A context that shows the cells of a grid.
 
     Args:
-      cells: all of them.
-      results: of those that have finished; it is looked at again and again.
-      notes: what to say of the others; likewise.
+      cells: all cells.
+      results: the results of the cells that have finished; the caller adds to it as more finish.
+      notes: what to show for other cells, by folder; the caller changes it, too.
     """
 
-    def __init__(self, cells: Sequence[Cell], results: grid_table.Results, notes: Mapping[Path, str]):
+    def __init__(self, cells: Sequence[Cell], results: results_table.Results, notes: Mapping[Path, str]):
         self._cells, self._results, self._notes = cells, results, notes
         self._console = Console()
-        columns = TextColumn("{task.description}"), BarColumn(bar_width=30), TextColumn("{task.fields[left]}")
-        self._progress = Progress(*columns, console=self._console)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[left]}"),
+            console=self._console,
+        )
         self._epochs = {cell.folder: cell.config.method.epochs(cell.config) * cell.config.seeds for cell in cells}
         self._task = self._progress.add_task("", total=sum(self._epochs.values()), left="")
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._done = {cell.folder: _epochs_done(cell) for cell in cells}
         self._ended = set(results)
-        self._start, self._before = time.perf_counter(), sum(self._done.values())
+        self._start = time.perf_counter()
+        self._done_before = sum(self._done.values())
 
     def __enter__(self):
         if self._console.is_terminal:
@@ -45,12 +51,12 @@ class Display:
         if self._console.is_terminal:
             self._live.stop()
 
-    def update(self, going: Sequence[Cell]) -> None:
-        """Shows how far all cells are, those that go on now by their epochs."""
-        self._look(going)
+    def update(self, running: Sequence[Cell]) -> None:
+        """Shows how far all cells are, and the epoch of those that are running."""
+        self._count_epochs(running)
         if not self._console.is_terminal:
             return
-        now = {cell.folder: f"{self._done[cell.folder]}/{self._epochs[cell.folder]}" for cell in going}
+        now = {cell.folder: f"{self._done[cell.folder]}/{self._epochs[cell.folder]}" for cell in running}
         left = sum(self._left().values())
         self._progress.update(
             self._task,
@@ -58,64 +64,68 @@ class Display:
             description=f"{len(self._ended)} of {len(self._cells)} cells",
             left=self._time_left(),
         )
-        lines = [f"{cell.name}: epoch {now[cell.folder]}, over all seeds" for cell in going]
+        lines = [f"{cell.name}: epoch {now[cell.folder]}, over all seeds" for cell in running]
         table = rich_table(self._cells, self._results, {**self._notes, **now})
         self._live.update(Group(table, self._progress, escape("\n".join(lines))), refresh=True)
 
-    def tell(self, cell: Cell, what: str) -> None:
-        """Says in a line what became of a cell."""
+    def report(self, cell: Cell, message: str) -> None:
+        """Prints a line about a cell that has ended."""
         self._ended.add(cell.folder)
-        self._look([cell])
-        left = "" if self._console.is_terminal else self._time_left()
-        line = f"[{len(self._ended)}/{len(self._cells)}] {cell.name}: {what}" + (f"  {left}" if left else "")
+        self._count_epochs([cell])
+        line = f"[{len(self._ended)}/{len(self._cells)}] {cell.name}: {message}"
+        left = self._time_left()
+        if left and not self._console.is_terminal:
+            line += f"  {left}"
         self._console.print(escape(line), soft_wrap=True, highlight=False)
 
-    def _look(self, going: Sequence[Cell]) -> None:
-        for cell in going:
+    def _count_epochs(self, running: Sequence[Cell]) -> None:
+        for cell in running:
             self._done[cell.folder] = _epochs_done(cell)
 
     def _left(self) -> dict[Path, int]:
-        """The epochs that each cell has still to do."""
-        return {f: max(0, n - self._done[f]) for f, n in self._epochs.items() if f not in self._ended}
+        """Returns the epochs left of each cell that has not ended."""
+        return {
+            folder: max(0, epochs - self._done[folder])
+            for folder, epochs in self._epochs.items()
+            if folder not in self._ended
+        }
 
     def _time_left(self) -> str:
-        """About how long the rest takes, by the epochs since the start; nothing while there are none."""
-        epochs, left = sum(self._done.values()) - self._before, sum(self._left().values())
+        """Estimates the time left from the epochs since the start; empty before the first."""
+        epochs = sum(self._done.values()) - self._done_before
+        left = sum(self._left().values())
         if epochs <= 0 or left == 0:
             return ""
-        return f"about {_duration((time.perf_counter() - self._start) / epochs * left)} left"
+        seconds_per_epoch = (time.perf_counter() - self._start) / epochs
+        return f"about {_duration(seconds_per_epoch * left)} left"
 
 
-def show(cells: Sequence[Cell], results: grid_table.Results, notes: Mapping[Path, str]) -> None:
-    """Prints the table, as Markdown where there is no terminal whose width it would have to fit."""
+def show(cells: Sequence[Cell], results: results_table.Results, notes: Mapping[Path, str]) -> None:
+    """Prints the table; as Markdown if there is no terminal, as it would be cut to a width otherwise."""
     console = Console()
     if console.is_terminal:
         console.print(rich_table(cells, results, notes))
     else:
-        print(grid_table.as_markdown(cells, results, notes))
+        print(results_table.as_markdown(cells, results, notes))
 
 
-def rich_table(cells: Sequence[Cell], results: grid_table.Results, notes: Mapping[Path, str]) -> Table:
-    """The table for a terminal."""
-    header, rows = grid_table.table(cells, results, notes)
-    table = Table(title=escape(grid_table.title(cells, results)))
-    table.add_column("method")
-    for name in header:
-        table.add_column(name, justify="right")
-    for name, entries in rows:
-        texts = [f"[bold]{escape(e.text)}[/bold]" if e.best else escape(e.text) for e in entries]
-        table.add_row(escape(name), *texts)
-    return table
+def rich_table(cells: Sequence[Cell], results: results_table.Results, notes: Mapping[Path, str]) -> Table:
+    """Makes the table for a terminal."""
+    header, rows = results_table.table(cells, results, notes)
+    lines = [[name, *(Text(entry.text, "bold" if entry.best else "") for entry in entries)] for name, entries in rows]
+    return tables.for_terminal(["method", *header], lines, results_table.title(cells, results))
 
 
 def _epochs_done(cell: Cell) -> int:
-    """Over all seeds of a cell."""
+    """Counts the epochs that a cell has done, over all seeds."""
     files = [cell.folder / run_directory.METRICS, *cell.folder.glob(f"seed*/{run_directory.METRICS}")]
     return sum(file.read_bytes().count(b"\n") for file in files if file.exists())
 
 
 def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60:02} min"

@@ -1,4 +1,4 @@
-"""The options of a grid: which methods, at which sparsities, and what all of them share."""
+"""The options of a grid: its methods, its sparsities, and the options that all of its runs share."""
 
 import ast
 import dataclasses
@@ -17,8 +17,8 @@ from ..methods.flipout import Flipout
 from ..options.config import INCIDENTAL, Config
 from .cells import DENSE, Row, label
 
-# What tells the cells apart, or must be the same for all of them.
-_NO_ROWS = {
+# Options that no row can have, since all cells share them or the grid sets them itself.
+_NOT_OF_ROWS = {
     *INCIDENTAL,
     *("data", "train_split", "test_split", "test_images", "image_size", "stream"),
     *("model", "width", "method", "sparsity", "epochs", "steps_per_epoch", "seed", "seeds"),
@@ -27,31 +27,32 @@ _NO_ROWS = {
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """Trains with each method at each sparsity, and once without pruning; what has finished is not run again.
+    """Trains with each method at each sparsity, and once without pruning; finished runs are not repeated.
 
-    Writes results.csv, results.md and accuracy.png, and the runs below.
+    Writes results.csv, results.md and accuracy.png, and each run into a folder below.
     """
 
     methods: tuple[str, ...] | None = None
-    """Methods of experiments.train, as a,b or a b; with options of its own, flipout:noise_scale=0.5, one is a row."""
+    """Methods of experiments.train, as a,b or a b. A method with options, such as flipout:noise_scale=0.5, is a row of
+    its own."""
     sparsities: tuple[str, ...] | None = None
-    """Fractions of the prunable weights that are zero at the end, as 0.75,0.9375. A method whose own options decide on
-    the sparsity, such as hoyer_threshold, runs once."""
+    """Target sparsities: fractions of the prunable weights that are zero at the end, as 0.75,0.9375. A method whose own
+    options determine the sparsity, such as hoyer_threshold, runs once."""
     jobs: int | None = None
-    """Processes at once, each of which runs a cell; those of one GPU share its memory. Without it: 1, or one for each
-    of --gpus."""
+    """Number of processes, each of which trains one cell at a time. Those on one GPU share its memory. Default: 1, or
+    one for each of --gpus."""
     gpus: tuple[int, ...] = ()
-    """GPUs by their numbers, of which each process gets one. Without it: each process sees all."""
+    """Numbers of the GPUs, of which each process gets one. Default: each process sees all of them."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Training(Config):
-    """What all cells share, with the options and defaults of experiments.train."""
+    """Options that all cells share, with the names and defaults of experiments.train."""
 
     output_dir: Path | None = Path("runs/grid")
-    """Where the grid is written; the same command goes on with what is there."""
+    """Folder of the grid. The same command continues a grid that was stopped."""
     overwrite: bool = False
-    """Run again the cells that the folder holds with other options; those with the same options stay."""
+    """Train the cells again that the folder holds with other options; those with the same options are kept."""
     method: Suppress[Fixed[Method]] = Flipout()  # noqa: RUF009
     sparsity: Suppress[Fixed[float]] = 0.9375
     resume: Suppress[Fixed[Path | None]] = None
@@ -61,28 +62,27 @@ class Training(Config):
 
 
 def base_of(training: Training) -> Config:
-    """What all cells share, as the options of a run."""
+    """Returns the options that all cells share as those of a run."""
     return Config(**{field.name: getattr(training, field.name) for field in dataclasses.fields(Config)})
 
 
 def read_rows(words: Sequence[str]) -> list[Row]:
-    """The rows that `--methods` names, such as `flipout,magnitude flipout:noise_scale=0.5:power=1`.
+    """Parses the rows that `--methods` names, such as `flipout,magnitude flipout:noise_scale=0.5:power=1`.
 
     Raises:
       UserError: for a method or an option that does not exist, or a row that is named twice.
     """
-    rows = [
-        _read_row(word) for word in _split("methods", words, f"names of methods: {', '.join([*methods.by_name()])}")
-    ]
+    expected = f"names of methods: {', '.join(methods.by_name())}"
+    rows = [_read_row(word) for word in _split("methods", words, expected)]
     _require_once("methods", list(map(label, rows)))
     return rows
 
 
 def read_sparsities(words: Sequence[str]) -> list[float]:
-    """The numbers that `--sparsities` names, from the lowest to the highest.
+    """Parses the numbers that `--sparsities` names, and sorts them.
 
     Raises:
-      UserError: for what is no number in (0, 1), or is named twice.
+      UserError: for a word that is no number in (0, 1), or a number that is named twice.
     """
     wanted = "numbers in (0, 1), such as 0.75,0.9375"
     sparsities = []
@@ -113,14 +113,14 @@ def _require_once(option: str, values: Sequence[Any]) -> None:
 def _read_row(word: str) -> Row:
     method, *settings = word.split(":")
     if "." in method and settings:
-        # A method from elsewhere, as package.module:NAME.
+        # A user's own method is named as package.module:NAME.
         method = f"{method}:{settings.pop(0)}"
         methods.find(method)
     elif method not in methods.by_name():
         raise UserError(_unknown("methods", "be among", [*methods.by_name()], method))
     if method == DENSE and settings:
         raise UserError(f"--methods must name dense without options, got {word!r}.")
-    shared = {name: hint for name, hint in get_type_hints(Config).items() if name not in _NO_ROWS}
+    shared = {name: hint for name, hint in get_type_hints(Config).items() if name not in _NOT_OF_ROWS}
     hints = get_type_hints(methods.find(method)) | shared
     own = {}
     for setting in settings:
@@ -144,7 +144,7 @@ def _read_value(word: str, name: str, text: str, wanted: Any) -> Any:
     try:
         files.check_type(name, value, wanted)
     except TypeError as error:
-        # In one line, of the several that a choice of types takes.
+        # The message has several lines if the option may have one of several types.
         reason = " ".join(str(error).split())
         raise UserError(f"--methods {word} must give {name} a value of its type: {reason}.") from error
     if isinstance(value, float) and not math.isfinite(value):

@@ -1,35 +1,41 @@
-"""The runs of a grid: which cells are still to do, in so many processes, and what is written of them as they end."""
+"""Running a grid: trains the cells that have not finished in worker processes, and updates the results as they end."""
 
+import dataclasses
+import gc
 import os
 import shlex
 import sys
 import time
+import traceback
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+
 from .. import files
-from ..errors import UserError
+from ..errors import UserError, out_of_memory
 from ..folder import run_directory
 from ..options.config import Config
+from ..run import training
 from ..run.interrupt import Interrupt
-from . import cell_process as grid_cell
-from . import cells as grid
-from . import display as grid_display
-from . import table as grid_table
-from . import workers
-from .cells import Cell
+from . import results_table, workers
+from .cells import Cell, resume_config, start_config, status
+from .display import Display, show
 
-FAILURE = "failure.txt"
-# Seconds from one look for a signal to the next, and from one picture of what goes on to the next.
-_EVERY, _SHOWN_EVERY = 0.1, 0.5
-# What JAX takes of the memory of a GPU when it is alone.
-_SHARE = 0.75
-_FRACTION = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+FAILURE, LOG = "failure.txt", "log.txt"
+# Seconds between two looks for a signal, and between two updates of the display.
+_POLL_SECONDS = 0.1
+_DISPLAY_SECONDS = 0.5
+# What each cell imports: the trainer, and modules that it only imports when it needs them.
+_PRELOADED = (__name__, "orbax.checkpoint", "sklearn.datasets")
+# The share of a GPU's memory that JAX takes by default.
+_MEMORY_SHARE = 0.75
+_MEMORY_VARIABLE = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 
 
-class Ending(NamedTuple):
+class Outcome(NamedTuple):
     """How a grid ended.
 
     Attributes:
@@ -41,136 +47,219 @@ class Ending(NamedTuple):
     failed: list[Cell]
 
 
-def run(base: Config, cells: Sequence[Cell], jobs: int | None = None, gpus: Sequence[int] = ()) -> Ending:
-    """Runs each cell that has not finished, and writes what all come to after each.
+class Failure(NamedTuple):
+    """Why a cell did not finish.
+
+    Attributes:
+      reason: one line.
+      report: all that is known, such as a traceback.
+    """
+
+    reason: str
+    report: str
+
+
+@dataclasses.dataclass
+class _Grid:
+    """A grid while it runs.
+
+    Attributes:
+      folder: where the results are written.
+      cells: all cells.
+      results: the results of the cells that have finished, by folder.
+      notes: what the table says of other cells, by folder.
+      failed: the cells that failed now.
+    """
+
+    folder: Path
+    cells: Sequence[Cell]
+    results: dict[Path, list[results_table.CellRun]]
+    notes: dict[Path, str]
+    failed: list[Cell] = dataclasses.field(default_factory=list)
+
+
+def run_cells(base: Config, cells: Sequence[Cell], jobs: int | None = None, gpus: Sequence[int] = ()) -> Outcome:
+    """Trains each cell that has not finished, and writes the results of all after each.
 
     Args:
-      base: what all cells share; its `output_dir` is the folder of the grid, and with its `overwrite` cells that are
-        there with other options run again.
-      cells: as `grid.plan` gives them.
-      jobs: processes at once; without it 1, or one for each GPU.
-      gpus: the numbers of GPUs, of which each process gets one; without them each sees all.
+      base: the options that all cells share. Its `output_dir` is the folder of the grid; with its `overwrite`, cells
+        that were trained with other options are trained again.
+      cells: the cells, from `plan_cells`.
+      jobs: the number of worker processes; by default 1, or one for each GPU.
+      gpus: the numbers of the GPUs, of which each process gets one; by default each process sees all of them.
 
     Raises:
-      UserError: for jobs below 1, GPUs that cannot be, cells of other options, or a folder that cannot be written.
+      UserError: for wrong `jobs` or `gpus`, cells that were trained with other options, or a folder that cannot be
+        written to.
     """
-    of_each = environments(jobs, gpus)
-    top = run_directory.of(base)
-    with files.writing(top):
-        top.mkdir(parents=True, exist_ok=True)
-    with run_directory.locked(top):
-        again = [cell for cell in cells if base.overwrite and _is_other(cell)]
-        results = grid_table.read([cell for cell in cells if cell not in again])
+    environments = worker_environments(jobs, gpus)
+    folder = run_directory.of(base)
+    with files.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with run_directory.locked(folder):
+        restarted = [cell for cell in cells if base.overwrite and _has_other_options(cell)]
+        results = results_table.read([cell for cell in cells if cell not in restarted])
         notes = {cell.folder: "failed" for cell in cells if (cell.folder / FAILURE).exists()}
+        grid = _Grid(folder, cells, results, notes)
         if results:
-            grid_table.write(top, cells, results, notes)
-        # A column is complete before the next one begins, so that there is something to compare early.
-        waiting = sorted((cell for cell in cells if cell.folder not in results), key=_column)
+            results_table.write(folder, cells, results, notes)
+        # One sparsity is completed before the next begins, so that methods can be compared early.
+        waiting = deque(sorted((cell for cell in cells if cell.folder not in results), key=_by_sparsity))
         with Interrupt() as interrupt:
-            failed = _run(top, cells, deque(waiting), again, results, notes, of_each, interrupt)
-    grid_display.show(cells, results, notes)
-    return Ending(interrupt.signal, failed)
+            _run_waiting(grid, waiting, restarted, environments, interrupt)
+    show(cells, grid.results, grid.notes)
+    return Outcome(interrupt.signal, grid.failed)
 
 
-def leave(ending: Ending, module: str) -> None:
-    """Ends a program that ran a grid where that was stopped, or cells failed, with a word on how to go on."""
-    if ending.signal is not None:
+def exit_unless_complete(outcome: Outcome, module: str) -> None:
+    """Exits with an error status if the grid was stopped or cells failed, and prints how to continue.
+
+    Args:
+      outcome: how the grid ended.
+      module: the module of the command that ran it.
+    """
+    if outcome.signal is not None:
         command = shlex.join(["python", "-m", module, *sys.argv[1:]])
-        print(f"Stopped. To go on, give the same command again:\n{command}")
-        sys.exit(128 + ending.signal)
-    if ending.failed:
-        names = ", ".join(cell.name for cell in ending.failed)
+        print(f"Stopped. To continue, give the same command again:\n{command}")
+        sys.exit(128 + outcome.signal)
+    if outcome.failed:
+        names = ", ".join(cell.name for cell in outcome.failed)
         sys.exit(f"error: {names} failed; the same command tries again. {FAILURE} in their folders says why.")
 
 
-def _run(
-    top: Path,
-    cells: Sequence[Cell],
-    waiting: deque[Cell],
-    again: Sequence[Cell],
-    results: dict[Path, list[grid_table.CellRun]],
-    notes: dict[Path, str],
-    of_each: Sequence[Mapping[str, str]],
-    interrupt: Interrupt,
-) -> list[Cell]:
-    """Runs the cells that wait; those that failed. What all come to is added to `results` and `notes`."""
-    failed = []
-    stopping, shown = False, 0.0
-    with (
-        grid_display.Display(cells, results, notes) as display,
-        workers.Pool(grid_cell.run, of_each) as pool,
-    ):
-        while waiting or pool.going:
-            if interrupt.signal is not None and not stopping:
-                stopping = True
-                waiting.clear()
-                pool.stop()
-            while waiting and pool.is_free:
-                cell = waiting.popleft()
-                notes.pop(cell.folder, None)
-                pool.give(cell, _options(cell, cell in again))
-            if time.perf_counter() - shown > _SHOWN_EVERY:
-                display.update(pool.going)
-                shown = time.perf_counter()
-            for cell, answer in pool.answers(_EVERY):
-                # What is on the disk is what counts, whatever became of the process.
-                if grid.standing(cell) == "finished":
-                    results[cell.folder] = grid_table.read_one(cell)
-                    said = f"{grid_table.mean_and_std(grid_table.accuracies(results[cell.folder]))} %"
-                elif (failure := _failure(cell, answer, stopping)) is not None:
-                    failed.append(cell)
-                    notes[cell.folder] = "failed"
-                    files.write(cell.folder / FAILURE, lambda file, text=failure.report: file.write_text(text, "utf-8"))
-                    said = f"failed: {failure.reason} See {cell.folder / FAILURE}."
-                else:
-                    notes[cell.folder] = "stopped"
-                    continue
-                display.tell(cell, said)
-                grid_table.write(top, cells, results, notes)
-    return failed
+def worker_environments(jobs: int | None, gpus: Sequence[int]) -> list[dict[str, str]]:
+    """Returns the environment variables to set in each worker process.
 
-
-def environments(jobs: int | None, gpus: Sequence[int]) -> list[dict[str, str]]:
-    """The variables of each process."""
+    Raises:
+      UserError: for fewer than one job, or for GPUs that are negative or named twice.
+    """
     if jobs is not None and jobs < 1:
         raise UserError(f"--jobs must be at least 1, got {jobs}.")
     if any(gpu < 0 for gpu in gpus) or len(set(gpus)) < len(gpus):
         raise UserError(f"--gpus must name each GPU once, by its number from 0 on, got {' '.join(map(str, gpus))}.")
     jobs = jobs or len(gpus) or 1
-    of_one = -(-jobs // (len(gpus) or 1))
-    # So that none of several takes the memory of all.
-    shared = {_FRACTION: f"{_SHARE / of_one:.3f}"} if of_one > 1 and _FRACTION not in os.environ else {}
-    own = [{"CUDA_VISIBLE_DEVICES": str(gpus[i % len(gpus)])} if gpus else {} for i in range(jobs)]
-    return [{**shared, **environment} for environment in own]
+    jobs_per_gpu = -(-jobs // (len(gpus) or 1))
+    environments: list[dict[str, str]] = [{} for _ in range(jobs)]
+    for i, environment in enumerate(environments):
+        if jobs_per_gpu > 1 and _MEMORY_VARIABLE not in os.environ:
+            # Otherwise the first process on a GPU would take the memory of all.
+            environment[_MEMORY_VARIABLE] = f"{_MEMORY_SHARE / jobs_per_gpu:.3f}"
+        if gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = str(gpus[i % len(gpus)])
+    return environments
 
 
-def _column(cell: Cell) -> float:
-    """The sparsity of a cell; last, where it is not known before."""
+def _run_waiting(
+    grid: _Grid,
+    waiting: deque[Cell],
+    restarted: Sequence[Cell],
+    environments: Sequence[Mapping[str, str]],
+    interrupt: Interrupt,
+) -> None:
+    """Trains the waiting cells, and adds what comes of them to the grid."""
+    stopping = False
+    shown = 0.0
+    with (
+        Display(grid.cells, grid.results, grid.notes) as display,
+        workers.Pool(train_cell, environments, _PRELOADED) as pool,
+    ):
+        while waiting or pool.running:
+            if interrupt.signal is not None and not stopping:
+                stopping = True
+                waiting.clear()
+                pool.stop()
+            while waiting and pool.has_free_worker:
+                cell = waiting.popleft()
+                grid.notes.pop(cell.folder, None)
+                pool.submit(cell, _training_config(cell, cell in restarted))
+            if time.perf_counter() - shown > _DISPLAY_SECONDS:
+                display.update(pool.running)
+                shown = time.perf_counter()
+            for cell, answer in pool.completed(_POLL_SECONDS):
+                message = _record(grid, cell, answer, stopping)
+                if message is not None:
+                    display.report(cell, message)
+                    results_table.write(grid.folder, grid.cells, grid.results, grid.notes)
+
+
+def _record(grid: _Grid, cell: Cell, answer: Failure | workers.Exited | None, stopping: bool) -> str | None:
+    """Adds what came of a cell to the grid; returns the line to print of it, or None if it was only stopped."""
+    # Only the files in the folder count, whatever became of the process.
+    if status(cell) == "finished":
+        runs = grid.results[cell.folder] = results_table.read_cell(cell)
+        return f"{results_table.mean_and_std(results_table.accuracies(runs))} %"
+    failure = _failure(cell, answer, stopping)
+    if failure is None:
+        grid.notes[cell.folder] = "stopped"
+        return None
+    grid.failed.append(cell)
+    grid.notes[cell.folder] = "failed"
+    files.write(cell.folder / FAILURE, lambda file: file.write_text(failure.report, "utf-8"))
+    return f"failed: {failure.reason} See {cell.folder / FAILURE}."
+
+
+def _failure(cell: Cell, answer: Failure | workers.Exited | None, stopping: bool) -> Failure | None:
+    """Returns why an unfinished cell failed; None if it was only stopped."""
+    if isinstance(answer, Failure):
+        return answer
+    if stopping and answer in (None, workers.Exited(0)):
+        return None
+    code = answer.code if answer else 0
+    reason = f"Its process ended with the exit code {code}" + (", as if it was killed." if code == -9 else ".")
+    return Failure(reason, f"{reason} What it printed is in {cell.folder / LOG}.\n")
+
+
+def _by_sparsity(cell: Cell) -> float:
+    """Orders cells by sparsity; those whose sparsity is not known in advance come last."""
     return 1.0 if cell.sparsity is None else cell.sparsity
 
 
-def _is_other(cell: Cell) -> bool:
-    """Whether the folder of a cell holds what this grid did not ask for."""
+def _has_other_options(cell: Cell) -> bool:
+    """Tells whether the folder of a cell holds a run with other options than the cell's."""
     try:
-        grid.standing(cell)
+        status(cell)
     except UserError:
         return True
     return False
 
 
-def _options(cell: Cell, again: bool) -> Config:
-    """The options with which a cell begins or goes on."""
+def _training_config(cell: Cell, restart: bool) -> Config:
+    """Returns the options that start or resume a cell."""
     with files.writing(cell.folder):
         (cell.folder / FAILURE).unlink(missing_ok=True)
-    return grid.begin(cell) if again or grid.standing(cell) == "new" else grid.go_on(cell)
+    if restart or status(cell) == "new":
+        return start_config(cell)
+    return resume_config(cell)
 
 
-def _failure(cell: Cell, answer: grid_cell.Failure | workers.Ended | None, stopping: bool) -> grid_cell.Failure | None:
-    """Why a cell failed that has not finished; None where it was only stopped."""
-    if isinstance(answer, grid_cell.Failure):
-        return answer
-    if stopping and answer in (None, workers.Ended(0)):
+def train_cell(config: Config) -> Failure | None:
+    """Trains all seeds of a cell in a worker process, and appends what it prints to the log in the cell's folder.
+
+    Args:
+      config: options that start or resume the cell.
+
+    Returns:
+      What went wrong, or None.
+    """
+    folder = config.resume or config.output_dir
+    assert folder
+    try:
+        with workers.output_to(folder / LOG):
+            try:
+                with out_of_memory():
+                    training.run(config)
+            except Exception:
+                traceback.print_exc()
+                raise
+    except KeyboardInterrupt:
+        # The cell was stopped before there was anything to save.
         return None
-    code = answer.code if answer else 0
-    reason = f"Its process ended with the exit code {code}" + (", as if it was killed." if code == -9 else ".")
-    return grid_cell.Failure(reason, f"{reason} What it printed is in {cell.folder / grid_cell.LOG}.\n")
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        return Failure(kind + (lines[0] if lines else "no message"), traceback.format_exc())
+    finally:
+        # The next cell has no use for the programs of this one.
+        jax.clear_caches()
+        gc.collect()
+    return None

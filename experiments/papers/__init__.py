@@ -1,4 +1,4 @@
-"""The experiments of the papers, by name: one paper a file."""
+"""The experiments of the papers, one paper per file; `PRESETS` has them by name."""
 
 from . import flipout, grasp, journal, ours, search, supermask
 from .preset import Preset

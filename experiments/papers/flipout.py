@@ -10,17 +10,17 @@ SPARSITIES = tuple(1 - 0.5**k for k in (2, 4, 6, 8, 10))
 _SOURCE = "[2009.02594](https://arxiv.org/abs/2009.02594), as its authors' repository has the numbers; 3 seeds"
 _LAYER_WISE = "magnitude:allocation=uniform"
 _SNIP = (
-    "SNIP follows its own paper; that of FlipOut's authors scored another network than it trained, by a loss without "
-    "a softmax."
+    "SNIP follows its own paper; the code of FlipOut's authors scored another network than it trained, with a loss "
+    "without a softmax."
 )
 _OLD_HOYER = (
-    "The published row of hoyer is of an earlier recipe of the authors, of which only the numbers and the strength are "
-    "known."
+    "The published row of hoyer comes from an earlier recipe of the authors, of which only the results and the "
+    "strength are known."
 )
 
 
 def config(model: str, data: str = "cifar10", **options: Any) -> Config:
-    """The recipe of the paper: 350 epochs, seeds 42 to 44, and the defaults."""
+    """Returns the options of the paper: 350 epochs, seeds 42 to 44, and the defaults."""
     return Config(data=data, model=model, epochs=350, seed=42, seeds=3, **options)
 
 
@@ -36,7 +36,7 @@ def _preset(title: str, of: Config, dense: str, rows: dict[str, str], *differs: 
 def _hoyer(title: str, of: Config, strength: str, figure: str, dense: str) -> Preset:
     row = f"hoyer_threshold:strength={strength}"
     source = _SOURCE.replace("3 seeds", "1 seed")
-    # 350 epochs with the penalty, and 150 after the pruning.
+    # There are 350 epochs with the penalty, and 150 after the pruning.
     of = dataclasses.replace(of, epochs=500)
     return Preset(title, source, of, (row,), (), read(dense)[0], {row: read(figure)})
 

@@ -10,7 +10,7 @@ _SOURCE = (
     "[2002.07376](https://arxiv.org/abs/2002.07376), **quoted from memory and not checked against the paper**; the "
     "best epoch"
 )
-_VGG = "The network has biases, and a fifth max-pooling in place of a mean over 2x2."
+_VGG = "The network has biases, and a fifth max pooling where the paper averages over 2x2."
 
 
 def _preset(title: str, model: Any, data: str, dense: str, snip: str, grasp: str, *differs: str, **own: Any) -> Preset:

@@ -4,7 +4,8 @@ from .flipout import config
 from .preset import Preset
 
 _NO_FIGURES = (
-    "No figures are known: the authors say that accuracy falls little, and that 16 times less is stored in theory."
+    "There are no published figures: the authors say that accuracy falls little, and that the network is 16 times "
+    "smaller in theory."
 )
 
 

@@ -1,4 +1,4 @@
-"""Comparisons of our own, which two CPU cores have time for."""
+"""Our own comparisons, small enough for two CPU cores."""
 
 from ..options.config import Config
 from .preset import Preset

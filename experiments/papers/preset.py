@@ -1,4 +1,4 @@
-"""What an experiment of a paper is: its runs, and the figures that were published of them."""
+"""Presets: an experiment of a paper as a grid of runs, with the published results."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -12,9 +12,9 @@ class Figure(NamedTuple):
     """A published accuracy.
 
     Attributes:
-      accuracy: in percent, the mean over runs.
-      std: its standard deviation; None where none was published.
-      sparsity: the sparsity that it is of, where the options of the method decide on that; None elsewhere.
+      accuracy: the mean over runs, in percent.
+      std: the standard deviation; None if it was not published.
+      sparsity: the sparsity reached, for methods whose options determine it; None for others.
     """
 
     accuracy: float
@@ -26,17 +26,17 @@ class Preset(NamedTuple):
     """An experiment.
 
     Attributes:
-      title: what it is, in a line.
-      source: where the published figures are from; nothing where there are none.
-      config: what its runs share.
-      rows: the methods, as `--methods` names them.
-      sparsities: at which each of them runs.
+      title: one line.
+      source: where the published figures are from; empty if there are none.
+      config: the options that all runs share.
+      rows: the methods, in the form of `--methods`.
+      sparsities: the target sparsities.
       dense: the published figure of the network that is not pruned.
-      published: those of each row, in the order of the sparsities; None where there is none. A row whose own options
-        decide on the sparsity has one.
-      of_best_epoch: whether these are accuracies of the best epoch, and not of the last.
-      quantized: whether finished runs are also tested in 8 bits.
-      differs: what is not as in the paper, a sentence each.
+      published: the published figures of each row, in the order of the sparsities, None where there is none. A row
+        whose options determine the sparsity has a single one.
+      of_best_epoch: true if the published accuracies are those of the best epoch, not of the last.
+      quantized: true if finished runs are also tested in 8 bits.
+      differs: the differences from the paper, a sentence each.
     """
 
     title: str
@@ -52,27 +52,31 @@ class Preset(NamedTuple):
 
 
 def read(text: str) -> list[Figure | None]:
-    """Figures as tables have them: `92.77 ± 0.08, 92.78 ± 0.08, -`, or `82.79 at 0.9989`."""
-    return [None if word.strip() == "-" else _read_one(word) for word in text.split(",")]
+    """Parses figures in the form of tables: `92.77 ± 0.08, 92.78 ± 0.08, -` or `82.79 at 0.9989`."""
+    return [_read_figure(word) for word in text.split(",")]
 
 
-def _read_one(word: str) -> Figure:
+def _read_figure(word: str) -> Figure | None:
+    if word.strip() == "-":
+        return None
     figure, _, sparsity = word.partition(" at ")
     mean, _, std = figure.partition("±")
     return Figure(float(mean), float(std) if std else None, float(sparsity) if sparsity else None)
 
 
 def data_by_name(data: str) -> str:
-    """Data as a command names them, with a folder wherever it is: `folder:/there/cifar10` is `folder:cifar10`."""
-    return f"folder:{Path(data.removeprefix('folder:')).name}" if data.startswith("folder:") else data
+    """Drops where a folder of images is: `folder:/there/cifar10` becomes `folder:cifar10`."""
+    if not data.startswith("folder:"):
+        return data
+    return f"folder:{Path(data.removeprefix('folder:')).name}"
 
 
 def scaled(config: Config, scale: float) -> Config:
-    """The options with that part of the epochs, and all that comes after some of them in proportion."""
+    """Returns the options with a fraction of the epochs, and with milestones and warm-up scaled in proportion."""
     epochs = max(1, round(config.epochs * scale))
     milestones = config.milestones
     if milestones is not None:
-        # Two that fall together are one.
+        # Milestones that fall on the same epoch become one.
         milestones = tuple(
             sorted({max(1, round(epoch * scale)) for epoch in milestones if round(epoch * scale) < epochs})
         )

@@ -1,4 +1,4 @@
-"""Measured beside published: what a `results.csv` holds, as a table and as a picture."""
+"""Measured and published results side by side: the `results.csv` of a grid as a table and as a picture."""
 
 import csv
 import statistics
@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure as Drawing
 
 from .. import files
-from ..grid import accuracy_plot
-from ..grid import cells as grid
-from ..grid import options as grid_options
-from ..grid import table as grid_table
-from ..grid.cells import Row
+from ..folder import tables
+from ..grid import accuracy_plot, results_table
+from ..grid.cells import DENSE, Row, label, percent, percents
+from ..grid.options import read_rows
 from .preset import Figure, Preset
 
 _MINUS = "\N{MINUS SIGN}"
@@ -23,13 +22,13 @@ class Cell(NamedTuple):
     """The runs of a method at a sparsity.
 
     Attributes:
-      lines: of `results.csv`, one for each seed.
+      lines: the lines of `results.csv`, one for each seed.
     """
 
     lines: list[dict[str, str]]
 
     def numbers(self, column: str) -> list[float]:
-        """A column, without what is missing."""
+        """Returns the numbers in a column, without empty ones."""
         return [float(line[column]) for line in self.lines if line[column]]
 
     @property
@@ -38,16 +37,17 @@ class Cell(NamedTuple):
         return statistics.mean(self.numbers("sparsity"))
 
 
-# By method, its options and the sparsity asked for, as a `results.csv` has them.
+# By the method, its options and the target sparsity, each as `results.csv` has it.
 Cells = Mapping[tuple[str, str, str], Cell]
+_DENSE_KEY = (DENSE, "", "0.0")
 
 
 def read(file: Path) -> Cells:
-    """The lines of a `results.csv`, by method, options and the sparsity asked for."""
+    """Reads the lines of a `results.csv`, by method, options and target sparsity."""
     with files.reading(file, "the results of a grid"):
         with file.open(encoding="utf-8", newline="") as text:
             lines = list(csv.DictReader(text))
-        if not lines or tuple(lines[0]) != grid_table.COLUMNS:
+        if not lines or tuple(lines[0]) != results_table.COLUMNS:
             raise ValueError("it has other columns than those of this program")
     cells: dict[tuple[str, str, str], Cell] = {}
     for line in lines:
@@ -57,102 +57,106 @@ def read(file: Path) -> Cells:
 
 
 def table(preset: Preset, cells: Cells) -> str:
-    """Measured above published, a row for each method."""
+    """Writes the table in Markdown, measured above published, with a row for each method."""
     columns = _columns(preset, cells)
-    header = ["method", *grid.percents([c for c in columns if c is not None])]
+    header = ["method", *percents([column for column in columns if column is not None])]
     if None in columns:
         header.append("its own sparsity")
-    lines = [header, ["---", *["---:"] * len(columns)]]
-    dense = cells.get((grid.DENSE, "", "0.0"))
-    lines.append([grid.DENSE, *[_entry(dense, preset.dense, preset)] * len(columns)])
+    dense = _entry(cells.get(_DENSE_KEY), preset.dense, preset)
+    lines = [[DENSE, *[dense] * len(columns)]]
     for row in _rows(preset, cells):
-        figures = _figures(preset, row, columns)
         entries = []
-        for column, figure in zip(columns, figures, strict=True):
+        for column, figure in zip(columns, _figures(preset, row, columns), strict=True):
             cell = cells.get((*_key(row), "" if column is None else str(column)))
-            entries.append(_entry(cell, figure, preset, own=column is None))
-        lines.append([grid.label(row), *entries])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _columns(preset: Preset, cells: Cells) -> list[float | None]:
-    known = {s for s in preset.sparsities if any(_figures(preset, row, [s])[0] for row in _rows(preset, {}))}
-    own = any(not s for _, _, s in cells) or any(
-        f and f.sparsity for figures in preset.published.values() for f in figures
-    )
-    return [*(sparsities(cells) if cells else sorted(known)), *([None] if own else [])]
+            entries.append(_entry(cell, figure, preset, with_sparsity=column is None))
+        lines.append([label(row), *entries])
+    return tables.as_markdown(header, lines)
 
 
 def methods(cells: Cells) -> list[str]:
-    """The methods that ran, dense apart, as `--methods` names them."""
-    ran = dict.fromkeys((method, options) for method, options, _ in cells if method != grid.DENSE)
-    return [":".join(filter(None, one)) for one in ran]
+    """Returns the methods that ran, other than dense, in the form of `--methods`."""
+    rows = dict.fromkeys((method, options) for method, options, _ in cells if method != DENSE)
+    return [":".join(filter(None, row)) for row in rows]
 
 
 def sparsities(cells: Cells) -> list[float]:
-    """The sparsities that were asked for."""
-    return sorted({float(asked) for method, _, asked in cells if method != grid.DENSE and asked})
+    """Returns the target sparsities, sorted."""
+    return sorted({float(target) for method, _, target in cells if method != DENSE and target})
+
+
+def picture(preset: Preset, cells: Cells) -> Drawing:
+    """Draws the measured accuracy over sparsity."""
+    rows = _rows(preset, cells)
+    lines: dict[str, list[accuracy_plot.Point]] = {}
+    for row in rows:
+        for (method, options, _), cell in cells.items():
+            if (method, options) == _key(row) and 0 < cell.sparsity < 1:
+                point = accuracy_plot.Point(cell.sparsity, cell.numbers("test_accuracy"))
+                lines.setdefault(label(row), []).append(point)
+    targets = sparsities(cells)
+    dense = cells.get(_DENSE_KEY)
+    return accuracy_plot.draw(
+        lines,
+        order=[label(row) for row in rows],
+        ticks=dict(zip(targets, percents(targets), strict=True)),
+        dense=dense.numbers("test_accuracy") if dense else None,
+        chance=None,
+        title=preset.title,
+    )
+
+
+def _columns(preset: Preset, cells: Cells) -> list[float | None]:
+    """Returns the sparsities that ran or, if nothing ran, those with published figures; then None if it is needed.
+
+    None is the column of methods whose options determine the sparsity.
+    """
+    columns: list[float | None] = [*sparsities(cells)]
+    if not cells:
+        rows = _rows(preset, cells)
+        columns += sorted({s for s in preset.sparsities if any(_figures(preset, row, [s])[0] for row in rows)})
+    figures = [figure for figures in preset.published.values() for figure in figures]
+    if any(not target for _, _, target in cells) or any(figure and figure.sparsity for figure in figures):
+        columns.append(None)
+    return columns
 
 
 def _rows(preset: Preset, cells: Cells) -> list[Row]:
-    return grid_options.read_rows(methods(cells) or preset.rows)
+    return read_rows(methods(cells) or preset.rows)
 
 
 def _key(row: Row) -> tuple[str, str]:
-    return row.method, grid_table.options_of(row)
+    return row.method, results_table.options_of(row)
 
 
 def _figures(preset: Preset, row: Row, columns: Sequence[float | None]) -> list[Figure | None]:
-    """What was published of a row."""
+    """Returns the published figures of a row in the columns."""
     for word, figures in preset.published.items():
-        if grid_options.read_rows([word]) == [row]:
+        if read_rows([word]) == [row]:
             by_sparsity: dict[Any, Figure | None] = dict(zip(preset.sparsities or (None,), figures, strict=True))
             return [by_sparsity.get(column) for column in columns]
     return [None] * len(columns)
 
 
-def _entry(cell: Cell | None, figure: Figure | None, preset: Preset, *, own: bool = False) -> str:
-    """A cell of the table: measured, published, and their difference."""
-    if cell is None and figure is None:
-        return ""
+def _entry(cell: Cell | None, figure: Figure | None, preset: Preset, *, with_sparsity: bool = False) -> str:
+    """Writes an entry of the table: measured, published, and the difference."""
     column = "best_test_accuracy" if preset.of_best_epoch else "test_accuracy"
-    said = []
+    parts = []
     if cell is not None:
-        values = cell.numbers(column)
-        said = [grid_table.mean_and_std(values) + (f" at {grid.percent(cell.sparsity)}" if own else "")]
+        measured = results_table.mean_and_std(cell.numbers(column))
+        if with_sparsity:
+            measured += f" at {percent(cell.sparsity)}"
+        parts.append(measured)
         if in_8_bits := cell.numbers("int8_test_accuracy"):
-            said.append(f"8 bits: {grid_table.mean_and_std(in_8_bits)}")
+            parts.append(f"8 bits: {results_table.mean_and_std(in_8_bits)}")
     if figure is not None:
-        said.append(_published(figure))
+        parts.append(_published(figure))
         if cell is not None:
             difference = 100 * statistics.mean(cell.numbers(column)) - figure.accuracy
-            said.append(f"{difference:+.2f}".replace("-", _MINUS))
-    return "<br>".join(said)
+            parts.append(f"{difference:+.2f}".replace("-", _MINUS))
+    return "<br>".join(parts)
 
 
 def _published(figure: Figure) -> str:
     std = "" if figure.std is None else f" ± {figure.std:.2f}"
-    at = "" if figure.sparsity is None else f" at {grid.percent(figure.sparsity)}"
+    at = "" if figure.sparsity is None else f" at {percent(figure.sparsity)}"
     return f"*{figure.accuracy:.2f}{std}{at}*"
-
-
-def picture(preset: Preset, cells: Cells) -> Drawing:
-    """Accuracy over sparsity, as it was measured."""
-    asked = sparsities(cells)
-    rows = _rows(preset, cells)
-    lines: dict[str, list[accuracy_plot.Point]] = {}
-    for row in rows:
-        for (method, own, _), cell in cells.items():
-            if (method, own) == _key(row) and 0 < cell.sparsity < 1:
-                lines.setdefault(grid.label(row), []).append(
-                    accuracy_plot.Point(cell.sparsity, cell.numbers("test_accuracy"))
-                )
-    dense = cells.get((grid.DENSE, "", "0.0"))
-    return accuracy_plot.draw(
-        lines,
-        order=[grid.label(row) for row in rows],
-        ticks=dict(zip(asked, grid.percents(asked), strict=True)),
-        dense=dense.numbers("test_accuracy") if dense else None,
-        chance=None,
-        title=preset.title,
-    )

@@ -5,8 +5,8 @@ import dataclasses
 from ..options.config import Config
 from .preset import Preset
 
-# A sixty-fourth of the weights of ResNet-18: at this sparsity it cannot learn the training images any more, as the
-# whole network cannot at 99.9 %.
+# It has a sixty-fourth of the weights of ResNet-18. At the sparsity below it can no longer learn the training images,
+# just as the full network cannot at 99.9 %.
 _CONFIG = Config(
     data="cifar10",
     model="resnet18",
@@ -43,12 +43,12 @@ PRESETS = {
             f"magnitude:{_EARLY}:weight_decay=1e-4",
             f"flipout:{_BEFORE}:allocation=normalized",
             f"magnitude:{_EARLY}:allocation=normalized",
-            # Weights that are pruned go on learning, and may return at any step.
+            # Pruned weights are trained on, and may return at any step.
             f"ste:{_EARLY}",
             f"ste:{_EARLY}:allocation=uniform",
         ),
         (0.984375,),
-        differs=("One seed: what is less than a point apart is not told apart.",),
+        differs=("With one seed, differences of less than a point mean nothing.",),
     ),
     "confirm-recipes": Preset(
         "What the search found, by seeds that it has not seen",

@@ -1,4 +1,4 @@
-"""Signed Supermask, arXiv 2201.13361: random weights that are kept, hidden or inverted, ten networks."""
+"""Signed Supermask, arXiv 2201.13361: random weights that are kept, masked or negated, in ten networks."""
 
 from typing import Any
 
@@ -6,15 +6,15 @@ from ..options.config import Config
 from .preset import Figure, Preset
 
 _ROW = "signed_supermask"
-_SEEDS = "3 seeds, where the paper has 50, or 25 of the two deepest networks."
+_SEEDS = "3 seeds, where the paper has 50, or 25 for the two deepest networks."
 _THRESHOLD = (
-    "The threshold of the masks is 0.14 of the largest, which leaves the published number of weights of FCN; the "
-    "authors' settings name 0.4."
+    "The threshold of the masks is 0.14 of the largest initial score, which keeps the published number of weights of "
+    "FCN; the authors' settings have 0.4."
 )
-_DENSE = "The dense network has the recipe of the other experiments here, and not the paper's."
+_DENSE = "The dense network is trained with the recipe of the other experiments here, not with the paper's."
 _DEEP = (
-    "The learning rate falls to a fifth on a plateau, at most 5 times; the paper's to a tenth, at most 7 times. An "
-    "epoch has each image once, the paper's 7 times."
+    "On a plateau the learning rate falls to a fifth, at most 5 times; in the paper to a tenth, at most 7 times. An "
+    "epoch has each image once; in the paper 7 times."
 )
 
 

@@ -13,7 +13,7 @@ from experiments import compare
 from experiments.folder.result import RunResult
 from experiments.grid import cells as grid
 from experiments.grid import options as grid_options
-from experiments.grid.table import CellRun
+from experiments.grid.results_table import CellRun
 from experiments.options.config import Config, with_method
 from experiments.run import training
 from experiments.run.interrupt import Interrupt
@@ -55,7 +55,7 @@ def planned():
     def planned(*words):
         arguments = compare.parse(words)
         rows, base = grid_options.read_rows(arguments.grid.methods), grid_options.base_of(arguments.training)
-        return grid.plan(base, rows, grid_options.read_sparsities(arguments.grid.sparsities))
+        return grid.plan_cells(base, rows, grid_options.read_sparsities(arguments.grid.sparsities))
 
     return planned
 

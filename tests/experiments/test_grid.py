@@ -55,7 +55,7 @@ def test_a_grid_runs_skips_fails_and_goes_on(planned, tmp_path, capsys):
 
     cells = planned(*RUNS, *words, "--output-dir", str(tmp_path))
     done = [cell for cell in cells if cell.row.method != "random"]
-    assert all(grid.standing(cell) == "finished" for cell in done)
+    assert all(grid.status(cell) == "finished" for cell in done)
     table = lines_of(tmp_path / "results.csv")
     assert len(table) == 2 * len(done)
     text = (tmp_path / "results.md").read_text()
@@ -116,9 +116,9 @@ def test_a_grid_that_was_stopped_twice_is_as_one_that_was_not(planned, tmp_path)
         out, err = grid_of_cells.communicate()
     assert grid_of_cells.returncode == 128 + signal.SIGINT, err
     assert "Traceback" not in out + err
-    assert f"To go on, give the same command again:\npython -m experiments.compare {' '.join(RUNS)}" in out
+    assert f"To continue, give the same command again:\npython -m experiments.compare {' '.join(RUNS)}" in out
     cells = planned(*RUNS, *words, "--output-dir", str(stopped))
-    assert [grid.standing(cell) for cell in cells] == ["stopped", "new"]
+    assert [grid.status(cell) for cell in cells] == ["stopped", "new"]
     assert list((stopped / "dense").rglob("checkpoints/*"))
 
     def terminate():
@@ -129,7 +129,7 @@ def test_a_grid_that_was_stopped_twice_is_as_one_that_was_not(planned, tmp_path)
     thread.start()
     assert run(stopped, *words) == (signal.SIGTERM, [])
     thread.join()
-    assert [grid.standing(cell) for cell in cells] == ["finished", "stopped"]
+    assert [grid.status(cell) for cell in cells] == ["finished", "stopped"]
     assert not list(stopped.rglob("failure.txt"))
     assert "| dense | -" not in (stopped / "results.md").read_text()
     assert run(stopped, *words) == (None, [])
@@ -154,30 +154,30 @@ def wait_for(file, process=None):
 
 def test_a_cell_whose_process_is_killed_has_failed(planned, tmp_path):
     (cell, *_) = planned("--methods", "flipout", "--sparsities", "0.5", "--output-dir", str(tmp_path))
-    failure = grid_run._failure(cell, grid_run.workers.Ended(-9), stopping=False)
+    failure = grid_run._failure(cell, grid_run.workers.Exited(-9), stopping=False)
     assert failure is not None
     assert "exit code -9, as if it was killed" in failure.reason
     assert "log.txt" in failure.report
-    assert grid_run._failure(cell, grid_run.workers.Ended(-9), stopping=True) == failure
-    assert grid_run._failure(cell, grid_run.workers.Ended(0), stopping=True) is None
+    assert grid_run._failure(cell, grid_run.workers.Exited(-9), stopping=True) == failure
+    assert grid_run._failure(cell, grid_run.workers.Exited(0), stopping=True) is None
     assert grid_run._failure(cell, None, stopping=True) is None
 
 
 def test_what_a_cell_holds_is_checked(planned, tmp_path):
     (_, cell) = planned("--methods", "flipout", "--sparsities", "0.5", "--output-dir", str(tmp_path))
-    assert grid.standing(cell) == "new"
-    config = grid.begin(cell)
+    assert grid.status(cell) == "new"
+    config = grid.start_config(cell)
     assert config.overwrite
-    assert grid.standing(cell) == "new"
+    assert grid.status(cell) == "new"
     files.write_json(cell.folder / "config.json", {})
-    assert grid.standing(cell) == "stopped"
-    assert grid.go_on(cell) == Config(resume=cell.folder)
+    assert grid.status(cell) == "stopped"
+    assert grid.resume_config(cell) == Config(resume=cell.folder)
     files.write_json(cell.folder / "summary.json", {})
-    assert grid.standing(cell) == "finished"
+    assert grid.status(cell) == "finished"
     # Where a program dies before it has begun again, there is nothing of before.
-    grid.begin(cell)
-    assert grid.standing(cell) == "new"
+    grid.start_config(cell)
+    assert grid.status(cell) == "new"
     files.write_json(cell.folder / "config.json", {})
     (cell.folder / "asked.json").write_text("{")
     with pytest.raises(UserError, match=r"asked\.json cannot be read as the options of a cell"):
-        grid.standing(cell)
+        grid.status(cell)

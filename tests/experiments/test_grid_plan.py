@@ -157,12 +157,12 @@ def test_percents_differ_where_sparsities_do_and_are_near_them(sparsities):
 )
 def test_each_process_gets_a_gpu_of_its_own_or_a_share(jobs, gpus, expected, monkeypatch):
     monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
-    assert grid_run.environments(jobs, gpus) == expected
+    assert grid_run.worker_environments(jobs, gpus) == expected
     monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.1")
-    assert all("XLA_PYTHON_CLIENT_MEM_FRACTION" not in each for each in grid_run.environments(jobs, gpus))
+    assert all("XLA_PYTHON_CLIENT_MEM_FRACTION" not in each for each in grid_run.worker_environments(jobs, gpus))
 
 
 @pytest.mark.parametrize("gpus", [(0, 0), (-1,)])
 def test_gpus_that_cannot_be_are_told(gpus):
     with pytest.raises(UserError, match=r"--gpus must name each GPU once, by its number from 0 on"):
-        grid_run.environments(None, gpus)
+        grid_run.worker_environments(None, gpus)

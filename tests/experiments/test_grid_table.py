@@ -13,10 +13,9 @@ from PIL import Image
 
 from experiments import files
 from experiments.folder import plots
-from experiments.grid import accuracy_plot
+from experiments.grid import accuracy_plot, results_table
 from experiments.grid import cells as grid
 from experiments.grid import display as grid_display
-from experiments.grid import table as grid_table
 
 
 @given(counts=st.lists(st.lists(st.integers(0, 450), min_size=2, max_size=2), min_size=7, max_size=7))
@@ -24,7 +23,7 @@ def test_the_table_has_mean_and_std_of_each_cell_and_the_best_of_each_column(pla
     cells = planned("--methods", "flipout,random", "flipout:power=1", "--sparsities", "0.5,0.9", "--seeds", "2")
     accuracies = dict(zip((cell.folder for cell in cells), np.array(counts) / 450, strict=True))
     results = as_if_run(cells, lambda cell, seed: float(accuracies[cell.folder][seed]))
-    lines = grid_table.as_markdown(cells, results, {}).splitlines()
+    lines = results_table.as_markdown(cells, results, {}).splitlines()
     rows = [[entry.strip() for entry in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     assert rows[0] == ["method", "50 %", "90 %"]
     assert [row[0] for row in rows[2:]] == ["dense", "flipout", "random", "flipout power=1.0"]
@@ -38,8 +37,8 @@ def test_the_table_has_mean_and_std_of_each_cell_and_the_best_of_each_column(pla
     np.testing.assert_array_equal(bold, shown[1:] == shown[1:].max(0))
     assert not any("**" in entry for entry in rows[2])
 
-    table = list(csv.DictReader(io.StringIO(grid_table.as_csv(cells, results))))
-    assert tuple(table[0]) == grid_table.COLUMNS
+    table = list(csv.DictReader(io.StringIO(results_table.as_csv(cells, results))))
+    assert tuple(table[0]) == results_table.COLUMNS
     read = [float(line["test_accuracy"]) for line in table]
     assert read == [run.result.test_accuracy for runs in results.values() for run in runs]
     assert {(line["method"], line["options"]) for line in table[-4:]} == {("flipout", "power=1.0")}
@@ -52,7 +51,7 @@ def test_a_table_tells_what_is_missing_and_what_missed_its_sparsity(planned, as_
     (run,) = results[cells[2].folder]
     of_120 = dataclasses.replace(run.result, kept=120, sparsity=0.88)
     results[cells[2].folder] = [run._replace(result=of_120)]
-    text = grid_table.as_markdown(cells, results, {cells[3].folder: "failed"})
+    text = results_table.as_markdown(cells, results, {cells[3].folder: "failed"})
     assert "| dense | - | - |" in text
     assert "| flipout | **50.00** | **50.00 †** |" in text
     assert "| random | failed | - |" in text
@@ -60,7 +59,7 @@ def test_a_table_tells_what_is_missing_and_what_missed_its_sparsity(planned, as_
     # What rounding up makes of 99.1 weights.
     of_100 = dataclasses.replace(run.result, kept=100, prunable=991, sparsity=891 / 991)
     results[cells[2].folder] = [run._replace(result=of_100)]
-    assert "†" not in grid_table.as_markdown(cells, results, {})
+    assert "†" not in results_table.as_markdown(cells, results, {})
 
 
 def test_a_method_whose_sparsity_is_its_own_runs_once_and_says_where(planned, as_if_run, tmp_path):
@@ -70,15 +69,15 @@ def test_a_method_whose_sparsity_is_its_own_runs_once_and_says_where(planned, as
     assert [cell.name for cell in cells] == names
     assert cells[1].folder.name == "hoyer_threshold-strength=0.5"
     results = as_if_run(cells, lambda cell, seed: 0.25 * (1 + seed))
-    text = grid_table.as_markdown(cells, results, {})
+    text = results_table.as_markdown(cells, results, {})
     assert "| method | 50 % | 90 % | its own sparsity |" in text
     assert "| hoyer_threshold strength=0.5 |  |  | 37.50 ± 17.68 at 87.5 % |" in text
     assert "| flipout | **37.50 ± 17.68** | **37.50 ± 17.68** |  |" in text
     assert "†" not in text
-    grid_table.write(tmp_path, cells, results, {})
-    with (tmp_path / grid_table.CSV).open() as file:
+    results_table.write(tmp_path, cells, results, {})
+    with (tmp_path / results_table.CSV).open() as file:
         assert {line["sparsity_target"] for line in csv.DictReader(file)} == {"0.0", "", "0.5", "0.9"}
-    assert (tmp_path / grid_table.PICTURE).stat().st_size > 10_000
+    assert (tmp_path / results_table.PICTURE).stat().st_size > 10_000
 
 
 def test_the_picture_has_a_line_a_method_with_ticks_at_the_sparsities(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import compare, inspect
+from experiments.after import comparison
 from experiments.errors import UserError
 from experiments.run import training
 
@@ -74,15 +75,15 @@ def test_compare(quick, tmp_path, capsys):
     assert "magnitude" in capsys.readouterr().out
 
     with pytest.raises(UserError, match="holds no run"):
-        compare.read((tmp_path,))
+        comparison.read((tmp_path,))
     with pytest.raises(UserError, match="no such folder"):
-        compare.read((tmp_path / "none",))
+        comparison.read((tmp_path / "none",))
     whole = (folders[3] / "metrics.jsonl").read_text()
     (folders[3] / "metrics.jsonl").write_text(whole.split("\n")[0])
     with pytest.raises(UserError, match=r"magnitude1 cannot be read as a run: .*epochs"):
-        compare.read(tuple(folders))
+        comparison.read(tuple(folders))
     (folders[3] / "summary.json").unlink()
-    assert [len(group.results) for group in compare.read(tuple(folders))] == [2, 1]
-    assert "magnitude1 is passed over" in capsys.readouterr().err
+    assert [len(group.results) for group in comparison.read(tuple(folders))] == [2, 1]
+    assert "magnitude1 is skipped" in capsys.readouterr().err
     with pytest.raises(UserError, match="named once"):
-        compare.read((folders[0], folders[0]))
+        comparison.read((folders[0], folders[0]))

@@ -11,7 +11,7 @@ import tyro
 
 from experiments import pages, reproduce
 from experiments.errors import UserError
-from experiments.grid import table as grid_table
+from experiments.grid import results_table
 from experiments.options.config import digest
 from experiments.papers import PRESETS, published_table
 from experiments.reproduce import Options
@@ -40,7 +40,7 @@ def written(tmp_path, as_if_run):
                 runs[i] = run._replace(result=own)
         folder = tmp_path / "docs" / "results" / options.name
         folder.mkdir(parents=True)
-        (folder / grid_table.CSV).write_text(grid_table.as_csv(cells, results))
+        (folder / results_table.CSV).write_text(results_table.as_csv(cells, results))
         (folder / pages.REMARKS).write_text("What this says.\n")
         return tmp_path / "docs", cells
 
@@ -61,7 +61,7 @@ def written(tmp_path, as_if_run):
 def test_the_page_names_the_command_that_makes_the_results(words, written):
     docs, cells = written(words)
     name = words.split()[0]
-    command = published_table.read(docs / "results" / name / grid_table.CSV)
+    command = published_table.read(docs / "results" / name / results_table.CSV)
     said = pages.command(name, command).removeprefix("python -m experiments.reproduce ")
     again = planned(tyro.cli(Options, args=shlex.split(said)))
     assert [digest(cell.config) for cell in again] == [digest(cell.config) for cell in cells]
@@ -80,7 +80,7 @@ def test_a_section_has_measured_published_and_their_difference(written):
     assert "<br>+48.85 |" in section
     assert f"| dense | 62.50 ± {std}<br>*95.37 ± 0.12*<br>" in section
     assert "**0.1 of the epochs**, **0.25 of the channels**" in section
-    picture = docs / "results" / "flipout-resnet18-cifar10" / grid_table.PICTURE
+    picture = docs / "results" / "flipout-resnet18-cifar10" / results_table.PICTURE
     assert picture.stat().st_size > 10_000
     assert f"(results/flipout-resnet18-cifar10/{picture.name})" in section
     # What was not run, or not in full, is there too, with what was published.
@@ -108,8 +108,8 @@ def test_results_are_adopted_under_the_name_of_their_folder(written, tmp_path):
     run = tmp_path / "mnist-lenet"
     (docs / "results" / "digits").rename(run)
     pages.adopt(run, docs)
-    adopted = docs / "results" / "mnist-lenet" / grid_table.CSV
-    assert adopted.read_bytes() == (run / grid_table.CSV).read_bytes()
+    adopted = docs / "results" / "mnist-lenet" / results_table.CSV
+    assert adopted.read_bytes() == (run / results_table.CSV).read_bytes()
     with pytest.raises(UserError, match="must be a folder of a grid"):
         pages.adopt(tmp_path, docs)
 
@@ -119,13 +119,13 @@ def test_results_that_are_of_no_experiment_are_told(written, tmp_path):
     (docs / "results" / "digits").rename(docs / "results" / "other")
     with pytest.raises(UserError, match=r"other must have the name of an experiment"):
         pages.page(docs, draw=False)
-    (docs / "results" / "other" / grid_table.CSV).write_text("a,b\n1,2\n")
+    (docs / "results" / "other" / results_table.CSV).write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match=r"results\.csv .*other columns"):
-        published_table.read(docs / "results" / "other" / grid_table.CSV)
+        published_table.read(docs / "results" / "other" / results_table.CSV)
 
 
 def test_the_page_in_the_documents_is_the_one_of_their_results():
     assert (DOCS / pages.PAGE).read_text("utf-8") == pages.page(DOCS, draw=False)
     for name in PRESETS:
-        if (DOCS / "results" / name / grid_table.CSV).exists() and len(PRESETS[name].sparsities) > 1:
-            assert (DOCS / "results" / name / grid_table.PICTURE).exists()
+        if (DOCS / "results" / name / results_table.CSV).exists() and len(PRESETS[name].sparsities) > 1:
+            assert (DOCS / "results" / name / results_table.PICTURE).exists()

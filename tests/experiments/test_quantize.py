@@ -103,7 +103,7 @@ def test_folders_without_a_finished_run_are_told(trained, tmp_path, monkeypatch,
     run = finished.read(copy)
     accuracy = finished.accuracy(run.setup.steps, run.model, run.setup.data.test)
     (copy / "summary.json").write_text(json.dumps(summary | {"test_accuracy": accuracy}))
-    with pytest.raises(UserError, match=r"must be a run that can be quantised: .*finite activations"):
+    with pytest.raises(UserError, match=r"must be a run that can be quantized: .*finite activations"):
         quantize.quantize(quantize.Options(copy))
 
     (copy / "summary.json").unlink()

@@ -13,9 +13,9 @@ from experiments.benchmarks import exercise
 from experiments.errors import UserError
 from experiments.grid import cells as grid
 from experiments.grid import options as grid_options
-from experiments.grid import table as grid_table
+from experiments.grid import results_table
 from experiments.options.config import Config
-from experiments.papers import PRESETS, preset
+from experiments.papers import PRESETS, exercised, preset
 from experiments.papers.preset import Figure, Preset
 from experiments.reproduce import Options
 
@@ -88,13 +88,13 @@ def tiny(monkeypatch, tmp_path):
 
 def test_an_experiment_runs_once_and_is_tested_in_8_bits(tiny, capsys):
     assert reproduce.reproduce(tiny).failed == []
-    with (tiny.output_dir / grid_table.CSV).open(newline="") as file:
+    with (tiny.output_dir / results_table.CSV).open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert [line["method"] for line in lines] == ["dense"] * 2 + ["flipout"] * 2 + ["hoyer_threshold"] * 2
     assert all(0 <= float(line["int8_test_accuracy"]) <= 1 for line in lines)
     assert {line["epochs"] for line in lines} == {"2"}
     assert len({line["config"] for line in lines}) == 3
-    assert (tiny.output_dir / grid_table.PICTURE).stat().st_size > 10_000
+    assert (tiny.output_dir / results_table.PICTURE).stat().st_size > 10_000
     written = sorted(file.stat().st_mtime_ns for file in tiny.output_dir.rglob("*.safetensors"))
     capsys.readouterr()
     assert reproduce.reproduce(tiny).failed == []
@@ -104,14 +104,14 @@ def test_an_experiment_runs_once_and_is_tested_in_8_bits(tiny, capsys):
 
 def test_what_is_tried_in_little_is_written_down(tiny, monkeypatch, tmp_path):
     file = tmp_path / "exercised.csv"
-    options = exercise.Options(("tiny",), grey="digits", colour="digits", output_dir=tmp_path / "tried", csv=file)
+    options = exercise.Options(("tiny",), grayscale="digits", color="digits", output_dir=tmp_path / "tried", csv=file)
     monkeypatch.setattr(tyro, "cli", lambda *_, **__: options)
     exercise.main()
     # Two rows and a dense one, one of them at the highest sparsity that there is.
-    assert exercise.read(file) == {"tiny": ["tiny", "3", "3", "digits", "0.6", "0.01", "2"]}
+    assert exercised.read(file) == {"tiny": ["tiny", "3", "3", "digits", "0.6", "0.01", "2"]}
     file.write_text("a,b\n")
     with pytest.raises(UserError, match=r"exercised\.csv .*other columns"):
-        exercise.read(file)
+        exercised.read(file)
 
 
 @pytest.mark.parametrize(

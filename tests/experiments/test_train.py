@@ -12,6 +12,7 @@ import safetensors.numpy
 from PIL import Image
 
 from experiments import compare, inspect, train
+from experiments.after import comparison
 from experiments.errors import UserError
 from experiments.options.config import Optimizer
 from experiments.run import setup, training
@@ -223,7 +224,7 @@ def test_several_seeds(quick, tmp_path, at_once, capsys):
     assert runs[1]["test_loss"] == pytest.approx(alone["test_loss"], rel=0 if at_once is None else 1e-3)
     assert "over 3 seeds" in capsys.readouterr().out
 
-    (group,) = compare.read((folder,))
+    (group,) = comparison.read((folder,))
     assert [result.seed for result in group.results] == [4, 5, 6]
     inspect.inspect(folder)
     assert f"{summary['test_accuracy_std']:.2%}" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What a benchmark ran on."""
+"""The machine that something was measured on."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ import flipout_jax as fj
 
 
 def machine() -> str:
-    """The device, the processor, and the versions, in one line."""
+    """Returns a line with the device, the processor and the versions."""
     device = jax.devices()[0].device_kind
     host = f"{os.cpu_count()} cores of {platform.machine()}"
     versions = {"jax": jax.__version__, "optax": optax.__version__, "flipout_jax": fj.__version__}
