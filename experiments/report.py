@@ -50,8 +50,8 @@ def report(options: Options) -> dict[str, Any]:
         raise UserError(f"--repeats must be at least 1, got {options.repeats}.")
     run = finished.read(options.run)
     dense = None if options.dense is None else finished.read(options.dense)
-    if dense is not None and dense.config.method != "dense":
-        raise UserError(f"--dense {options.dense} must be a run by --method dense, got {dense.config.method!r}.")
+    if dense is not None and dense.result.method != "dense":
+        raise UserError(f"--dense {options.dense} must be a run by --method dense, got {dense.result.method!r}.")
     finished.check_accuracy(run)
     console = Console()
     # In a narrow terminal the numbers would be cut off.

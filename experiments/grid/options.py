@@ -120,8 +120,9 @@ def _read_row(word: str) -> Row:
         raise UserError(_unknown("methods", "be among", [*methods.by_name()], method))
     if method == DENSE and settings:
         raise UserError(f"--methods must name dense without options, got {word!r}.")
-    shared = {name: hint for name, hint in get_type_hints(Config).items() if name not in _NOT_OF_ROWS}
-    hints = get_type_hints(methods.find(method)) | shared
+    method_hints = get_type_hints(methods.find(method))
+    hints = {name: method_hints[name] for name in methods.option_names(methods.find(method))}
+    hints |= {name: hint for name, hint in get_type_hints(Config).items() if name not in _NOT_OF_ROWS}
     own = {}
     for setting in settings:
         name, equals, text = setting.partition("=")

@@ -29,7 +29,7 @@ def test_flips_are_those_of_the_walks(training):
 def test_each_pruning_takes_the_lowest_scores(training):
     assert [pruning.step for pruning in training.prunings] == [42, 84, 126, 168]
     for before, after in zip(training.prunings[:-1], training.prunings[1:], strict=True):
-        assert len(after.stays) == before.stays.sum() == -(-len(before.stays) // 2)
+        assert len(after.kept) == before.kept.sum() == -(-len(before.kept) // 2)
     for fractions in training.kept.values():
         assert len(fractions) == 4
         assert all(a >= b for a, b in zip([1.0, *fractions], fractions, strict=False))
