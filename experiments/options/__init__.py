@@ -1,1 +1,1 @@
-"""The options of a run: what they are, what they default to, and what values are right."""
+"""The options of a run: their definitions, defaults and checks."""

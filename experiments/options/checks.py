@@ -59,7 +59,7 @@ def _epoch_problems(config: Config) -> Iterator[Problem]:
 
 
 def _unused_options(config: Config) -> Iterator[Problem]:
-    """The options that the method has no use for, where they have a value."""
+    """Yields the options that have a value, but that the method does not use."""
     method = config.method
     unset = {name: DEFAULTS[name] for name in method.unused_options()}
     filled_in = resolved(dataclasses.replace(config, **unset))

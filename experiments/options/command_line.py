@@ -1,4 +1,4 @@
-"""The command line of a run: options that all runs share, and those of one method."""
+"""The command line of a run: the options of all runs, and those of one method."""
 
 import dataclasses
 import inspect
@@ -18,10 +18,10 @@ _DEFAULT_METHOD = "flipout"
 
 
 def parse(arguments: Sequence[str]) -> Config:
-    """The options of a command line; `--method NAME` may stand anywhere in it, and so may the method's own options.
+    """Returns the options of a command line. `--method NAME` and the method's own options may be anywhere in it.
 
     Raises:
-      UserError: for a method that is not known, or an option of another method.
+      UserError: for an unknown method, or an option of another method.
     """
     name, rest = _take_method(list(arguments))
     method = methods.find(name or _DEFAULT_METHOD)
@@ -37,10 +37,8 @@ def parse(arguments: Sequence[str]) -> Config:
 
 
 def _parse_shared(arguments: list[str]) -> Any:
-    """The options that all methods share; `--method` is only shown."""
-    about = (
-        "Pruning method, whose own options --method NAME --help shows; or package.module:NAME, a method of your own."
-    )
+    """Parses the options of all methods; `--method` is only for the help text."""
+    about = "Pruning method; --method NAME --help shows its own options. Or package.module:NAME, a method of your own."
     method = ("method", Annotated[str, tyro.conf.arg(help=about, metavar="NAME")], _DEFAULT_METHOD)
     parser = dataclasses.make_dataclass("Options", [method], bases=(Config,), frozen=True)
     lines = [f"• {name}: {_help(kind).splitlines()[0]}" for name, kind in methods.by_name().items()]
@@ -49,20 +47,20 @@ def _parse_shared(arguments: list[str]) -> Any:
 
 
 def _parse_own(method: type[Method], arguments: list[str]) -> Method:
-    """A method with its own options."""
-    more = f"Options that all methods share: {_PROGRAM} --help"
+    """Parses a method's own options."""
+    more = f"For the options of all methods: {_PROGRAM} --help"
     description = f"{_help(method)}\n\n{more}"
     program = f"{_PROGRAM} --method {method.name()}"
     return tyro.cli(method, prog=program, description=description, args=arguments, config=_STYLE)
 
 
 def _help(kind: type) -> str:
-    """The docstring of a class."""
+    """Returns the docstring of a class, without indentation."""
     return inspect.cleandoc(kind.__doc__ or "")
 
 
 def _sorted(arguments: list[str], method: type[Method]) -> tuple[list[str], list[str]]:
-    """The shared arguments, and those of the method, with their values."""
+    """Separates the shared arguments from those of the method, each with its values."""
     of_method = methods.option_names(method)
     resumes = any(_name(argument) == "resume" for argument in arguments if argument.startswith("--"))
     shared = []
@@ -92,7 +90,7 @@ def _sorted(arguments: list[str], method: type[Method]) -> tuple[list[str], list
 
 
 def _take_method(arguments: list[str]) -> tuple[str | None, list[str]]:
-    """The method that is named last, if one is, and the other arguments."""
+    """Returns the last method that is named, or None, and the other arguments."""
     method = None
     rest = []
     at = 0
@@ -104,7 +102,7 @@ def _take_method(arguments: list[str]) -> tuple[str | None, list[str]]:
         elif argument.startswith("--method="):
             method = argument.removeprefix("--method=")
         elif argument in methods.by_name() and not (at and _takes_a_value(arguments[at - 1])):
-            # A name alone names the method too.
+            # A method may also be named without `--method`.
             method = argument
         else:
             rest.append(argument)

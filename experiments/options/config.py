@@ -1,4 +1,4 @@
-"""All options of a run, and how they are stored."""
+"""All options of a run, and their storage as JSON."""
 
 import dataclasses
 import hashlib
@@ -25,25 +25,26 @@ class Config(TrainingOptions):
     """
 
     method: Method = Flipout()  # noqa: RUF009
-    """The pruning method with its own options. A name stands for the method with its default options."""
+    """The pruning method and its own options. A name stands for the method with its default options."""
     seeds_at_once: Annotated[int | None, AT_LEAST_1] = None
-    """Runs in one program. Default: as many as fit in memory on an accelerator, one on CPU."""
+    """Number of seeds that one program trains at once. Default: as many as fit in memory on an accelerator, one on
+    CPU."""
     eval_every: Annotated[int, AT_LEAST_1] = 1
-    """Epochs from one test to the next; the last epoch is always tested."""
+    """Number of epochs from one test to the next; the last epoch is always tested."""
     output_dir: Path | None = None
     """Folder for the results. Default: a new folder under runs/."""
     overwrite: bool = False
-    """Replace the run that the output folder holds."""
+    """Replace an existing run in the output folder."""
     resume: Path | None = None
-    """Continue the run of this folder from its last checkpoint, with the options it was started with."""
+    """Continue the run in this folder from its last checkpoint, with the options that it was started with."""
     save_minutes: Annotated[float, NOT_NEGATIVE] = 10.0
-    """Minutes from one checkpoint to the next. A run that is stopped by Ctrl-C or SIGTERM also writes one."""
+    """Minutes from one checkpoint to the next. A run also writes a checkpoint when Ctrl-C or SIGTERM stops it."""
     save_epochs: Annotated[int | None, AT_LEAST_1] = None
-    """Also write a checkpoint every so many epochs. Default: by the minutes alone."""
+    """Number of epochs after which a checkpoint is also written. Default: only --save-minutes decides."""
     keep_checkpoints: Annotated[int, AT_LEAST_1] = 2
-    """Number of checkpoints that are kept, the newest. When the run has finished, they are removed."""
+    """Number of newest checkpoints to keep. They are removed when the run has finished."""
     keep_best: bool = False
-    """Also keep, for good, a checkpoint of the epoch with the highest test accuracy after the last pruning."""
+    """Also keep a checkpoint of the epoch with the highest test accuracy after the last pruning, permanently."""
     tensorboard: bool = False
     """Also write events for TensorBoard."""
     cache_dir: Path | None = None
@@ -51,37 +52,37 @@ class Config(TrainingOptions):
     tfds_data_dir: Path | None = None
     """Folder in which TensorFlow Datasets keeps its data. Default: ~/tensorflow_datasets."""
     mesh: str | None = None
-    """Grid of all devices: data=8 gives each of 8 devices its share of a batch, and data=4,model=2 also splits the
-    parameters, masks and flips in two. Default: one device, or, of several processes, data over all."""
+    """Mesh of all devices: data=8 gives each of 8 devices its share of every batch, and data=4,model=2 also splits the
+    parameters, masks and flips in two. Default: one device, or data over all devices of several processes."""
     coordinator: str | None = None
-    """Address of the first of several processes, as HOST:PORT; all are started with the same options, and each with its
-    own --process-id. Or auto, on a cluster that JAX detects, such as one of Slurm, Open MPI or Cloud TPU."""
+    """Address of the first of several processes, HOST:PORT. Start all processes with the same options, except for
+    --process-id. Or auto, on a cluster that JAX detects, such as Slurm, Open MPI or Cloud TPU."""
     num_processes: int | None = None
     """Number of processes, with --coordinator HOST:PORT."""
     process_id: int | None = None
     """Number of this process, from 0, with --coordinator HOST:PORT."""
 
     def __post_init__(self):
-        """Puts the method in the place of its name."""
+        """Replaces the name of a method by the method."""
         if isinstance(self.method, str):
             object.__setattr__(self, "method", methods.find(self.method)())
 
 
-# The options that say on which devices, and with which other processes, a run computes. It may resume on others.
+# The options that decide on which devices and in which processes a run computes. A run may resume on others.
 MACHINES = {"mesh", "coordinator", "num_processes", "process_id"}
-# The options that say where and how a run reads, writes and computes, but not what it computes.
+# The options that decide where and how a run reads, writes and computes, but not what it computes.
 INCIDENTAL = {field.name for field in dataclasses.fields(Config)} - {
     *("method", *(field.name for field in dataclasses.fields(TrainingOptions)))
 }
 
 
 def with_method(config: Config, name: str, **options: Any) -> Config:
-    """The options with another method, and the options of its own that are given."""
+    """Returns the options with another method, which has the given options of its own."""
     return dataclasses.replace(config, method=methods.find(name)(**options))
 
 
 def resolved(config: Config) -> Config:
-    """The options with the recipe that goes with the method and the network filled in where they leave it out."""
+    """Returns the options with all defaults that depend on the recipe, the method and the network."""
     method = config.method
     defaults = method.defaults(config)
     is_best = config.recipe == "best"
@@ -120,7 +121,7 @@ def _milestones(config: Config, schedule: str) -> tuple[int, ...]:
 
 
 def as_json(config: Config) -> dict[str, Any]:
-    """The options as JSON can hold them, those of the method beside the others."""
+    """Returns the options as a dictionary for JSON, with the method's own options among the others."""
     stored = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     stored |= {"method": config.method.name(), **dataclasses.asdict(config.method)}
     return {name: str(value) if isinstance(value, Path) else value for name, value in stored.items()}
@@ -134,10 +135,10 @@ def digest(config: Config) -> str:
 
 
 def from_json(stored: dict[str, Any]) -> Config:
-    """The options that `as_json` has written.
+    """Returns the options of a dictionary from `as_json`.
 
     Raises:
-      ValueError: for a method or options that this program does not have.
+      ValueError: for an unknown method or unknown options.
       TypeError: for a value of another type than the option's.
     """
     values = dict(stored)

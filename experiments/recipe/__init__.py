@@ -1,1 +1,1 @@
-"""The recipe of a run: the options that decide what it computes, and the schedules and the optimizer they stand for."""
+"""The recipe of a run: options that decide what it computes, and the schedules and the optimizer that follow."""

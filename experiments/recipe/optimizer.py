@@ -1,4 +1,4 @@
-"""The optimizer inside the pruning."""
+"""The optimizer that the pruning wraps."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,13 +21,13 @@ def optimizer(
     steps_per_epoch: int,
     decays: Callable[[Any, Any], bool] | None = None,
 ) -> optax.GradientTransformation:
-    """The optimizer of resolved options.
+    """Returns the optimizer of resolved options.
 
     Args:
       options: the options.
       rate: the learning rate by step.
       steps_per_epoch: the number of steps in each epoch.
-      decays: a predicate on (key path, leaf) of the parameters that may decay; None for all of them.
+      decays: a predicate on (key path, leaf) of the parameters that weight decay may shrink; None for all of them.
     """
     assert options.weight_decay is not None
     decay: dict[str, Any] = {"weight_decay": options.weight_decay}
@@ -43,8 +43,8 @@ def optimizer(
         return optax.chain(*steps, rule)
     plateau = _plateau(options, steps_per_epoch)
     if options.optimizer in ("sgd", "sgdw"):
-        # It scales these as their learning rate would, which leaves the decay of sgdw alone. The others divide by the
-        # size of the gradient, so that it must come after them.
+        # Scaling the updates of these before the rule is the same as scaling their learning rate, and does not affect
+        # the decay of sgdw. The other optimizers divide by the size of the gradient, so it must come after them.
         return optax.chain(*steps, plateau, rule)
     return optax.chain(*steps, rule, plateau)
 
@@ -72,7 +72,7 @@ def _rule(options: TrainingOptions, rate: optax.Schedule, decay: dict[str, Any])
 def _sgdw(
     options: TrainingOptions, rate: optax.Schedule, weight_decay: float, **mask: Any
 ) -> optax.GradientTransformation:
-    """SGD whose decay is not multiplied by the learning rate, but falls with an exponential one."""
+    """Returns SGD whose decay is not multiplied by the learning rate, but falls along with an exponential one."""
     peak = peak_learning_rate(options)
 
     def falling(step):
@@ -83,7 +83,7 @@ def _sgdw(
 
 
 def _plateau(options: TrainingOptions, steps_per_epoch: int) -> optax.GradientTransformationExtraArgs:
-    """Multiplies updates by 0.2, at most 5 times, when the training loss stops falling."""
+    """Returns a transformation that scales updates by 0.2, at most 5 times, when the training loss stops falling."""
     return optax.contrib.reduce_on_plateau(
         patience=max(1, options.epochs * 15 // 110),
         accumulation_size=steps_per_epoch,

@@ -1,4 +1,4 @@
-"""When the gradual methods prune, and to which sparsity."""
+"""The epochs at which gradual methods prune, and their target sparsities."""
 
 import math
 
@@ -13,7 +13,7 @@ def halvings(sparsity: float) -> int:
 
 
 def last_pruning_epoch(options: TrainingOptions, count: int = 1) -> int:
-    """The epoch that ends with the last of `count` prunings."""
+    """Returns the epoch that ends with the last of `count` prunings."""
     if options.last_pruning is not None:
         return max(1, round(options.last_pruning * options.epochs))
     epochs_apart = -(-options.epochs // (count + 1))
@@ -24,7 +24,7 @@ def last_pruning_epoch(options: TrainingOptions, count: int = 1) -> int:
 
 
 def prunings(options: TrainingOptions) -> fj.schedules.Milestones:
-    """The target sparsity by epoch: evenly spaced prunings, each at the end of an epoch."""
+    """Returns the target sparsity by epoch: evenly spaced prunings, each at the end of an epoch."""
     if options.sparsity == 0:
         return no_prunings()
     count = options.prunings or halvings(options.sparsity)
@@ -35,5 +35,5 @@ def prunings(options: TrainingOptions) -> fj.schedules.Milestones:
 
 
 def no_prunings() -> fj.schedules.Milestones:
-    """The schedule of a method that does not prune during training."""
+    """Returns the schedule of a method that does not prune during training."""
     return fj.schedules.Milestones((), ())

@@ -1,4 +1,4 @@
-"""The values that an option may have, as part of its type: `Annotated[float, FRACTION]`."""
+"""Ranges of options, as part of their types: `Annotated[float, FRACTION]`."""
 
 import functools
 import math
@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 
 class Range(NamedTuple):
-    """The values that a number may have.
+    """A range of numbers.
 
     Attributes:
-      wanted: the values in words, which end the sentence "The option must be ...".
-      holds: returns True for a number in the range. No number that is not finite is in any range.
+      wanted: the range in words, which complete the sentence "The option must be ...".
+      holds: returns True for a finite number in the range. Infinity and NaN are in no range.
     """
 
     wanted: str
@@ -28,9 +28,9 @@ AT_LEAST_1 = Range("at least 1", lambda x: x >= 1)
 
 
 def violations(options: Any) -> Iterator[tuple[str, str]]:
-    """Yields each option of a dataclass whose value its type does not allow, and what would be right.
+    """Yields the name of each option whose value its type does not allow, and the allowed values in words.
 
-    An option that is None has no value.
+    None is always allowed.
     """
     for name, (choices, range_) in _allowed(type(options)).items():
         value = getattr(options, name)
@@ -44,13 +44,13 @@ def violations(options: Any) -> Iterator[tuple[str, str]]:
 
 @functools.cache
 def _allowed(kind: type) -> dict[str, tuple[tuple[str, ...], Range | None]]:
-    """The choices and the range of each option of a dataclass."""
+    """Returns the choices and the range of each option of a dataclass."""
     hints = get_type_hints(kind, include_extras=True)
     return {name: (_choices(hint), _range(hint)) for name, hint in hints.items() if get_origin(hint) is not None}
 
 
 def _choices(hint: Any) -> tuple[str, ...]:
-    """The values of the `Literal` in a type, which may stand beside None."""
+    """Returns the values of the `Literal` in a type, which may also allow None."""
     if get_origin(hint) is Literal:
         return get_args(hint)
     if get_origin(hint) in (Annotated, Union, types.UnionType):
@@ -59,7 +59,7 @@ def _choices(hint: Any) -> tuple[str, ...]:
 
 
 def _range(hint: Any) -> Range | None:
-    """The range that a type is annotated with."""
+    """Returns the range with which a type is annotated."""
     if get_origin(hint) is not Annotated:
         return None
     return next((part for part in get_args(hint) if isinstance(part, Range)), None)
