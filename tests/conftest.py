@@ -5,6 +5,7 @@ import ipaddress
 import os
 import platform
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -60,7 +61,33 @@ def _use_compile_cache():
         jax.config.update(f"jax_persistent_cache_{name}", value)
 
 
+SIMPLE_CODE = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+
+
+def _use_simple_code():
+    """Has XLA on CPU generate code in less than half the time, in all tests and the processes that they start.
+
+    The programs are the same and run slower; nearly all run for a millisecond. Tests of compiled programs and of exact
+    selection ask for the code that users get, by the fixture `default_options`.
+
+    XLA ends the process where it does not know a flag, so another process tries the flags first, once for each cache.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if SIMPLE_CODE in flags:
+        return
+    flags = f"{flags} {SIMPLE_CODE}".strip()
+    tried = Path(os.environ["JAX_COMPILATION_CACHE_DIR"]) / f"simple_code-{jax.__version__}.txt"
+    if not tried.exists():
+        command = [sys.executable, "-c", "import jax; jax.devices('cpu')"]
+        process = subprocess.run(command, capture_output=True, env={**os.environ, "XLA_FLAGS": flags})
+        tried.parent.mkdir(parents=True, exist_ok=True)
+        tried.write_text("known" if process.returncode == 0 else "unknown", "utf-8")
+    if tried.read_text("utf-8") == "known":
+        os.environ["XLA_FLAGS"] = flags
+
+
 _use_compile_cache()
+_use_simple_code()
 
 
 def pytest_configure(config):
@@ -125,6 +152,23 @@ def quick_compilation(request, monkeypatch):
     jax.config.update("jax_disable_most_optimizations", before)
 
 
+@pytest.fixture(scope="session")
+def default_options():
+    """Options of `jax.jit` with which XLA generates code as it does for users; see `_use_simple_code`.
+
+    XLA takes options for whole programs alone, so a function that is called inside of another jit must not have them.
+    """
+    if SIMPLE_CODE not in os.environ.get("XLA_FLAGS", ""):
+        return None
+    return {"xla_cpu_use_fusion_emitters": True, "xla_cpu_parallel_codegen_split_count": 32}
+
+
+@pytest.fixture(scope="session")
+def default_flags():
+    """The `XLA_FLAGS` with which a process compiles as it does for users."""
+    return os.environ.get("XLA_FLAGS", "").replace(SIMPLE_CODE, "")
+
+
 @pytest.fixture
 def empty_cache():
     """For tests that count what is compiled: after some thousand functions, JAX drops entries of its cache."""
@@ -161,7 +205,7 @@ def equations():
 
 
 @pytest.fixture(scope="session")
-def train():
+def train(default_options):
     """`train(optimizer, params, grads)`: all parameters and states of a run, stacked along a first axis.
 
     `grads` has the steps as first axis. Index -1 is the end of the run. It compiles once, as one scan.
@@ -174,7 +218,12 @@ def train():
             params = optax.apply_updates(params, updates)
             return (params, state), (params, state)
 
-        return jax.jit(lambda carry, g: jax.lax.scan(step, carry, g)[1])((params, optimizer.init(params)), grads)
+        # Selection is tested as it is compiled for users, but in modules that compile quickly.
+        quick = jax.config.read("jax_disable_most_optimizations")
+        run = jax.jit(
+            lambda carry, g: jax.lax.scan(step, carry, g)[1], compiler_options=None if quick else default_options
+        )
+        return run((params, optimizer.init(params)), grads)
 
     return train
 

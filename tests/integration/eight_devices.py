@@ -8,11 +8,13 @@ import sys
 import warnings
 
 import jax
-import resharded_runs
-import sharded_runs
 
 
 def main(folder, *cases):
+    # The folder of this file is a path of imports for a script, and is none where pytest looks for doctests.
+    import resharded_runs
+    import sharded_runs
+
     warnings.simplefilter("error")
     jax.config.update("jax_disable_most_optimizations", True)
     found = {"sharded": sharded_runs.results(cases), "resumed": resharded_runs.results(folder, [2])}

@@ -1,4 +1,6 @@
-"""What a compiled step holds, copies, reads and writes beside the optimiser alone, and how often it is compiled."""
+"""What a compiled step holds, copies, reads and writes beside the optimizer alone, and how often it is compiled."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import pytest
 
 import flipout_jax as fj
 from experiments.benchmarks import programs
-from experiments.benchmarks.update import compilations, compiled
+from experiments.benchmarks.update import Step, compilations, compiled
 
 SHAPES = [(64, 128), (3, 3, 32, 32), (300, 100)]
 PARAMS = [{"kernel": jnp.ones(shape)} for shape in SHAPES]
@@ -28,6 +30,24 @@ NOT_FROM_STATE = {"sgd": optax.sgd(0.1), "nesterov": optax.sgd(0.1, 0.9, nestero
 SCHEDULE = fj.schedules.geometric(0.9, begin=2, end=20, prunings=3)
 
 
+@pytest.fixture(autouse=True)
+def default_code(default_options, monkeypatch):
+    """XLA compiles the steps as it does for users."""
+    monkeypatch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=default_options))
+
+
+@functools.cache
+def alone(name: str) -> Step:
+    """The compiled step of an inner optimizer."""
+    return compiled(INNERS[name][0], PARAMS)
+
+
+@functools.cache
+def pruning(name: str) -> Step:
+    """The compiled step of `prune` around an inner optimizer."""
+    return compiled(fj.prune(INNERS[name][0], SCHEDULE), PARAMS)
+
+
 def traffic(step):
     return programs.read(step.run.as_text(), devices=1).always.traffic
 
@@ -35,21 +55,22 @@ def traffic(step):
 @pytest.mark.parametrize("name", INNERS)
 def test_an_idle_step_of_prune_reads_the_masks_and_no_more(name):
     inner, arrays = INNERS[name]
-    alone, step = compiled(inner, PARAMS), compiled(fj.prune(inner, SCHEDULE), PARAMS)
+    step = pruning(name)
     assert step.copies == 0
     # They are read with the gradients for each new array, and for the updates. For a norm XLA on CPU reads them once
     # more, and writes and reads the masked gradients.
     of_norm = 1 + 2 * 4 if inner is CLIPPED else 0
-    assert traffic(step) - traffic(alone) <= (arrays + 1 + of_norm) * WEIGHTS + SLACK
+    assert traffic(step) - traffic(alone(name)) <= (arrays + 1 + of_norm) * WEIGHTS + SLACK
     # A pruning, which the same program can do, holds an integer for each weight.
-    assert step.temporary - alone.temporary <= 4 * WEIGHTS + SLACK
+    assert step.temporary - alone(name).temporary <= 4 * WEIGHTS + SLACK
 
 
 @pytest.mark.parametrize("name", ["sgd with momentum and decay", "adamw"])
 def test_an_idle_step_of_acdc_is_one_of_prune(name):
     inner, _ = INNERS[name]
     phases = fj.schedules.Phases(sparse=(2, 10, 20), dense=(5, 15))
-    plain, step = compiled(fj.prune(inner, SCHEDULE), PARAMS), compiled(fj.acdc(inner, 0.9, phases), PARAMS)
+    plain = pruning(name)
+    step = compiled(fj.acdc(inner, 0.9, phases), PARAMS)
     assert step.copies == 0
     assert traffic(step) - traffic(plain) <= SLACK
     assert step.temporary - plain.temporary <= SLACK
@@ -60,7 +81,8 @@ def test_an_idle_step_of_acdc_is_one_of_prune(name):
 def test_an_idle_step_of_flipout_reads_what_the_new_signs_follow_from(name):
     inner, arrays = INNERS[name]
     optimizer = fj.flipout(inner, SCHEDULE, key=jax.random.key(0), noise_scale=0.0)
-    plain, step = compiled(fj.prune(inner, SCHEDULE), PARAMS), compiled(optimizer, PARAMS)
+    plain = pruning(name)
+    step = compiled(optimizer, PARAMS)
     assert step.copies == 0
     # The weights, those arrays, the masks of what is counted and of gradients, and the counts in both directions.
     assert traffic(step) - traffic(plain) <= (4 * (1 + arrays) + 2 + 2 * 2) * WEIGHTS + SLACK
@@ -72,7 +94,8 @@ def test_an_idle_step_of_flipout_reads_what_the_new_signs_follow_from(name):
 def test_an_idle_step_of_a_gradient_saliency_reads_what_its_scores_follow_from(name):
     inner, _ = INNERS[name]
     optimizer = fj.prune(inner, SCHEDULE, saliency=fj.gradient(0.9))
-    plain, step = compiled(fj.prune(inner, SCHEDULE), PARAMS), compiled(optimizer, PARAMS)
+    plain = pruning(name)
+    step = compiled(optimizer, PARAMS)
     assert step.copies == 0
     # The weights, the gradients, and the averages in both directions.
     assert traffic(step) - traffic(plain) <= (4 + 4 + 2 * 4) * WEIGHTS + SLACK
@@ -86,11 +109,10 @@ def test_a_copy_is_seen_where_there_is_one(name):
 
 
 def test_the_state_takes_three_bytes_a_weight():
-    inner = optax.adamw(1e-3)
-    optimizer = fj.flipout(inner, SCHEDULE, key=jax.random.key(0))
-    alone, step = compiled(inner, PARAMS), compiled(optimizer, PARAMS)
-    assert 0 <= step.state - alone.state - 3 * WEIGHTS < 64
-    assert 0 <= compiled(fj.prune(inner, SCHEDULE), PARAMS).state - alone.state - WEIGHTS < 64
+    inner, _ = INNERS["adamw"]
+    step = compiled(fj.flipout(inner, SCHEDULE, key=jax.random.key(0)), PARAMS)
+    assert 0 <= step.state - alone("adamw").state - 3 * WEIGHTS < 64
+    assert 0 <= pruning("adamw").state - alone("adamw").state - WEIGHTS < 64
 
 
 def test_prunings_compile_nothing():
