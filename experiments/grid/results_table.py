@@ -84,7 +84,7 @@ def read_cell(cell: Cell) -> list[CellRun]:
 
 
 def accuracies(runs: Sequence[CellRun]) -> list[float]:
-    """The test accuracy of the last epoch of each run."""
+    """Returns the final test accuracy of each run."""
     return [run.result.test_accuracy for run in runs]
 
 

@@ -30,15 +30,6 @@ def run(folder, *words):
     return compare.run_grid(arguments.grid, grid_options.base_of(arguments.training))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """The processes of the tests share what they compile, as this one does with itself."""
-    with pytest.MonkeyPatch.context() as context:
-        context.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
-        context.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-        yield
-
-
 def test_a_grid_runs_skips_fails_and_goes_on(planned, tmp_path, capsys):
     # With so high a rate gradients are soon not finite.
     words = ("--methods", "magnitude,random:learning_rate=1e30", "--sparsities", "0.75")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiments.grid import run as grid_run
+from experiments.grid import workers
 from experiments.grid.workers import Exited, Pool, output_to
 
 FOREVER = "exec('while True: pass')"
@@ -78,7 +79,12 @@ def test_variables_are_set_before_jax_reads_them(monkeypatch):
 
 
 @pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="needs a fork server")
-def test_the_fork_server_of_a_grid_has_no_jax_backend():
+def test_the_fork_server_of_a_grid_has_no_jax_backend(monkeypatch):
+    # Another test may have started it with other variables for JAX, with which it serves nobody else.
+    for name in workers._jax_variables(os.environ):
+        monkeypatch.delenv(name)
+    for name, value in workers._fork_server_jax_variables().items():
+        monkeypatch.setenv(name, value)
     with Pool(eval, [{}], preload=grid_run._PRELOADED) as pool:
         pool.submit("server", "__import__('os').getppid()")
         _, server = answer(pool)
