@@ -17,8 +17,8 @@ class Acdc(Method):
     masks_change_every_step = True
 
     cycles: Annotated[int, AT_LEAST_1] = 5
-    """Sparse phases. They and the dense ones between them are equally long, the first dense one half of that, and the
-    last sparse one half longer."""
+    """Number of sparse phases. They are as long as the dense phases between them. The first dense phase is 0.5 times as
+    long, and the last sparse phase 1.5 times."""
 
     def problems(self, options):
         """Needs 4 epochs for each cycle."""
@@ -27,17 +27,17 @@ class Acdc(Method):
             yield Problem("cycles", f"at most {most}, as each takes 4 of {options.epochs} epochs at least")
 
     def phase_starts(self, options) -> list[int]:
-        """The epochs after which a phase starts: a sparse one, a dense one, and so on, and last a sparse one."""
+        """Returns the epochs after which a phase starts: sparse and dense phases in turn, the last of them sparse."""
         return [options.epochs * (2 * i + 1) // (4 * self.cycles) for i in range(2 * self.cycles - 1)]
 
     def prunings(self, options):
-        """All starts of phases, since the steps of a schedule are scaled from epochs to steps."""
+        """Returns all starts of phases, because the steps of a schedule are scaled from epochs to steps."""
         epochs = self.phase_starts(options)
         density = fj.schedules.one_shot(options.sparsity, step=1).densities
         return fj.schedules.Milestones(tuple(epochs), density * len(epochs))
 
     def pruning_epochs(self, options):
-        """The epochs after which a sparse phase starts."""
+        """Returns the epochs after which a sparse phase starts."""
         return tuple(self.phase_starts(options)[::2])
 
     def optimizer(self, options, schedule, inner, key):

@@ -1,4 +1,4 @@
-"""Masks that are found on the network and the training images, as methods need them before they train."""
+"""Methods that prune before training, based on the network and the training images."""
 
 import dataclasses
 import sys
@@ -17,10 +17,10 @@ from .pruning import allocation, masked
 
 @dataclasses.dataclass(frozen=True)
 class MaskedBeforeTraining(Method):
-    """A method that prunes the network before its first step, and not later."""
+    """A method that prunes the network once, before the first step."""
 
     def masks(self, context: MethodContext, state: TrainState, sparsity: float) -> Any:
-        """The masks to train with."""
+        """Returns the masks to train with."""
         raise NotImplementedError
 
     def before(self, context, state):
@@ -30,9 +30,9 @@ class MaskedBeforeTraining(Method):
 
 
 def call_with_user_errors(context: MethodContext, make: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """Returns the masks that a function of the library makes with the allocation of the run.
+    """Returns the masks that a function of the library computes with the allocation of the run.
 
-    Its warnings are printed, and its errors become a `UserError`, both in terms of the command line.
+    Warnings are printed, and an `ArgumentError` becomes a `UserError`. Both name the options of the command line.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -46,7 +46,7 @@ def call_with_user_errors(context: MethodContext, make: Callable[..., Any], *arg
 
 
 def as_user_error(error: fj.ArgumentError) -> UserError:
-    """The error of the option that has the name of the argument."""
+    """Returns the error for the option with the name of the argument."""
     return UserError(f"--{error.argument.replace('_', '-')} {error.problem}")
 
 
@@ -58,7 +58,7 @@ def _in_options(warning: Warning | str) -> str:
 
 
 def cross_entropy(context: MethodContext, state: TrainState) -> fj.at_init.CrossEntropy:
-    """The loss on images of the network in training mode, which normalizes by the statistics of the batch."""
+    """Returns the loss of the network in training mode, which normalizes by the statistics of the batch."""
 
     def logits(params, images):
         return context.steps.network(params, state.model_state, context.steps.inputs(images), True)
@@ -67,5 +67,5 @@ def cross_entropy(context: MethodContext, state: TrainState) -> fj.at_init.Cross
 
 
 def score_batches(context: MethodContext, count: int) -> list[Any]:
-    """Random batches of training images."""
+    """Returns random batches of training images."""
     return samples.batches(context.data, count, context.batch_size, context.key)

@@ -1,4 +1,4 @@
-"""The polarized consensus subnetwork: channels with gates, which training pushes to 0 or 1."""
+"""Polarized consensus: channels with gates, which training pushes to 0 or 1."""
 
 import dataclasses
 from typing import Annotated
@@ -26,10 +26,10 @@ def _is_no_gate(path, leaf):
 
 @dataclasses.dataclass(frozen=True)
 class Consensus(Method):
-    """Trains gates of channels with the weights, and pushes them to 0 or 1; arXiv 2302.10798.
+    """Trains gates of channels together with the weights, and pushes them to 0 or 1; arXiv 2302.10798.
 
-    The sparsity follows from the options; --sparsity does not matter. Gates are on the channels that each layer reads,
-    except for the first one, and at the end the weights behind closed gates are pruned.
+    The method's own options decide on the sparsity, and --sparsity is ignored. The gates are on the input channels of
+    each layer except for the first. At the end, the weights of channels with closed gates are pruned.
     """
 
     has_target = False
@@ -67,7 +67,7 @@ class Consensus(Method):
             "gates": jax.tree.map(jnp.ones_like, gates),
             "weights": _gates(context.options, context.data).masks(weights, gates),
         }
-        # Leaf by leaf, as one tree has variables around its leaves and the other has not.
+        # Leaf by leaf, because only one of the trees has variables around its leaves.
         old, treedef = jax.tree.flatten(fj.get_masks(state.opt_state))
         new = [
             mask & (jnp.ones((), bool) if mask.ndim == 0 else is_open)
@@ -77,9 +77,9 @@ class Consensus(Method):
 
 
 def _gates(options: TrainingOptions, data: Dataset) -> fj.reparam.Consensus:
-    """Gates on the channels that each dense or convolution layer reads, except for the first layer, which reads images.
+    """Returns gates on the input channels of each dense or convolution layer, except for the first layer.
 
-    They are not on the channels that a layer makes, where normalization would undo the scale of a gate.
+    They are not on the output channels of a layer, where normalization would undo the scale of a gate.
     """
     first_dense = _FIRST_DENSE.get(options.model or "")
 

@@ -7,6 +7,6 @@ from .method import Method
 
 @dataclasses.dataclass(frozen=True)
 class Dense(Method):
-    """Prunes nothing."""
+    """Does not prune."""
 
     has_target = False

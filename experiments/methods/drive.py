@@ -1,4 +1,4 @@
-"""DRIVE: masks after a few dense epochs, for weights that start anew."""
+"""DRIVE: masks after a few dense epochs, for a training that starts over."""
 
 import dataclasses
 from typing import Annotated
@@ -14,9 +14,9 @@ from .pruning import masked, rewound
 
 @dataclasses.dataclass(frozen=True)
 class Drive(Method):
-    """Prunes the lowest of |w|, |w g| and |g| together after a few dense epochs, then starts anew; arXiv 2404.03687.
+    """Prunes the lowest of |w|, |w g| and |g| together after a few dense epochs, then starts over; arXiv 2404.03687.
 
-    The dense epochs come before the --epochs of the training. The last of them is tested before the pruning.
+    The dense epochs precede the --epochs of the training. The last of them is tested before the pruning.
     """
 
     keeps_start = True
@@ -24,7 +24,7 @@ class Drive(Method):
     dense_epochs: Annotated[int, AT_LEAST_1] = 2
     """Epochs before the pruning."""
     iterations: Annotated[int, AT_LEAST_1] = 10
-    """Rounds of the pruning, each by gradients of the network that is left."""
+    """Rounds of pruning, each with gradients of the remaining network."""
     score_batches: Annotated[int, AT_LEAST_1] = 1
     """Batches of training images over which the gradient is averaged."""
 
@@ -33,7 +33,7 @@ class Drive(Method):
         samples.check_count(data, self.score_batches * batch_size)
 
     def epochs(self, options):
-        """The dense epochs, and those of the training."""
+        """Counts the dense epochs and those of the training."""
         return self.dense_epochs + options.epochs
 
     def optimizer_epoch(self, options, epoch):

@@ -10,13 +10,13 @@ from .random_weights import Magnitudes, MasksOverRandomWeights
 
 @dataclasses.dataclass(frozen=True)
 class EdgePopup(MasksOverRandomWeights):
-    """Random weights that do not change; each layer keeps those with the highest trained scores; arXiv 1911.13299."""
+    """Trains scores of random weights, which do not change; each layer keeps the highest scores; arXiv 1911.13299."""
 
     weights: Magnitudes = "he"
-    """Magnitude of the weights, before it is divided by the root of the density; see signed_supermask."""
+    """Magnitude of the weights, before it is divided by the square root of the density; see signed_supermask."""
 
     def problems(self, options):
-        """Each layer keeps the same share of its weights."""
+        """Rejects other allocations, as each layer keeps the same fraction of its weights."""
         wanted = "left out with --method edge_popup, which keeps the same share of each layer"
         if options.allocation != "global":
             yield Problem("allocation", wanted)
@@ -28,6 +28,6 @@ class EdgePopup(MasksOverRandomWeights):
         return fj.reparam.edge_popup(options.sparsity)
 
     def magnitude(self, options):
-        """Larger where fewer weights are kept."""
+        """Scales the weights up if fewer of them are kept."""
         magnitude = super().magnitude(options)
         return magnitude | {"scale": magnitude["scale"] / (1 - options.sparsity)}

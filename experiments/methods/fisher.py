@@ -10,7 +10,7 @@ from .pruning import pruned
 
 @dataclasses.dataclass(frozen=True)
 class Fisher(Method):
-    """Prunes the lowest w^2 F / 2, F the mean of squared gradients, during training; arXiv 1801.05787."""
+    """Prunes the lowest w^2 F / 2 during training, where F is the mean squared gradient; arXiv 1801.05787."""
 
     is_gradual = True
 

@@ -21,19 +21,19 @@ class Flipout(Method):
     is_gradual = True
 
     noise_scale: Annotated[float, NOT_NEGATIVE] = 1.0
-    """Gradient noise, as a factor of the root mean square of each tensor's gradient."""
+    """Standard deviation of the gradient noise, as a factor of the root mean square of each tensor's gradient."""
     noise_schedule: NoiseSchedule | None = None
-    """Noise over time: constant, as in the paper; linear, down to none at the last pruning; or pruning, constant until
-    the last pruning and none after it. Default: constant, or linear with --recipe best."""
+    """Schedule of the noise: constant, as in the paper; linear, which falls linearly to zero at the last pruning; or
+    pruning, which is constant until the last pruning and then zero. Default: constant, or linear with --recipe best."""
     power: Annotated[float, NOT_NEGATIVE] = 2.0
-    """Exponent of the magnitude in the saliency |w|^power / (flips + 1); 0 ranks by the flips alone."""
+    """Exponent of the magnitude in the saliency |w|^power / (flips + 1); 0 ranks weights only by their flips."""
     flip_decay: Annotated[float, DECAY] = 1.0
-    """Factor by which the count of flips shrinks at each step, in (0, 1]; 1 counts all flips since the start."""
+    """Factor that multiplies the flip counts at each step, in (0, 1]; 1 counts all flips since the start."""
     hoyer_strength: Annotated[float, NOT_NEGATIVE] = 0.0
     """Factor of a Hoyer-Square penalty on all parameters; see hoyer."""
 
     def resolved(self, options):
-        """Fills in the noise."""
+        """Fills in the schedule of the noise."""
         return dataclasses.replace(self, noise_schedule=self.noise_schedule or default_schedule(options.recipe))
 
     def optimizer(self, options, schedule, inner, key):

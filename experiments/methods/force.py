@@ -12,10 +12,10 @@ from .before_training import MaskedBeforeTraining, call_with_user_errors, cross_
 
 @dataclasses.dataclass(frozen=True)
 class Force(MaskedBeforeTraining):
-    """Prunes the lowest |w g| before training, in rounds in which pruned weights may return; arXiv 2006.09081."""
+    """Prunes the lowest |w g| before training, in rounds between which pruned weights may return; arXiv 2006.09081."""
 
     iterations: Annotated[int, AT_LEAST_1] = 60
-    """Rounds, each by gradients of the network that is left."""
+    """Rounds, each with gradients of the remaining network."""
     score_batches: Annotated[int, AT_LEAST_1] = 1
     """Batches of training images over which the gradient is averaged."""
 

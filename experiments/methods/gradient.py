@@ -12,12 +12,12 @@ from .pruning import pruned
 
 @dataclasses.dataclass(frozen=True)
 class Gradient(Method):
-    """Prunes the lowest |w g|, averaged over steps, during training."""
+    """Prunes the lowest running average of |w g|, during training."""
 
     is_gradual = True
 
     saliency_decay: Annotated[float, FRACTION] = 0.9
-    """Decay of the average over steps, in [0, 1); 0 uses the last step alone."""
+    """Decay of the running average, in [0, 1); 0 uses only the last step."""
 
     def optimizer(self, options, schedule, inner, key):
         """Scores weights by |w g|."""

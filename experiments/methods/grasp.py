@@ -12,12 +12,12 @@ from .before_training import MaskedBeforeTraining, call_with_user_errors, cross_
 
 @dataclasses.dataclass(frozen=True)
 class Grasp(MaskedBeforeTraining):
-    """Prunes before training the weights whose removal preserves the gradient flow best; arXiv 2002.07376."""
+    """Prunes the weights whose removal preserves the gradient flow best, before training; arXiv 2002.07376."""
 
     samples_per_class: Annotated[int, AT_LEAST_1] = 10
     """Training images of each class from which the scores are computed."""
     temperature: Annotated[float, POSITIVE] = 200.0
-    """Number by which the logits are divided, for the scores."""
+    """Number by which the logits are divided when the scores are computed."""
 
     def check_data(self, options, data, batch_size):
         """Needs images of each class."""

@@ -12,14 +12,14 @@ from .pruning import by_magnitude
 
 @dataclasses.dataclass(frozen=True)
 class Hoyer(Method):
-    """Prunes as magnitude does, with the Hoyer-Square penalty added to the loss; arXiv 1908.09979."""
+    """Prunes like magnitude, with the Hoyer-Square penalty added to the loss; arXiv 1908.09979."""
 
     is_gradual = True
 
     strength: Annotated[float, NOT_NEGATIVE] = 1e-4
     """Factor of the penalty, the sum over tensors of (sum |w|)^2 / sum w^2."""
     penalty_params: Parameters = "all"
-    """Parameters that are penalized: all, as FlipOut's authors had it, or the prunable kernels."""
+    """Parameters with a penalty: all, as FlipOut's authors did, or only the prunable kernels."""
 
     def optimizer(self, options, schedule, inner, key):
         """Adds the gradient of the penalty, and prunes by magnitude."""

@@ -12,12 +12,12 @@ from ..recipe.training_options import Parameters
 def with_hoyer(
     inner: optax.GradientTransformation, strength: Any, params: Parameters = "all"
 ) -> optax.GradientTransformation:
-    """The optimizer with the gradient of the penalty added to what it gets.
+    """Returns the optimizer with the gradient of the penalty added to its gradients.
 
     Args:
       inner: the optimizer.
       strength: factor of the penalty, a number or a schedule of steps; 0 is no penalty.
-      params: the parameters that are penalized, all or the prunable kernels.
+      params: the parameters with a penalty, all or only the prunable kernels.
     """
     if isinstance(strength, float) and not strength:
         return inner

@@ -17,10 +17,10 @@ from .pruning import by_magnitude
 
 @dataclasses.dataclass(frozen=True)
 class HoyerThreshold(Method):
-    """Hoyer-Square as FlipOut's authors ran it: all weights below a threshold are pruned once, and the penalty ends.
+    """Hoyer-Square as FlipOut's authors ran it: prunes all weights below a threshold once, and then ends the penalty.
 
-    The sparsity follows from the strength; --sparsity does not matter. The pruning comes after 350/500 of the epochs,
-    the rest is fine-tuning, and the learning rate drops after 150/500 and 250/500 of them.
+    The strength of the penalty decides on the sparsity, and --sparsity is ignored. The pruning comes after 350/500 of
+    the epochs, and the rest is fine-tuning. The learning rate drops after 150/500 and 250/500 of the epochs.
     """
 
     has_target = False
@@ -28,7 +28,7 @@ class HoyerThreshold(Method):
     strength: Annotated[float, NOT_NEGATIVE] = 1e-4
     """Factor of the penalty, the sum over tensors of (sum |w|)^2 / sum w^2."""
     penalty_params: Parameters = "all"
-    """Parameters that are penalized: all, as FlipOut's authors had it, or the prunable kernels."""
+    """Parameters with a penalty: all, as FlipOut's authors did, or only the prunable kernels."""
     threshold: Annotated[float, POSITIVE] = 1e-4
     """Magnitude below which weights are pruned."""
 
@@ -38,11 +38,11 @@ class HoyerThreshold(Method):
             yield Problem("epochs", f"at least 2 with --method {self.name()}, which ends with fine-tuning")
 
     def milestones(self, options):
-        """After 150/500 and 250/500 of the epochs."""
+        """Drops the learning rate after 150/500 and 250/500 of the epochs."""
         return paper_milestones(options.epochs, of=500)
 
     def prunings(self, options):
-        """One pruning, below the threshold."""
+        """Prunes once, below the threshold."""
         return fj.schedules.threshold(self.threshold, step=max(1, options.epochs * 350 // 500))
 
     def optimizer(self, options, schedule, inner, key):

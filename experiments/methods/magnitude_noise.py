@@ -17,19 +17,19 @@ from .pruning import by_magnitude
 
 @dataclasses.dataclass(frozen=True)
 class MagnitudeNoise(Method):
-    """Prunes as magnitude does, with FlipOut's noise: the control that shows what the flips add."""
+    """Prunes like magnitude, with FlipOut's noise: a control that shows the effect of the flips."""
 
     is_gradual = True
 
     noise_scale: Annotated[float, NOT_NEGATIVE] = 1.0
-    """Gradient noise, as a factor of the root mean square of each tensor's gradient."""
+    """Standard deviation of the gradient noise, as a factor of the root mean square of each tensor's gradient."""
     noise_schedule: NoiseSchedule | None = None
-    """Noise over time; see flipout."""
+    """Schedule of the noise; see flipout."""
     hoyer_strength: Annotated[float, NOT_NEGATIVE] = 0.0
     """Factor of a Hoyer-Square penalty on all parameters; see hoyer."""
 
     def resolved(self, options):
-        """Fills in the noise."""
+        """Fills in the schedule of the noise."""
         return dataclasses.replace(self, noise_schedule=self.noise_schedule or default_schedule(options.recipe))
 
     def optimizer(self, options, schedule, inner, key):

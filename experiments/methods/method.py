@@ -1,4 +1,4 @@
-"""A pruning method in a run: its options, what it sets in the recipe, and what it does before, during and after it."""
+"""A pruning method: its options, its part of the recipe, and what it does before, during and after training."""
 
 import dataclasses
 import re
@@ -17,14 +17,14 @@ from .pruning import by_magnitude
 
 
 class MethodContext(NamedTuple):
-    """What a method may use between two epochs.
+    """What a method may use before training and between epochs.
 
     Attributes:
-      options: the options of one run, its seed among them.
+      options: the options of one run, including its seed.
       data: the data set.
       batch_size: images in each step.
       steps: the functions of the run.
-      key: a PRNG key for what the method draws.
+      key: a PRNG key for the method.
     """
 
     options: TrainingOptions
@@ -35,11 +35,11 @@ class MethodContext(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """An option with a value that does not fit the others.
+    """An option whose value does not fit the other options.
 
     Attributes:
       option: its name.
-      wanted: what would be right, which ends the sentence "The option must be ...".
+      wanted: the allowed values in words, which complete the sentence "The option must be ...".
     """
 
     option: str
@@ -48,16 +48,17 @@ class Problem(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """Prunes by magnitude at the end of training, unless a method overrides what it does otherwise.
+    """The base class of all methods, with a default for every hook.
 
     A method is a subclass in a file of its own. Its docstring is its help text. Its fields are its options: each has a
     default, a docstring, and a range as part of its type. Every hook gets the resolved options of the run.
 
     Attributes:
-      is_gradual: it prunes in several steps during training, by --prunings, --sparsity-schedule and --last-pruning.
-      has_target: it reaches the sparsity that --sparsity asks for; otherwise its own options decide.
-      has_schedule: the learning rate follows --schedule; otherwise the method has one of its own.
-      keeps_start: the state holds what the method rewinds to.
+      is_gradual: the method prunes in several steps during training, according to --prunings, --sparsity-schedule and
+        --last-pruning.
+      has_target: the method reaches the sparsity of --sparsity; otherwise its own options decide on the sparsity.
+      has_schedule: the learning rate follows --schedule; otherwise the method has its own.
+      keeps_start: the training state also holds the values to which the method rewinds.
       masks_change_every_step: the masks may change at any step, not only at the end of some epochs.
       decays: a predicate on (key path, leaf) of the parameters that weight decay may shrink; None for all of them.
     """
@@ -71,18 +72,18 @@ class Method:
 
     @classmethod
     def name(cls) -> str:
-        """The name on the command line: `snip`, or `package.module:Name` for a method from elsewhere."""
+        """Returns the name on the command line: `snip`, or `package.module:Name` for a method from another package."""
         package, _, module = cls.__module__.rpartition(".")
         return module if package == __package__ else f"{cls.__module__}:{cls.__name__}"
 
     @classmethod
     def slug(cls) -> str:
-        """The name as part of a file name."""
+        """Returns the name for use in file names."""
         return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
 
     @classmethod
     def unused_options(cls) -> list[str]:
-        """The shared options that the method has no use for."""
+        """Returns the shared options that the method does not use."""
         names = []
         if not cls.is_gradual:
             names += ["prunings", "sparsity_schedule", "last_pruning"]
@@ -93,17 +94,17 @@ class Method:
         return names
 
     def defaults(self, options: TrainingOptions) -> dict[str, Any]:
-        """The shared options that the method sets where they are left out."""
+        """Returns the method's defaults of shared options."""
         del options
         return {}
 
     def resolved(self, options: TrainingOptions) -> Self:
-        """The method with its own options filled in where they are left out."""
+        """Returns the method with all defaults that depend on the shared options."""
         del options
         return self
 
     def problems(self, options: TrainingOptions) -> Iterator[Problem]:
-        """Yields the options that do not fit the method or each other; ranges are checked by their types."""
+        """Yields the options that do not fit the method or each other. Ranges are checked separately, by the types."""
         del options
         yield from ()
 
@@ -111,58 +112,58 @@ class Method:
         """Raises a `UserError` unless the method can work with these training images."""
 
     def milestones(self, options: TrainingOptions) -> tuple[int, ...]:
-        """The epochs after which the learning rate drops to a tenth, where the options leave them out."""
+        """Returns the default epochs after which the learning rate drops to a tenth."""
         return learning_rate.paper_milestones(options.epochs)
 
     def learning_rate(self, options: TrainingOptions, steps_per_epoch: int) -> optax.Schedule:
-        """The learning rate, by the steps of the optimizer inside the pruning."""
+        """Returns the learning rate, by the steps of the inner optimizer."""
         return learning_rate.learning_rate(options, steps_per_epoch)
 
     def prunings(self, options: TrainingOptions) -> Any:
-        """The schedule of the optimizer below, by epoch."""
+        """Returns the schedule for `optimizer`, in epochs."""
         return prunings.prunings(options) if self.is_gradual else prunings.no_prunings()
 
     def optimizer(
         self, options: TrainingOptions, schedule: Any, inner: optax.GradientTransformation, key: Array
     ) -> optax.GradientTransformationExtraArgs:
-        """The optimizer that prunes by a schedule of steps, around an inner one."""
+        """Returns an optimizer that prunes by a schedule in steps, around an inner optimizer."""
         del key
         return by_magnitude(options, schedule, inner)
 
     def reparameterisation(
         self, options: TrainingOptions, data: Dataset, steps_per_epoch: int
     ) -> Reparameterisation | None:
-        """What is trained in place of the weights; None if the weights are."""
+        """Returns what is trained instead of the weights, or None to train the weights."""
         del options, data, steps_per_epoch
         return None
 
     def epochs(self, options: TrainingOptions) -> int:
-        """The number of all epochs."""
+        """Returns the total number of epochs."""
         return options.epochs
 
     def optimizer_epoch(self, options: TrainingOptions, epoch: int) -> int:
-        """The epoch of the inner optimizer, which a method may rewind, and with it the order of images."""
+        """Returns the epoch of the inner optimizer and of the order of images, which a method may rewind."""
         del options
         return epoch
 
     def before(self, context: MethodContext, state: TrainState) -> TrainState:
-        """The state before the first step."""
+        """Returns the state before the first step."""
         del context
         return state
 
     def after_epochs(self, options: TrainingOptions) -> Sequence[int]:
-        """The epochs after which `after` is called."""
+        """Returns the epochs after which `after` is called."""
         del options
         return ()
 
     def after(self, context: MethodContext, epoch: int, state: TrainState) -> TrainState:
-        """The state after an epoch, which was tested before; what is written of its weights is what this returns."""
+        """Returns the state after an epoch. The test comes before this; the files of the run describe this state."""
         del context, epoch
         return state
 
     def pruning_epochs(self, options: TrainingOptions) -> tuple[int, ...]:
-        """The epochs that end with fewer weights."""
+        """Returns the epochs that end with a pruning."""
         return tuple(self.prunings(options).steps)
 
     def write_artifacts(self, context: MethodContext, state: TrainState, folder: Path) -> None:
-        """Writes what only this method leaves of a run. All processes call it, and the first one writes."""
+        """Writes files that are specific to the method. All processes call it, and the first one writes."""

@@ -10,7 +10,7 @@ from .pruning import pruned
 
 @dataclasses.dataclass(frozen=True)
 class Movement(Method):
-    """Prunes the weights that move towards 0, during training; arXiv 2005.07683."""
+    """Prunes the weights that move toward 0, during training; arXiv 2005.07683."""
 
     is_gradual = True
 

@@ -1,4 +1,4 @@
-"""Gradient noise, and its scale during a run."""
+"""The scale of the gradient noise during a run."""
 
 from typing import Literal
 
@@ -10,19 +10,19 @@ NoiseSchedule = Literal["constant", "linear", "pruning"]
 
 
 def default_schedule(recipe: str) -> NoiseSchedule:
-    """The course of the noise where the options leave it out."""
+    """Returns the default schedule of the noise."""
     return "linear" if recipe == "best" else "constant"
 
 
 def scale_by_step(
     scale: float, noise_schedule: NoiseSchedule | None, schedule: fj.schedules.Milestones
 ) -> float | optax.Schedule:
-    """The scale of the noise, as a schedule where it changes.
+    """Returns the scale of the noise, as a schedule if it changes.
 
     Args:
       scale: the scale at the start.
-      noise_schedule: constant; linear, down to 0 at the last pruning; or pruning, constant until the last pruning and 0
-        after it. None is constant.
+      noise_schedule: constant; linear, which falls to 0 at the last pruning; or pruning, which is constant until the
+        last pruning and then 0. None is constant.
       schedule: the prunings, by step.
     """
     if not scale or not schedule.steps or noise_schedule in (None, "constant"):

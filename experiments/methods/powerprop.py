@@ -12,18 +12,18 @@ from .method import Method
 
 @dataclasses.dataclass(frozen=True)
 class Powerprop(Method):
-    """Prunes as magnitude does, weights that are a power of the trained parameters; arXiv 2110.00296.
+    """Prunes like magnitude, but each weight is a power of a trained parameter; arXiv 2110.00296.
 
-    Small weights then stay small.
+    Such a parameterization keeps small weights small.
     """
 
     is_gradual = True
 
     alpha: Annotated[float, AT_LEAST_1] = 2.0
-    """Exponent: w = theta |theta|^(alpha - 1); 1 is magnitude pruning alone."""
+    """Exponent: w = theta |theta|^(alpha - 1); 1 is plain magnitude pruning."""
 
     def reparameterisation(self, options, data, steps_per_epoch):
-        """Trains theta."""
+        """Trains theta instead of the weights."""
         power = fj.reparam.powerprop(self.alpha)
         return Reparameterisation(
             init=lambda key, params: ((), power.init(key, params)),

@@ -1,4 +1,4 @@
-"""Optimizers that prune, as the methods make them, and states with other masks."""
+"""Optimizers that prune, and training states with new masks, for the methods."""
 
 from typing import Any
 
@@ -16,19 +16,19 @@ def pruned(
     inner: optax.GradientTransformation,
     saliency: fj.Saliency,
 ) -> optax.GradientTransformationExtraArgs:
-    """`prune` with a saliency, which counts flips as well, so that the pictures of all runs show the same."""
+    """Returns `prune` with a saliency that also counts flips, so that the pictures of all runs show the same."""
     return fj.prune(inner, schedule, saliency=with_flips(saliency), allocation=allocation(options))
 
 
 def by_magnitude(
     options: TrainingOptions, schedule: Any, inner: optax.GradientTransformation
 ) -> optax.GradientTransformationExtraArgs:
-    """The optimizer of methods that prune by magnitude, or not during training."""
+    """Returns the optimizer of methods that prune by magnitude, or that do not prune during training."""
     return pruned(options, schedule, inner, fj.magnitude())
 
 
 def allocation(options: TrainingOptions) -> fj.Allocation:
-    """How sparsity is shared across layers."""
+    """Returns the allocation, which shares the sparsity across layers."""
     if options.allocation == "uniform":
         return fj.uniform()
     normalized = options.allocation == "normalized"
@@ -36,7 +36,7 @@ def allocation(options: TrainingOptions) -> fj.Allocation:
 
 
 def with_flips(saliency: fj.Saliency) -> fj.Saliency:
-    """A saliency that counts sign flips as well."""
+    """Returns a saliency that also counts sign flips."""
     flips = fj.flips()
     return fj.Saliency(
         init=lambda params: (flips.init(params), saliency.init(params)),
@@ -46,17 +46,17 @@ def with_flips(saliency: fj.Saliency) -> fj.Saliency:
 
 
 def masked(state: TrainState, masks: Any) -> TrainState:
-    """A state with other masks, and zeros where they are False."""
+    """Returns the state with other masks, and with zeros where they are False."""
     return state._replace(params=fj.apply_masks(state.params, masks), opt_state=fj.set_masks(state.opt_state, masks))
 
 
 def rewound(state: TrainState) -> TrainState:
-    """The state at its start, but with the masks and the count of steps that it has now."""
+    """Returns the state at its start, but with the current masks and the current number of steps."""
     params, model_state, inner_state = state.start
     opt_state = state.opt_state._replace(inner_state=inner_state)
     return masked(TrainState(params, model_state, opt_state, state.start), fj.get_masks(state.opt_state))
 
 
 def kept_as_start(state: TrainState) -> TrainState:
-    """A state whose start is what it is now."""
+    """Returns the state with its current values as the start to which it can be rewound."""
     return state._replace(start=(state.params, state.model_state, state.opt_state.inner_state))

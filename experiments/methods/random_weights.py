@@ -1,4 +1,4 @@
-"""Supermasks: weights keep their random start, and training decides which of them to keep, hide or invert."""
+"""Supermasks: weights keep their random initial values, and training decides which to keep, hide or invert."""
 
 import dataclasses
 from typing import Any, Literal
@@ -25,14 +25,15 @@ class MasksOverRandomWeights(Method):
     masks_change_every_step = True
 
     weights: Magnitudes = "elus"
-    """Magnitude of the weights: elus is sqrt(3 / fan in), he sqrt(2 / fan in), xavier sqrt(2 / (fan in + fan out))."""
+    """Magnitude of the weights: elus is sqrt(3 / fan in), he is sqrt(2 / fan in), and xavier is sqrt(2 / (fan in + fan
+    out))."""
 
     def mask(self, options: TrainingOptions) -> fj.reparam.Supermask:
-        """The masks that are trained."""
+        """Returns the masks to train."""
         raise NotImplementedError
 
     def magnitude(self, options: TrainingOptions) -> dict[str, Any]:
-        """The options of `signed_constant`."""
+        """Returns the arguments of `signed_constant`."""
         del options
         scale, mode = _SCALES[self.weights]
         return {"scale": scale, "mode": mode}
@@ -53,7 +54,7 @@ class MasksOverRandomWeights(Method):
         return Reparameterisation(init, lambda frozen, trainable, step: mask.apply(frozen, trainable), masks=masks)
 
     def write_artifacts(self, context, state, folder):
-        """Writes the network as a seed and its masks."""
+        """Writes the network as a key and its masks."""
         options = context.options
         hard = self.mask(options).harden(state.params)
         weight_key, _ = jax.random.split(keys(options.seed).method)
@@ -61,11 +62,11 @@ class MasksOverRandomWeights(Method):
 
 
 def paper_recipe(options: TrainingOptions) -> dict[str, Any]:
-    """The recipe of Signed Supermask, for options that are left out."""
+    """Returns the recipe of Signed Supermask, as defaults of shared options."""
     schedule = "plateau" if is_elu_resnet(options) else "exponential"
     return {"optimizer": "sgdw", "schedule": schedule, "normalization": "image", "augment": "none"}
 
 
 def paper_threshold(options: TrainingOptions) -> float:
-    """The threshold that leaves the published number of weights."""
+    """Returns the threshold that keeps the published number of weights."""
     return 0.75 if is_elu_resnet(options) else 0.14

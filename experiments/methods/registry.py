@@ -1,4 +1,4 @@
-"""The methods by name: each module of this package that holds a `Method` of its own name, and those of users."""
+"""The methods by name: each module of this package that defines a `Method` of the same name, and those of users."""
 
 import dataclasses
 import difflib
@@ -13,7 +13,7 @@ from .method import Method
 
 @functools.cache
 def by_name() -> dict[str, type[Method]]:
-    """The methods of this package, by name."""
+    """Returns the methods of this package, by name."""
     found = {}
     package = __name__.rpartition(".")[0]
     for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
@@ -21,15 +21,15 @@ def by_name() -> dict[str, type[Method]]:
         for member in members:
             if isinstance(member, type) and issubclass(member, Method) and member.slug() == module.name:
                 found[module.name] = member
-    # `Method` itself is a base, and not one of them.
+    # `Method` itself is the base class, and not a method.
     return {name: method for name, method in found.items() if method is not Method}
 
 
 def find(name: str) -> type[Method]:
-    """The method of a name on the command line: of this package, or `package.module:NAME` for one from elsewhere.
+    """Returns the method of a name on the command line: one of this package, or `package.module:NAME`.
 
     Raises:
-      UserError: if there is none.
+      UserError: if there is no such method.
     """
     if ":" in name:
         method = load("--method", name)
@@ -44,10 +44,10 @@ def find(name: str) -> type[Method]:
 
 
 def option_names(method: type[Method]) -> list[str]:
-    """The names of a method's own options."""
+    """Returns the names of a method's own options."""
     return [field.name for field in dataclasses.fields(method)]
 
 
 def owners(option: str) -> list[str]:
-    """The methods of this package that have an option of this name."""
+    """Returns the methods of this package that have an option of this name."""
     return [name for name, method in by_name().items() if option in option_names(method)]

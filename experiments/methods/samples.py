@@ -1,4 +1,4 @@
-"""Some of the training images, without augmentation, for methods that score weights on them."""
+"""Samples of the training images, without augmentation, for methods that use them to score weights."""
 
 import jax
 import numpy as np
@@ -8,7 +8,7 @@ from ..errors import UserError
 
 
 def check_count(data: Dataset, images: int) -> None:
-    """Raises a `UserError` unless there are so many training images."""
+    """Raises a `UserError` unless there are at least `images` training images."""
     if images > data.train_count:
         raise UserError(f"--score-batches must be of at most {data.train_count} training images, got {images} of them.")
 
@@ -23,13 +23,13 @@ def check_classes(data: Dataset) -> None:
 
 
 def batches(data: Dataset, count: int, batch_size: int, key: jax.Array) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Random batches of images, uint8, and labels; no image comes twice."""
+    """Returns random batches of images, uint8, and labels, without repetitions."""
     order = _order(data, key)
     return [data.train.take(order[start : start + batch_size]) for start in range(0, count * batch_size, batch_size)]
 
 
 def of_each_class(data: Dataset, count: int, key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
-    """A batch with `count` random images of each class, or as many as there are; uint8, and their labels."""
+    """Returns a batch with `count` random images of each class, or all if there are fewer, uint8, and their labels."""
     labels, order = data.train.labels, _order(data, key)
     chosen = [order[labels[order] == label][:count] for label in range(len(data.classes))]
     return data.train.take(np.concatenate(chosen))

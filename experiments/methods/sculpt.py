@@ -1,8 +1,8 @@
 """SCULPT-ing: a sparse network from the start, a cyclic learning rate, one more pruning by magnitude.
 
-Of the paper, arXiv 2406.02773, only the abstract was at hand. It has any sparse mask, a cyclic learning rate, one
-pruning by magnitude that couples the mask to the weights, and a training after it. Ours are the cosines, their number
-and common length, and the sparsity at the start, whose density is the root of the last one.
+Only the abstract of the paper, arXiv 2406.02773, was available. It describes any sparse mask, a cyclic learning rate,
+one pruning by magnitude that couples the mask to the weights, and training after it. The cosines, their number and
+common length, and the initial sparsity are our choices; the initial density is the square root of the final one.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ _INITIAL_METHODS = {"random": RandomInit(), "magnitude": MagnitudeInit(), "snip"
 class Sculpt(Method):
     """SCULPT-ing: a sparse network, a cyclic learning rate, and one more pruning by magnitude; arXiv 2406.02773.
 
-    The method has a learning rate of its own: it falls from its peak to 0 along a cosine in each cycle.
+    The learning rate falls from its peak to 0 along a cosine in each cycle, instead of following --schedule.
     """
 
     has_schedule = False
@@ -38,25 +38,25 @@ class Sculpt(Method):
     initial_method: Literal["random", "magnitude", "snip", "synflow"] = "random"
     """Method that chooses the mask before training."""
     initial_sparsity: Annotated[float | None, FRACTION] = None
-    """Sparsity before training. Default: that whose density is the root of the last one's."""
+    """Sparsity before training. Default: its density is the square root of the final density."""
     cycles: Annotated[int, AT_LEAST_1] = 3
-    """Cycles of the learning rate before the pruning; one of the same length follows it."""
+    """Cycles of the learning rate before the pruning; one more cycle of the same length follows it."""
 
     def problems(self, options):
-        """Needs an epoch for each cycle, and a pruning that prunes."""
+        """Needs an epoch for each cycle, and a final sparsity that is not below the initial one."""
         if self.cycles >= options.epochs:
             yield Problem("cycles", f"below the number of epochs, {options.epochs}")
         if self.initial_sparsity is not None and self.initial_sparsity > options.sparsity:
             yield Problem("initial_sparsity", f"at most the last sparsity, {options.sparsity}")
 
     def prunings(self, options):
-        """One pruning, after all cycles but one."""
+        """Prunes once, before the last cycle."""
         if not options.sparsity:
             return no_prunings()
         return fj.schedules.one_shot(options.sparsity, step=self._pruning_epoch(options))
 
     def learning_rate(self, options, steps_per_epoch):
-        """Cosines from the peak to 0: some that share the epochs before the pruning, and one after it."""
+        """Returns cosines from the peak to 0: one for each cycle before the pruning, and one after it."""
         peak = peak_learning_rate(options)
         ends = [self._pruning_epoch(options) * i // self.cycles for i in range(self.cycles + 1)] + [options.epochs]
         starts = jnp.array([end * steps_per_epoch for end in ends], jnp.int32)
@@ -77,9 +77,9 @@ class Sculpt(Method):
         return masked(state, _INITIAL_METHODS[self.initial_method].masks(context, state, sparsity))
 
     def sparsity_before_training(self, sparsity: float) -> float:
-        """The sparsity before training, for a sparsity at the end."""
+        """Returns the sparsity before training, for a final sparsity."""
         return 1 - math.sqrt(1 - sparsity) if self.initial_sparsity is None else self.initial_sparsity
 
     def _pruning_epoch(self, options) -> int:
-        """The last epoch of the cycles before the pruning."""
+        """Returns the last epoch of the cycles before the pruning."""
         return options.epochs * self.cycles // (self.cycles + 1)

@@ -11,23 +11,23 @@ from .random_weights import MasksOverRandomWeights, paper_recipe, paper_threshol
 
 @dataclasses.dataclass(frozen=True)
 class SignedSupermask(MasksOverRandomWeights):
-    """Random weights that do not change; training decides which to keep, hide or invert; arXiv 2201.13361.
+    """Trains masks that keep, hide or invert random weights, which do not change; arXiv 2201.13361.
 
-    The sparsity follows from the weight decay; --sparsity does not matter. Without other options the recipe is the
-    paper's: sgdw with Nesterov momentum, a learning rate and a decay that fall in steps, images normalized one by one.
+    The weight decay decides on the sparsity, and --sparsity is ignored. The default recipe is the paper's: sgdw with
+    Nesterov momentum, a learning rate and a decay that fall in steps, and images normalized one by one.
     """
 
     has_target = False
 
     mask_threshold: Annotated[float | None, FRACTION] = None
-    """Threshold of each layer, as a fraction of its largest mask at the start. Default: 0.75 for elu_resnet, and 0.14
-    for all others, which leaves the published number of weights."""
+    """Threshold of each layer, as a fraction of its largest initial mask. Default: 0.75 for elu_resnet, and 0.14 for
+    all others, which keep the published numbers of weights."""
 
     def defaults(self, options):
-        """The paper's recipe."""
+        """Returns the paper's recipe."""
         return paper_recipe(options)
 
     def mask(self, options):
-        """Masks of -1, 0 and 1."""
+        """Returns masks of -1, 0 and 1."""
         threshold = paper_threshold(options) if self.mask_threshold is None else self.mask_threshold
         return fj.reparam.signed_supermask(threshold)

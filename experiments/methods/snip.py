@@ -15,7 +15,7 @@ class Snip(MaskedBeforeTraining):
     """Prunes the lowest |w g| before training; arXiv 1810.02340."""
 
     iterations: Annotated[int, AT_LEAST_1] = 1
-    """Prunings, each by gradients of the network that is left: 1 is the paper's, more is iterative SNIP."""
+    """Prunings, each with gradients of the remaining network: 1 as in the paper, or more for iterative SNIP."""
     score_batches: Annotated[int, AT_LEAST_1] = 1
     """Batches of training images over which the gradient is averaged."""
 

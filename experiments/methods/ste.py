@@ -15,21 +15,21 @@ from .pruning import allocation, by_magnitude
 
 @dataclasses.dataclass(frozen=True)
 class Ste(Method):
-    """Prunes in the forward pass alone: pruned weights go on learning and may return; arXiv 1308.3432."""
+    """Prunes only in the forward pass: pruned weights continue to learn and may return; arXiv 1308.3432."""
 
     is_gradual = True
     masks_change_every_step = True
 
     score: Literal["magnitude", "random"] = "magnitude"
-    """Weights that are kept: the largest at each step, or random ones."""
+    """Weights to keep: the largest ones at each step, or random ones."""
 
     def optimizer(self, options, schedule, inner, key):
-        """Prunes nothing, as masked weights go on learning."""
+        """Prunes nothing, because masked weights continue to learn."""
         del schedule, key
         return by_magnitude(options, no_prunings(), inner)
 
     def reparameterisation(self, options, data, steps_per_epoch):
-        """Masks the weights of each step by the sparsity of that step."""
+        """Masks the weights at each step, to the sparsity of that step."""
         by_epoch = prunings(options)
         schedule = by_epoch._replace(steps=tuple(steps_per_epoch * epoch for epoch in by_epoch.steps))
         make = fj.reparam.ste_random if self.score == "random" else fj.reparam.ste_magnitude

@@ -11,7 +11,7 @@ from .random_weights import MasksOverRandomWeights, paper_recipe, paper_threshol
 
 @dataclasses.dataclass(frozen=True)
 class Supermask(MasksOverRandomWeights):
-    """As signed_supermask, but weights are kept or hidden, and none is inverted; arXiv 1905.01067."""
+    """Like signed_supermask, but the masks only keep or hide weights; arXiv 1905.01067."""
 
     has_target = False
 
@@ -19,10 +19,10 @@ class Supermask(MasksOverRandomWeights):
     """Threshold of each layer; see signed_supermask."""
 
     def defaults(self, options):
-        """The paper's recipe."""
+        """Returns the paper's recipe."""
         return paper_recipe(options)
 
     def mask(self, options):
-        """Masks of 0 and 1."""
+        """Returns masks of 0 and 1."""
         threshold = paper_threshold(options) if self.mask_threshold is None else self.mask_threshold
         return fj.reparam.supermask(threshold)

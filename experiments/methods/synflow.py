@@ -17,7 +17,7 @@ class Synflow(MaskedBeforeTraining):
     """Prunes the weights with the least synaptic flow, before training and without data; arXiv 2006.05467."""
 
     iterations: Annotated[int, AT_LEAST_1] = 100
-    """Prunings, each by the flow through the network that is left."""
+    """Prunings, each with the flow through the remaining network."""
 
     def masks(self, context, state, sparsity):
         """Masks by the flow."""

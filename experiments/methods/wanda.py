@@ -21,17 +21,17 @@ from .pruning import allocation, masked
 class Wanda(Method):
     """Prunes the lowest |w| times the norm of the weight's input, during training; arXiv 2306.11695.
 
-    Its authors compare the weights of one output with each other, after training and without any more of it; here
-    --allocation says which are compared.
+    The authors prune after training, without training further, and rank the weights of each output separately. Here
+    --allocation decides which weights are ranked together.
     """
 
     is_gradual = True
 
     score_batches: Annotated[int, AT_LEAST_1] = 1
-    """Batches of training images over which the norms are taken."""
+    """Batches of training images from which the norms are computed."""
 
     def problems(self, options):
-        """Knows the inputs of dense and convolution layers alone."""
+        """Needs the inputs of layers, which are known only for dense and convolution layers."""
         if options.model == "vit":
             yield Problem("model", "of dense and convolution layers alone with --method wanda")
 
@@ -40,7 +40,7 @@ class Wanda(Method):
         samples.check_count(data, self.score_batches * batch_size)
 
     def prunings(self, options):
-        """The optimizer does not prune, as it does not see the inputs."""
+        """Returns no prunings, because the optimizer does not see the inputs of layers."""
         return no_prunings()
 
     def pruning_epochs(self, options):
@@ -58,7 +58,7 @@ class Wanda(Method):
         norms = fj.activation_norms(steps.model(state.params, state.model_state), images)
         targets = prunings(options)
         density = targets.densities[targets.steps.index(epoch)]
-        # The library's own wrapper around an optimizer that changes nothing, so that one rule decides what is kept.
+        # `prune` around an optimizer that changes nothing, so that the rule for what is kept is the library's.
         pruner = fj.prune(
             optax.set_to_zero(),
             fj.schedules.Milestones((1,), (density,)),

@@ -1,4 +1,4 @@
-"""Networks in Flax NNX, as the papers ran them: one family a file."""
+"""Networks in Flax NNX, as in the papers: one family per file."""
 
 import difflib
 import functools
@@ -42,7 +42,7 @@ MODELS: dict[str, Callable[..., nnx.Module]] = {
 
 
 def check(name: str, *, width: float = 1.0, init: Init | None = None, dtype: DType = "float32") -> None:
-    """Raises a `UserError` unless there is such a network, and it can be made with these options."""
+    """Raises a `UserError` unless there is a network of this name that takes these options."""
     if ":" in name:
         if not callable(load("--model", name)):
             raise UserError(f"--model {name} must be a class of networks, or a function that makes one.")
@@ -65,17 +65,17 @@ def create(
     width: float = 1.0,
     dtype: DType = "float32",
 ) -> nnx.Module:
-    """A network.
+    """Creates a network.
 
     Args:
       name: a key of `MODELS`; or `package.module:CLASS`, which is called as `CLASS(shape, classes, rngs=rngs)`.
       shape: height, width and channels of the images.
       classes: number of classes.
-      key: for the initial weights.
-      init: the initial weights; see `Layers`. None is the one with which the papers ran the network: PyTorch's default,
-        and for DenseNet-121 Kaiming, as torchvision has it.
+      key: a PRNG key for the initial weights.
+      init: the initial weights; see `Layers`. None is the choice of the papers: PyTorch's default, and for DenseNet-121
+        Kaiming, as in torchvision.
       width: factor by which the number of channels is multiplied.
-      dtype: type in which it computes; its parameters are float32.
+      dtype: type in which the network computes; its parameters are float32.
 
     Returns:
       A module from images of shape (batch, height, width, channels) to logits of shape (batch, classes).

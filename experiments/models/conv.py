@@ -1,4 +1,4 @@
-"""Convolution, also of images that are smaller than its window."""
+"""Convolution that is also fast for images that are smaller than its window."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -6,14 +6,14 @@ from jax import Array
 
 
 class Conv(nnx.Conv):
-    """Flax's convolution, as a matrix product where the image has fewer pixels than the window.
+    """Flax's convolution, computed as a matrix product if the image has fewer pixels than the window.
 
-    There, as at the end of a VGG, XLA exchanges the image and the window, and what comes out is many times slower on
-    CPU. Here every shift of the image is laid side by side, and multiplied by the kernel as a matrix.
+    For such images, as at the end of a VGG, XLA exchanges the image and the window, which is many times slower on CPU.
+    Here all shifts of the image are concatenated, and multiplied by the kernel as a matrix.
     """
 
     def __call__(self, x: Array) -> Array:
-        """Features of shape (batch, height, width, channels) to features of the same height and width, or less."""
+        """Maps features of shape (batch, height, width, channels) to features of the same or a smaller size."""
         window = self.kernel.shape[0]
         height, width = x.shape[1:3]
         if self.strides != 1 or self.padding != window // 2 or height * width >= window**2:

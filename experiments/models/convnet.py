@@ -9,7 +9,7 @@ from .layers import max_pool
 
 
 class DigitsCNN(nnx.Module):
-    """Two 3x3 convolutions with batch normalisation and a dense layer, small enough for a laptop."""
+    """Two 3x3 convolutions with batch normalization and a dense layer, small enough for a laptop."""
 
     def __init__(self, shape, classes, layers):
         first, second, units = (layers.channels(count) for count in (32, 64, 128))

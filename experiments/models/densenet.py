@@ -11,9 +11,9 @@ _BLOCKS, _GROWTH = (6, 12, 24, 16), 32
 
 
 class DenseNet121(nnx.Module):
-    """A strided 7x7 stem with pooling, four blocks whose layers see all before them, and a dense layer.
+    """A strided 7x7 stem with pooling, four densely connected blocks, and a dense layer.
 
-    Made for images of 224x224, as torchvision has it.
+    It is made for images of 224x224, as in torchvision.
     """
 
     def __init__(self, shape, classes, layers):

@@ -1,16 +1,16 @@
-"""The residual network of Signed Supermask, arXiv 2201.13361: ELU, no biases, normalisation in the stem alone."""
+"""The residual network of Signed Supermask, arXiv 2201.13361: ELU, no biases, normalization only in the stem."""
 
 import jax.numpy as jnp
 from flax import nnx
 
 
 class EluResNet(nnx.Module):
-    """A 3x3 stem with batch normalisation and 3x3 pooling, three stages of blocks, the mean, and a dense layer.
+    """A 3x3 stem with batch normalization and 3x3 pooling, three stages of blocks, the mean, and a dense layer.
 
-    The stages have 16, 32 and 64 channels, of which the last two halve the sides. As in the authors' code, a stage
-    begins with a block whose first convolution is 1x1 and whose shortcut is a 1x1 convolution, and the blocks, whose
-    normalisation is not trained and never leaves its start there, have none here. A network of 6 n + 2 layers has n
-    blocks a stage.
+    The stages have 16, 32 and 64 channels, and the last two halve the height and width. As in the authors' code, each
+    stage begins with a block whose first convolution and shortcut are 1x1 convolutions. In that code the normalization
+    in the blocks is not trained and keeps its initial values; here the blocks have none. A network of 6 n + 2 layers
+    has n blocks per stage.
     """
 
     def __init__(self, shape, classes, layers, *, depth):

@@ -1,4 +1,4 @@
-"""Layers that start as a network's authors had them, in channels scaled by a width factor."""
+"""Layers with the initial weights of a network's authors, and with channels scaled by a width factor."""
 
 import math
 from collections.abc import Callable
@@ -19,12 +19,12 @@ class Layers(NamedTuple):
     """Makes the layers of one network.
 
     Attributes:
-      rngs: where the initial weights come from.
+      rngs: the source of the initial weights.
       init: `pytorch`, weights and biases uniform in +-1/sqrt(fan in), PyTorch's default; `kaiming`, normal weights of
         variance 2 / (fan in), arXiv 1502.01852; `xavier`, uniform weights of variance 2 / (fan in + fan out), Glorot
         and Bengio, 2010. Biases of the last two start at 0.
-      width: factor of the number of channels.
-      dtype: what the layers compute in. Their parameters, and the statistics of normalisation, are float32.
+      width: factor that multiplies the numbers of channels.
+      dtype: type in which the layers compute. Their parameters, and the statistics of normalization, are float32.
     """
 
     rngs: nnx.Rngs
@@ -33,11 +33,11 @@ class Layers(NamedTuple):
     dtype: DType = "float32"
 
     def channels(self, count: int) -> int:
-        """A number of channels, scaled by the width factor and rounded, at least 1."""
+        """Returns a number of channels, scaled by the width factor and rounded, at least 1."""
         return max(1, round(self.width * count))
 
     def dense(self, inputs: int, outputs: int, *, use_bias: bool = True) -> nnx.Linear:
-        """A dense layer."""
+        """Makes a dense layer."""
         kernel, bias = self.initializers(inputs)
         return nnx.Linear(
             inputs,
@@ -50,14 +50,14 @@ class Layers(NamedTuple):
         )
 
     def conv(self, inputs, outputs, size, *, strides=1, padding: Any = None, use_bias=False) -> Conv:
-        """A convolution with square windows; padding of `size // 2` on each side unless said otherwise."""
+        """Makes a convolution with square windows, by default with a padding of `size // 2` on each side."""
         kernel, bias = self.initializers(inputs * size * size)
         return Conv(
             inputs,
             outputs,
             (size, size),
             strides=strides,
-            # Not "SAME", which pads unevenly where the stride is 2.
+            # "SAME" would pad unevenly with a stride of 2.
             padding=size // 2 if padding is None else padding,
             use_bias=use_bias,
             dtype=jnp.dtype(self.dtype),
@@ -67,15 +67,15 @@ class Layers(NamedTuple):
         )
 
     def norm(self, features: int) -> BatchNorm:
-        """Batch normalisation that keeps 0.9 of its running statistics at each step."""
+        """Makes batch normalization that keeps 0.9 of its running statistics at each step."""
         return BatchNorm(features, momentum=0.9, epsilon=1e-5, dtype=jnp.dtype(self.dtype), rngs=self.rngs)
 
     def layer_norm(self, features: int) -> nnx.LayerNorm:
-        """Normalisation over the features of each position."""
+        """Makes normalization over the features of each position."""
         return nnx.LayerNorm(features, dtype=jnp.dtype(self.dtype), rngs=self.rngs)
 
     def initializers(self, fan_in: int) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
-        """The initialisers of a layer's kernel and bias."""
+        """Returns the initializers of a layer's kernel and bias."""
         if self.init == "kaiming":
             return nnx.initializers.he_normal(), nnx.initializers.zeros
         if self.init == "xavier":
@@ -89,10 +89,10 @@ class Layers(NamedTuple):
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """The largest of each 2x2 window; an odd last row or column is left out.
+    """Returns the maximum of each 2x2 window; an odd last row or column is ignored.
 
-    Of halves, as the gradient of XLA's own window maximum takes several times as long on CPU. Where two values are
-    the same and largest, each gets half of the gradient.
+    It is the maximum of halves, because the gradient of XLA's own window maximum takes several times as long on CPU. If
+    two values are equal and the largest, each gets half of the gradient.
     """
     height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
     x = jnp.maximum(x[:, 0:height:2], x[:, 1:height:2])

@@ -1,4 +1,4 @@
-"""The LeNets of the pruning papers: LeNet-300-100, twice, and LeNet-5; LeCun et al., 1998."""
+"""The LeNets of the pruning papers: two variants of LeNet-300-100, and LeNet-5; LeCun et al., 1998."""
 
 import itertools
 import math

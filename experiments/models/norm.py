@@ -1,4 +1,4 @@
-"""Batch normalisation as one multiplication and one addition."""
+"""Batch normalization as one multiplication and one addition."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -6,16 +6,16 @@ from jax import Array, lax
 
 
 class BatchNorm(nnx.BatchNorm):
-    r"""Flax's batch normalisation, Ioffe and Szegedy, arXiv 1502.03167, in a form that costs less.
+    r"""Flax's batch normalization, Ioffe and Szegedy, arXiv 1502.03167, in a cheaper form.
 
     $$y = a x + b, \quad a = \gamma / \sqrt{\sigma^2 + \epsilon}, \quad b = \beta - \mu a$$
 
-    Flax subtracts the mean first, and XLA keeps that difference, as large as the features, for the backward pass. Here
-    it keeps $x$ alone. Statistics, scale and bias are float32.
+    Flax subtracts the mean first, and XLA stores that difference, as large as the features, for the backward pass. Here
+    it stores only $x$. Statistics, scale and bias are float32.
     """
 
     def __call__(self, x: Array) -> Array:
-        """The normalised features, of the shape of `x`, (..., features), in the layer's dtype."""
+        """Returns the normalized features, of the shape of `x`, (..., features), in the layer's dtype."""
         assert self.scale is not None
         assert self.bias is not None
         wide = x.astype(jnp.float32)

@@ -7,12 +7,13 @@ from flax import nnx
 class ResNet(nnx.Module):
     """A 3x3 stem without pooling, stages of residual blocks, the mean over pixels, and a dense layer.
 
-    Every shortcut whose shape changes is a 1x1 convolution with batch normalisation.
+    Every shortcut that changes the shape is a 1x1 convolution with batch normalization.
 
     Args:
-      channels: channels of each stage; every stage but the first halves the sides.
-      blocks: residual blocks of each stage.
-      bottleneck: blocks of a 1x1, a 3x3 and a 1x1 convolution of four times the channels, and not of two 3x3.
+      channels: channels of each stage; every stage except for the first halves the height and width.
+      blocks: number of residual blocks in each stage.
+      bottleneck: True for blocks of a 1x1, a 3x3, and a 1x1 convolution with four times the channels; False for blocks
+        of two 3x3 convolutions.
     """
 
     def __init__(self, shape, classes, layers, *, channels, blocks, bottleneck=False):
@@ -75,7 +76,7 @@ class BottleneckBlock(nnx.Module):
 
 
 class Projection(nnx.Module):
-    """A 1x1 convolution and batch normalisation."""
+    """A 1x1 convolution and batch normalization."""
 
     def __init__(self, inputs, outputs, stride, layers):
         self.conv = layers.conv(inputs, outputs, 1, strides=stride)

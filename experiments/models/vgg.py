@@ -1,4 +1,4 @@
-"""VGG for small images, with batch normalisation: Simonyan and Zisserman, arXiv 1409.1556."""
+"""VGG for small images, with batch normalization: Simonyan and Zisserman, arXiv 1409.1556."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -6,12 +6,12 @@ from flax import nnx
 from ..errors import UserError
 from .layers import max_pool
 
-# Convolutions between one pooling and the next, at 64, 128, 256, 512 and 512 channels.
+# Numbers of convolutions between poolings, with 64, 128, 256, 512 and 512 channels.
 _CONVS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 
 
 class VGG(nnx.Module):
-    """3x3 convolutions with biases and batch normalisation, five poolings, and one dense layer, as FlipOut ran it."""
+    """3x3 convolutions with biases and batch normalization, five poolings, and one dense layer, as FlipOut ran it."""
 
     def __init__(self, shape, classes, layers, *, depth):
         if min(shape[:2]) < 32:
@@ -32,12 +32,12 @@ class VGG(nnx.Module):
             for block in stage:
                 x = block(x)
             x = max_pool(x)
-        # One pixel is left of 32x32, and of larger images their mean.
+        # Images of 32x32 have one pixel left; of larger images this is the mean.
         return self.dense(jnp.mean(x, axis=(1, 2)))
 
 
 class ConvBlock(nnx.Module):
-    """A 3x3 convolution, batch normalisation and ReLU."""
+    """A 3x3 convolution, batch normalization and ReLU."""
 
     def __init__(self, inputs, outputs, layers):
         self.conv = layers.conv(inputs, outputs, 3, use_bias=True)

@@ -10,7 +10,7 @@ _PATCH, _FEATURES, _HEADS, _BLOCKS = 4, 192, 3, 6
 
 
 class ViT(nnx.Module):
-    """Patches of 4x4 pixels, 192 features, 6 blocks of 3 heads, and the mean over patches in place of a class token."""
+    """Patches of 4x4 pixels, 192 features, 6 blocks of 3 heads, and the mean over patches instead of a class token."""
 
     def __init__(self, shape, classes, layers):
         if shape[0] % _PATCH or shape[1] % _PATCH:
@@ -33,7 +33,7 @@ class ViT(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Attention and two dense layers, each behind a normalisation and beside a shortcut."""
+    """Attention and two dense layers, each after a normalization and with a shortcut."""
 
     def __init__(self, features, layers):
         self.norm_0 = layers.layer_norm(features)
