@@ -4,11 +4,12 @@ import dataclasses
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import flipout_jax as fj
 
 from ..errors import UserError
+from ..recipe.ranges import AT_LEAST_1
 from ..step.steps import TrainState
 from . import samples
 from .method import Method, MethodContext
@@ -27,6 +28,30 @@ class MaskedBeforeTraining(Method):
         """Prunes the network."""
         sparsity = context.options.sparsity
         return masked(state, self.masks(context, state, sparsity)) if sparsity else state
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoredOnBatches(MaskedBeforeTraining):
+    """A method whose masks come from the loss on some batches, in several iterations."""
+
+    score_batches: Annotated[int, AT_LEAST_1] = 1
+    """Batches of training images over which the gradient is averaged."""
+
+    def check_data(self, options, data, batch_size):
+        """Raises a `UserError` if there are too few images."""
+        samples.check_count(data, self.score_batches * batch_size)
+
+    def iterative_masks(self, find: Callable[..., Any], context, state, sparsity, iterations: int) -> Any:
+        """Returns the masks that a function of `flipout_jax.at_init` finds."""
+        return call_with_user_errors(
+            context,
+            find,
+            cross_entropy(context, state),
+            state.params,
+            score_batches(context, self.score_batches),
+            sparsity,
+            iterations=iterations,
+        )
 
 
 def call_with_user_errors(context: MethodContext, make: Callable[..., Any], *args: Any, **options: Any) -> Any:
