@@ -1,4 +1,4 @@
-"""Files that are whole or absent when they are written, and checked when they are read."""
+"""Atomic writes of files, and checked reads of JSON."""
 
 import contextlib
 import json
@@ -12,8 +12,6 @@ from typing import Any, TypeVar, get_type_hints
 
 import typeguard
 
-from flipout_jax._files._manifest import sync
-
 from .errors import UserError
 
 T = TypeVar("T")
@@ -21,28 +19,33 @@ _PARTIAL = ".partial-"
 
 
 def write(file: Path, write_to: Callable[[Path], Any]) -> None:
-    """Writes a file in a hidden folder beside it, so that it is whole or absent, and what was there stays till then.
+    """Writes a file atomically: it appears whole, and an older one is there until then.
 
-    A program that dies meanwhile leaves the hidden folder; `remove_partial` clears it.
+    The file is written in a hidden folder beside it. A program that dies leaves that folder behind, and
+    `remove_partial` removes it.
+
+    Args:
+      file: the file.
+      write_to: writes the content to the path it is given.
 
     Raises:
-      UserError: where the file system does not let it.
+      UserError: if the file system refuses.
     """
-    # A folder, since some that write make files of their own beside the one they were told.
+    # It is a folder because some writers make temporary files of their own beside their output.
     partial = file.with_name(f"{_PARTIAL}{os.getpid()}-{file.name}")
     with writing(file):
         try:
             partial.mkdir(exist_ok=True)
             write_to(partial / file.name)
-            sync(partial / file.name)
+            _sync(partial / file.name)
             os.replace(partial / file.name, file)
-            sync(file.parent)
+            _sync(file.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
 
 def remove_partial(folder: Path, *, older_than: float = 0.0) -> None:
-    """Removes what programs that died have left half written, so many seconds ago or more."""
+    """Removes the partial files that programs left behind when they died, if they are at least so many seconds old."""
     for partial in folder.glob(f"{_PARTIAL}*"):
         if time.time() - partial.stat().st_mtime >= older_than:
             shutil.rmtree(partial, ignore_errors=True)
@@ -64,34 +67,34 @@ def write_json(file: Path, value: dict[str, Any]) -> None:
 
 
 def read_json(file: Path, what: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Reads a JSON object.
+    """Returns a JSON object from a file.
 
     Args:
       file: the file.
-      what: what it should be, for the message.
-      fields: the type that each field must have; there may be others.
+      what: a description of the content, for error messages.
+      fields: the types of the fields that must be there; others are ignored.
 
     Raises:
-      UserError: if it cannot be read as that.
+      UserError: if the file cannot be read, or a field is missing or of another type.
     """
     with reading(file, what):
         return _checked(json.loads(file.read_text("utf-8")), fields)
 
 
 def read_object(file: Path, what: str, kind: type[T]) -> T:
-    """Reads a JSON object as a dataclass, whose annotations are the types that its fields must have."""
+    """Returns a JSON object as a dataclass; `read_json` checks its fields against the annotations."""
     fields = get_type_hints(kind)
     return _made(kind, read_json(file, what, fields), fields)
 
 
 def append_line(file: Path, value: dict[str, Any]) -> None:
-    """Adds a line of JSON, and waits until it is on the disk; a number that is not finite becomes null."""
+    """Appends a line of JSON and waits until it is on disk; a number that is not finite becomes null."""
     line = json.dumps(_finite(value), allow_nan=False) + "\n"
     with writing(file):
         with file.open("a", encoding="utf-8") as stream:
             stream.write(line)
-        sync(file)
-        sync(file.parent)
+        _sync(file)
+        _sync(file.parent)
 
 
 def write_lines(file: Path, values: list[dict[str, Any]]) -> None:
@@ -101,7 +104,7 @@ def write_lines(file: Path, values: list[dict[str, Any]]) -> None:
 
 
 def read_lines(file: Path, what: str, fields: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Reads lines of JSON objects, without a last one that was cut off; none where there is no file."""
+    """Returns a JSON object for each complete line; none if there is no file. Arguments are as for `read_json`."""
     if not file.exists():
         return []
     with reading(file, what):
@@ -110,23 +113,23 @@ def read_lines(file: Path, what: str, fields: Mapping[str, Any]) -> list[dict[st
 
 
 def read_objects(file: Path, what: str, kind: type[T]) -> list[T]:
-    """Reads lines of JSON objects as dataclasses; as `read_lines` otherwise."""
+    """Returns a dataclass for each complete line; none if there is no file. Arguments are as for `read_object`."""
     fields = get_type_hints(kind)
     return [_made(kind, line, fields) for line in read_lines(file, what, fields)]
 
 
 @contextlib.contextmanager
 def reading(file: Path, what: str) -> Iterator[None]:
-    """Turns what a damaged file brings about into a `UserError` that names the file and says what it should be."""
+    """Turns any error that a damaged file causes into a `UserError` that names the file and its expected content."""
     try:
         yield
-    # Brackets that are nested too deep end in a RecursionError.
+    # JSON with brackets that are nested too deeply raises a RecursionError.
     except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise UserError(f"{file} cannot be read as {what}: {error or type(error).__name__}.") from error
 
 
 def check_type(name: str, value: Any, wanted: Any) -> None:
-    """Raises a `TypeError` that names a field whose value is not of the type."""
+    """Raises a `TypeError` with the name of the field unless its value has the type."""
     try:
         typeguard.check_type(value, wanted, collection_check_strategy=typeguard.CollectionCheckStrategy.ALL_ITEMS)
     except typeguard.TypeCheckError as error:
@@ -135,7 +138,7 @@ def check_type(name: str, value: Any, wanted: Any) -> None:
 
 def _checked(value: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise TypeError(f"it holds {value!r:.80}, which is no object")
+        raise TypeError(f"it holds {value!r:.80}, which is not an object")
     for name, wanted in fields.items():
         if name not in value:
             raise ValueError(f"it lacks {name}")
@@ -144,7 +147,7 @@ def _checked(value: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _made(kind: type[T], values: Mapping[str, Any], fields: Mapping[str, Any]) -> T:
-    # A file may hold more than this.
+    # The file may have more fields than these.
     return kind(**{name: values[name] for name in fields})
 
 
@@ -156,3 +159,15 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or the list of the files in a folder, is on disk."""
+    if path.is_dir() and os.name == "nt":
+        # Windows cannot open a folder.
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

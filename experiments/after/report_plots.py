@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 import flipout_jax as fj
 
-from ..folder.plots import BLUE, GREY, ORANGE, save
+from ..folder.plots import BLUE, GRAY, ORANGE, save
 from .stages import BATCHES, Stage
 
 _MOST_LAYERS = 40
@@ -50,7 +50,7 @@ def operations(file: Path, layers: tuple[fj.Flops, fj.Flops], title: str) -> Non
     axes = figure.subplots()
     nothing = fj.LayerFlops("", 0, 0)
     kinds = [
-        ("dense", GREY, [layer.total for layer in rows]),
+        ("dense", GRAY, [layer.total for layer in rows]),
         ("compacted", BLUE, [after.get(layer.path, nothing).total for layer in rows]),
         ("by weights that are not 0 (theoretical)", ORANGE, [layer.kept for layer in rows]),
     ]

@@ -1,4 +1,4 @@
-"""Image classification data, by name: one source a file."""
+"""Datasets of images for classification, by name; one source per file."""
 
 import re
 
@@ -9,7 +9,11 @@ __all__ = ["Dataset", "Images", "Options", "Part", "file_format", "limit_test", 
 
 
 def load(name: str, options: Options | None = None) -> Dataset:
-    """The data set of a name: `digits`, `folder:PATH`, `tiny_imagenet`, or a name of TensorFlow Datasets.
+    """Loads a dataset.
+
+    Args:
+      name: `digits`, `folder:PATH`, `tiny_imagenet`, or a name in TensorFlow Datasets.
+      options: the options of reading it.
 
     Raises:
       UserError: for an unknown name, or data that cannot be read as images.
@@ -33,7 +37,7 @@ def load(name: str, options: Options | None = None) -> Dataset:
 
 
 def file_format(name: str) -> str | None:
-    """The format of the files of a folder, such as JPEG; None for a data set that comes as its authors made it."""
+    """Returns the format of the files in a folder, such as JPEG; None for a dataset in its authors' own format."""
     from . import folder
 
     return folder.file_format(name.removeprefix("folder:")) if name.startswith("folder:") else None

@@ -1,7 +1,6 @@
-"""Reads a data set, and shows what is in it: `python -m experiments.data --help`."""
+"""Reads a dataset, counts its images, and draws some of them: `python -m experiments.data --help`."""
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,24 +9,24 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from ..errors import UserError
+from ..errors import one_line_errors
 from . import cache, load, sheet
 from .dataset import Dataset, Options
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Reads a data set, prints how many images each class has, and draws some of them.
+    """Reads a dataset, prints how many images each class has, and draws some of them.
 
     Attributes:
-      data: `digits`, `folder:PATH`, `tiny_imagenet`, or a name of TensorFlow Datasets.
-      tfds_data_dir: where TensorFlow Datasets keeps prepared data; its own default if None.
-      cache_dir: where decoded images are kept; flipout_jax in the user's cache folder if None.
-      image_size: height and width to which images of many sizes are brought.
-      train_split: the split of a TensorFlow Datasets set to train on, such as "train[:80%]".
+      data: `digits`, `folder:PATH`, `tiny_imagenet`, or a name in TensorFlow Datasets.
+      tfds_data_dir: folder of prepared data of TensorFlow Datasets; its own default if None.
+      cache_dir: folder of decoded images; flipout_jax in the user's cache folder if None.
+      image_size: height and width to which images of several sizes are resized.
+      train_split: the split of TensorFlow Datasets to train on, such as "train[:80%]".
       test_split: the split to test on; `test`, or else `validation`, if None.
-      stream: whether images stay on disk; where they would take more than half of the memory if None.
-      sheet: the picture's file; the name of the set, in this folder, if None.
+      stream: whether images stay on disk; if None, they do if they would take more than half of the memory.
+      sheet: file of the picture; named after the dataset, in the current folder, if None.
     """
 
     data: Annotated[str, tyro.conf.Positional]
@@ -41,14 +40,10 @@ class Arguments:
 
 
 def main() -> None:
-    """Reads the options, and turns what a user can put right into one line."""
+    """Parses the command line and shows the dataset."""
     arguments = tyro.cli(Arguments, prog="python -m experiments.data")
-    try:
+    with one_line_errors():
         show(arguments)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def show(arguments: Arguments) -> None:

@@ -1,4 +1,4 @@
-"""From the stored images of a set to a data set in memory, or to one that stays on disk."""
+"""Assembles the stored images of a source into a dataset in memory, or into one that stays on disk."""
 
 import itertools
 import math
@@ -27,24 +27,24 @@ def assemble(
     size: int | None = None,
     moments: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Dataset:
-    """A data set of stored images: decoded and cached, or left on disk where `options.stream` or the memory says so.
+    """Returns a dataset of stored images, decoded and cached, or on disk if `options.stream` or their size says so.
 
-    Grey images have one channel, unless there are images in colour among them.
+    Gray images have one channel, unless there are color images among them.
 
     Args:
-      name: what the user asked for.
+      name: the dataset, as the user named it.
       train: the training images.
       test: the test images.
       classes: the name of each label.
-      options: how data are read.
+      options: the options of reading the dataset.
       key: changes when the images do.
-      size: height and width to which every image is brought; None for `options.image_size` where the images have
-        many sizes, and for their own size where they have one.
-      moments: mean and standard deviation of each channel, if published. They are computed otherwise; of a stream,
-        over a random sample of 2,048 training images that is always the same.
+      size: height and width to which every image is resized. If None, it is `options.image_size` if the images have
+        several sizes, and their own size if they have one.
+      moments: published mean and standard deviation of each channel. If None, they are computed, for a stream over a
+        random sample of 2,048 training images that is the same each time.
 
     Raises:
-      UserError: naming the image that is damaged, or of another size, or whose label is none of the classes'.
+      UserError: for an image that is damaged, has another size, or has a label without a class; it is named.
     """
     file = cache.file(name, f"{size} {key}", options)
     if options.stream is not True and (cached := cache.read(file)) is not None:
@@ -65,17 +65,22 @@ def assemble(
 
 
 def _decode_all(items: Iterable[Encoded], count: int, size: int | None, classes: int, title: str) -> Images:
-    images, labels, first = np.zeros((0, 0, 0, 1), np.uint8), np.zeros(count, np.int32), ""
+    # The first image decides the shape.
+    images = np.zeros((0, 0, 0, 1), np.uint8)
+    labels = np.zeros(count, np.int32)
+    first = ""
     decoded = in_threads(lambda item: (item, decode(item, size)), items)
     with Progress() as progress:
         for i, (item, image) in enumerate(progress.track(decoded, total=count, description=escape(title))):
             if i == 0:
-                images, first = np.zeros((count, *image.shape), np.uint8), item.name
+                images = np.zeros((count, *image.shape), np.uint8)
+                first = item.name
             check_size(item, image, images.shape[1:], first)
             check_label(item, classes)
             if image.shape[-1] > images.shape[-1]:
                 images = np.repeat(images, 3, axis=3)
-            images[i], labels[i] = image, item.label
+            images[i] = image
+            labels[i] = item.label
     return Images(images, labels)
 
 
@@ -90,7 +95,7 @@ def _on_disk(
     first = train[0]
     height, width = decode(first, size).shape[:2]
     if moments is None:
-        # With the first image, so that one of another size is named beside it.
+        # The first image is included so that an image of another size is compared with it.
         chosen = [0, *(1 + np.random.default_rng(0).permutation(len(train) - 1)[: _SAMPLE - 1])]
         sample = (train[int(i)] for i in chosen)
         images = _decode_all(sample, len(chosen), size, len(classes), f"Reading a sample of {name}").images
@@ -107,7 +112,7 @@ def _sizes_differ(items: Iterable[Encoded]) -> bool:
 
 
 def _memory() -> float:
-    """The machine's memory in bytes; infinite where the system does not tell, as on Windows."""
+    """Returns the memory of the machine in bytes; infinity if the system does not say, as on Windows."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError):

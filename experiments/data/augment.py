@@ -1,4 +1,4 @@
-"""Augmentation, inside the jitted step: random crops, resizing and mirror images."""
+"""Augmentation inside the jitted step: random crops, resized crops, and horizontal flips."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ from jax import Array, lax
 
 
 def crop_and_flip(key: Array, images: Array) -> Array:
-    """A random crop of each image after padding, and of half of the images their mirror image.
+    """Returns a random crop of each image after padding, with half of the images flipped horizontally.
 
     The padding is black and an eighth of each side wide: 4 pixels for 32, as in the papers' runs on CIFAR, and 28
     for 224, as in FlipOut's on Imagenette.
@@ -31,10 +31,10 @@ def crop_and_flip(key: Array, images: Array) -> Array:
 
 
 def resized_crop_and_flip(key: Array, images: Array) -> Array:
-    """A random part of each image, brought back to full size, and of half of the images their mirror image.
+    """Returns a random part of each image, resized to full size, with half of the images flipped horizontally.
 
-    The part has 8 % to 100 % of the area, and its aspect is 3/4 to 4/3 of the image's own, as in the runs on ImageNet
-    since Szegedy et al., arXiv 1409.4842. A part that would reach beyond the image is cut to it.
+    The part has 8 % to 100 % of the area, and its aspect ratio is 3/4 to 4/3 times that of the image, as in runs on
+    ImageNet since Szegedy et al., arXiv 1409.4842. A part that would extend beyond the image is clipped to it.
 
     Args:
       key: a PRNG key.
@@ -47,7 +47,7 @@ def resized_crop_and_flip(key: Array, images: Array) -> Array:
     area_key, aspect_key, place_key, flip_key = jax.random.split(key, 4)
     area = jax.random.uniform(area_key, (batch, 1), minval=0.08)
     aspect = jnp.exp(jax.random.uniform(aspect_key, (batch, 1), minval=jnp.log(3 / 4), maxval=jnp.log(4 / 3)))
-    # Sides and corner as fractions of the image's.
+    # Sides and corners are fractions of the image's sides.
     sides = jnp.minimum(jnp.sqrt(area * jnp.concatenate([1 / aspect, aspect], axis=1)), 1)
     corners = jax.random.uniform(place_key, (batch, 2)) * (1 - sides)
     size = jnp.array(shape[:2])

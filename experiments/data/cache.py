@@ -1,4 +1,4 @@
-"""Decoded images on disk, so that a set is decoded once."""
+"""A cache of decoded images on disk, so that a dataset is decoded once."""
 
 import hashlib
 import os
@@ -11,17 +11,17 @@ from ..errors import UserError
 from ..folder import arrays
 from .dataset import Images, Options
 
-# Part of every key: raise it when the same files decode to something else.
+# Part of every key. Increase it when the same files decode to something else.
 _VERSION = 3
 
 
 def file(name: str, key: str, options: Options) -> Path:
-    """Where the decoded images of a set are kept.
+    """Returns the file of the decoded images of a dataset.
 
     Args:
-      name: of the set.
-      key: what its images depend on, as from `fingerprint`.
-      options: how data are read.
+      name: the dataset, as the user named it.
+      key: a key that its images depend on, as `fingerprint` returns it.
+      options: the options of reading it.
     """
     home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     digest = hashlib.sha256(f"{_VERSION} {options.image_size} {key}".encode()).hexdigest()[:16]
@@ -29,12 +29,12 @@ def file(name: str, key: str, options: Options) -> Path:
 
 
 def slug(name: str) -> str:
-    """The name of a set as part of a file's name."""
+    """Returns the name of a dataset as it can be part of a file name."""
     return re.sub(r"[^\w.-]+", "-", Path(name.removeprefix("folder:")).name if name.startswith("folder:") else name)
 
 
 def fingerprint(root: Path, files: Iterable[Path]) -> str:
-    """A key that changes when a file is added, removed, renamed or rewritten."""
+    """Returns a key that changes when a file is added, removed, renamed, or rewritten."""
     digest = hashlib.sha256(str(root.resolve()).encode())
     for path in files:
         stat = path.stat()
@@ -43,20 +43,20 @@ def fingerprint(root: Path, files: Iterable[Path]) -> str:
 
 
 def read(path: Path) -> tuple[Images, Images] | None:
-    """The training and test images of a cache; None where there is none, or a damaged one, which is said."""
+    """Returns the cached training and test images; None if there is no cache, or if it is damaged, which is printed."""
     if not path.exists():
         return None
     try:
         stored = arrays.load(path)
         train, test = (Images(stored[f"{split}_images"], stored[f"{split}_labels"]) for split in ("train", "test"))
     except (OSError, ValueError, KeyError) as error:
-        print(f"The decoded images in {path} are of no use: {error}. They are made anew.")
+        print(f"The decoded images in {path} are unusable: {error}. They are decoded again.")
         return None
     return train, test
 
 
 def write(path: Path, train: Images, test: Images) -> None:
-    """Writes the whole file or nothing. A folder that cannot be written to costs the next run its time, no more."""
+    """Writes the cache atomically; a failure is printed, and only costs the next run the time to decode again."""
     splits = {"train": train, "test": test}
     named = {}
     for split, part in splits.items():
@@ -64,7 +64,7 @@ def write(path: Path, train: Images, test: Images) -> None:
     try:
         with files.writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            # What others write now is younger.
+            # A younger one may be in use by another process.
             files.remove_partial(path.parent, older_than=86_400)
         files.write(path, lambda partial: arrays.save(partial, named))
     except UserError as error:

@@ -1,4 +1,4 @@
-"""From a file or bytes to pixels, the same way whatever the source."""
+"""Decodes image files, or their bytes, to pixels, in the same way for every source."""
 
 import collections
 import contextlib
@@ -25,9 +25,9 @@ class Encoded(NamedTuple):
     """An image as it is stored.
 
     Attributes:
-      content: the file, or the bytes of one.
-      label: its label.
-      name: the image in a message.
+      content: the file, or its bytes.
+      label: the label.
+      name: the name of the image in error messages.
     """
 
     content: Path | bytes
@@ -39,15 +39,15 @@ class EncodedImages(Protocol):
     """The images of a split as they are stored, in a fixed order."""
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Returns the number of images."""
         ...
 
     def __iter__(self) -> Iterator[Encoded]:
-        """One image after the other."""
+        """Yields the images in order."""
         ...
 
     def __getitem__(self, index: int, /) -> Encoded:
-        """An image by its number; a `UserError` where the format of the files allows none."""
+        """Returns an image by its number; raises a `UserError` if the file format has no random access."""
         ...
 
 
@@ -70,18 +70,18 @@ class StoredImages:
     classes: int
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Returns the number of images."""
         return len(self.items)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        """An image, uint8 of shape (height, width, channels), and its label."""
+        """Returns an image, uint8 of shape (height, width, channels), and its label."""
         item = self.items[index]
         image = decode(item, self.size)
         check_size(item, image, self.shape, self.first)
         if image.shape[2] > self.shape[2]:
             raise UserError(
-                f"The image {item.name} has colours, and the sample that was read of the others is grey. Convert one "
-                "or the others, or add --stream False."
+                f"The image {item.name} has colors, but a sample of the others is gray. Convert it or the others, or "
+                "add --stream False."
             )
         check_label(item, self.classes)
         return np.broadcast_to(image, self.shape), item.label
@@ -135,19 +135,19 @@ class _Chosen:
 
 
 def decode(item: Encoded, size: int | None = None) -> np.ndarray:
-    """An image as uint8 of shape (height, width, 1) or (height, width, 3).
+    """Returns an image as uint8 of shape (height, width, 1) or (height, width, 3).
 
     Args:
-      item: the image as it is stored, of any format and mode that Pillow reads.
-      size: height and width to which it is brought, bilinearly and whatever its aspect; its own if None.
+      item: the image as it is stored, in any format and mode that Pillow reads.
+      size: height and width to which it is resized, bilinearly and regardless of its aspect ratio; None keeps its size.
 
     Raises:
-      UserError: naming the image, if it is damaged.
+      UserError: if the image is damaged; it is named.
     """
     try:
         with _open(item) as image:
             if image.mode.startswith("I"):
-                # 16 bits a pixel; Pillow's own conversion would clip them.
+                # The pixels have 16 bits, which Pillow's own conversion would clip.
                 levels = np.asarray(image).astype(np.float64)
                 image = Image.fromarray(np.clip(levels / 257, 0, 255).round().astype(np.uint8))
             image = image.convert("L" if image.mode in ("1", "L", "LA", "F") else "RGB")
@@ -160,7 +160,7 @@ def decode(item: Encoded, size: int | None = None) -> np.ndarray:
 
 
 def read_size(item: Encoded) -> tuple[int, int]:
-    """Height and width of an image, from its header."""
+    """Returns height and width of an image, from its header."""
     try:
         with _open(item) as image:
             return image.height, image.width
@@ -173,25 +173,25 @@ def _open(item: Encoded) -> Image.Image:
 
 
 def check_size(item: Encoded, image: np.ndarray, shape: tuple[int, ...], first: str) -> None:
-    """Raises a `UserError` for an image whose height and width are not those of the others."""
+    """Raises a `UserError` if height and width of an image are not those of the others."""
     if image.shape[:2] != shape[:2]:
         raise UserError(
             f"All images must have the same size, got {image.shape[0]}x{image.shape[1]} for {item.name} and "
-            f"{shape[0]}x{shape[1]} for {first} (height x width). Add --image-size N to bring all to N x N."
+            f"{shape[0]}x{shape[1]} for {first} (height x width). Add --image-size N to resize all to N x N."
         )
 
 
 def check_label(item: Encoded, classes: int) -> None:
-    """Raises a `UserError` for a label that is none of the classes'."""
+    """Raises a `UserError` if the label of an image has no class."""
     if not 0 <= item.label < classes:
         raise UserError(
             f"The image {item.name} has the label {item.label}, and the {classes} classes are 0 to {classes - 1}. "
-            "Labels of -1 are often hidden ones; name a split that has labels with --train-split or --test-split."
+            "A label of -1 often stands for a hidden label. Name a split with labels by --train-split or --test-split."
         )
 
 
 def in_threads(function: Callable[[T], S], items: Iterable[T]) -> Generator[S, None, None]:
-    """`map` in threads: the results in order, with few items under way, so that they need not fit in memory."""
+    """Maps in threads: yields the results in order, with few items in flight, so that they need not fit in memory."""
     workers = os.cpu_count() or 1
     pool = ThreadPoolExecutor(workers)
     waiting: collections.deque[Future[S]] = collections.deque()
@@ -203,5 +203,5 @@ def in_threads(function: Callable[[T], S], items: Iterable[T]) -> Generator[S, N
         while waiting:
             yield waiting.popleft().result()
     finally:
-        # After an error or Ctrl-C, the items that are still waiting are not worked on first.
+        # After an error or Ctrl-C, items that are still waiting are canceled rather than processed.
         pool.shutdown(cancel_futures=True)

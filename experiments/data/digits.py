@@ -6,9 +6,9 @@ from .dataset import Dataset, Images, in_memory
 
 
 def load() -> Dataset:
-    """Digits of 8x8 pixels: 1,347 to train on and 450 to test on.
+    """Returns digits of 8x8 pixels: 1,347 to train on and 450 to test on.
 
-    The split is random and fixed, with as many of each class as the whole has.
+    The split is random and fixed, and stratified by class.
     """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split

@@ -1,4 +1,4 @@
-"""The data sets of the papers, by name."""
+"""The datasets of the papers, by name."""
 
 from typing import NamedTuple
 
@@ -6,14 +6,14 @@ import numpy as np
 
 
 class Known(NamedTuple):
-    """What the name of a set in TensorFlow Datasets does not say.
+    """Facts about a dataset that TensorFlow Datasets does not provide.
 
     Attributes:
-      tfds: its name there.
-      home: where it comes from.
-      size: height and width to which its images are brought; None if all have one size.
-      mean: of each channel, in [0, 1], as published; None if it is computed.
-      std: the standard deviation, as `mean`.
+      tfds: its name in TensorFlow Datasets.
+      home: its home page, or that of its files.
+      size: height and width to which its images are resized; None if all have one size.
+      mean: published mean of each channel, in [0, 1]; None to compute it.
+      std: published standard deviation, likewise.
     """
 
     tfds: str
@@ -23,7 +23,7 @@ class Known(NamedTuple):
     std: tuple[float, ...] | None = None
 
     def moments(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Mean and standard deviation as arrays."""
+        """Returns mean and standard deviation as arrays; None if they are not published."""
         if self.mean is None or self.std is None:
             return None
         return np.array(self.mean, np.float32), np.array(self.std, np.float32)

@@ -1,4 +1,4 @@
-"""Finding a set of TensorFlow Datasets, and downloading it once; or saying at once why that cannot be."""
+"""Finds a dataset of TensorFlow Datasets and downloads it once, or says quickly why that is impossible."""
 
 import difflib
 import importlib
@@ -20,15 +20,15 @@ _TIMEOUT_SECONDS = 5
 
 
 def builder(name: str, known: Known, options: Options) -> Any:
-    """The `tfds.core.DatasetBuilder` of a set, whose data are prepared.
+    """Returns the `tfds.core.DatasetBuilder` of a dataset, with its data prepared.
 
     Args:
-      name: what the user asked for.
-      known: the name of the set there, and its home page.
-      options: how data are read.
+      name: the dataset, as the user named it.
+      known: its name in TensorFlow Datasets, and its home page.
+      options: the options of reading it.
 
     Raises:
-      UserError: where something is not installed, known, reachable or writable.
+      UserError: if something is not installed, known, reachable, or writable.
     """
     tfds = import_tfds(name)
     found = _find(tfds, name, known.tfds, options.tfds_data_dir)
@@ -38,7 +38,7 @@ def builder(name: str, known: Known, options: Options) -> Any:
 
 
 def import_tfds(name: str) -> Any:
-    """The module `tensorflow_datasets`, silent but for errors.
+    """Returns the module `tensorflow_datasets`, which then logs errors only.
 
     Raises:
       UserError: if it or TensorFlow is not installed.
@@ -54,15 +54,15 @@ def import_tfds(name: str) -> Any:
             f'pip install -e ".[experiments,tfds]".{hint}'
         )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # With it on, TensorFlow says so at each start, on a channel that the level above does not reach.
+    # Otherwise TensorFlow announces oneDNN at each start, and the log level above does not suppress that.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     logging.getLogger("absl").setLevel(logging.ERROR)
-    # By its name, as type checkers run where it is not installed.
+    # Imported by name, since type checkers run where it is not installed.
     return importlib.import_module("tensorflow_datasets")
 
 
 def keep_off_accelerators() -> None:
-    """Leaves the memory of the devices to JAX; TensorFlow takes all of it when it first computes."""
+    """Leaves the memory of the devices to JAX; TensorFlow would take all of it at its first computation."""
     importlib.import_module("tensorflow").config.set_visible_devices([], "GPU")
 
 
@@ -75,7 +75,7 @@ def _find(tfds: Any, name: str, tfds_name: str, data_dir: Path | None) -> Any:
         hint = f"; the folder of that name is --data folder:{name}" if Path(name).expanduser().is_dir() else ""
         raise UserError(
             "--data must be `digits`, `folder:PATH` or the name of a set of TensorFlow Datasets, got "
-            f"{name!r}. Near it are: {', '.join(near)}{hint}."
+            f"{name!r}. Similar names are: {', '.join(near)}{hint}."
         ) from None
     except (ValueError, AssertionError, RuntimeError) as error:
         raise UserError(f"--data {name} cannot be found in TensorFlow Datasets: {error}") from error
@@ -90,12 +90,12 @@ def _prepare(tfds: Any, name: str, builder: Any, known: Known) -> None:
         )
     keep_off_accelerators()
     try:
-        # Unlike the default format, it can be read in any order, as a stream has to.
+        # Unlike the default format, this one has random access, which a stream needs.
         file_format = "array_record" if importlib.util.find_spec("array_record") else None
         builder.download_and_prepare(
             file_format=file_format, download_config=tfds.download.DownloadConfig(try_download_gcs=False)
         )
-    # Each set has code of its own, and what it raises without its files differs.
+    # Every dataset has code of its own, which raises its own errors if files are missing.
     except Exception as error:
         raise UserError(_how_to_prepare(name, builder, known, f"{type(error).__name__}: {error}")) from error
 
@@ -113,7 +113,7 @@ def _how_to_prepare(name: str, builder: Any, known: Known, reason: str) -> str:
 
 
 def _unreachable(url: str) -> str | None:
-    """Why there is no answer from a server within seconds; None if there is. The proxy settings hold.
+    """Returns why a server does not answer within seconds; None if it does. Proxy settings apply.
 
     TensorFlow Datasets itself would try for minutes.
     """
@@ -124,13 +124,13 @@ def _unreachable(url: str) -> str | None:
             urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS).close()
             reasons.append(None)
         except urllib.error.HTTPError as error:
-            # The server answers; whether it has the file is for the download to say.
+            # The server answers. Whether it has the file will show in the download.
             error.close()
             reasons.append(None)
         except (OSError, ValueError) as error:
             reasons.append(str(getattr(error, "reason", error)))
 
-    # In a thread, as looking up a host's address has no timeout.
+    # This runs in a thread because looking up a host's address has no timeout.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(2 * _TIMEOUT_SECONDS)

@@ -1,4 +1,4 @@
-"""A picture of what is trained on: images of each class, and what augmentation makes of them."""
+"""A picture of a dataset: images of each class, before and after augmentation."""
 
 from pathlib import Path
 
@@ -11,16 +11,18 @@ from ..folder import plots
 from . import augment, cache
 from .dataset import Dataset
 
-_MOST_CLASSES, _ORIGINALS, _DRAWS = 10, 2, 4
+_MOST_CLASSES = 10
+_ORIGINALS = 2
+_DRAWS = 4
 
 
 def save(data: Dataset, train_labels: np.ndarray, file: Path) -> None:
-    """Draws a column a class, of the first ten classes: training images, and below random crops and flips of them.
+    """Draws a column for each of the first ten classes: training images, and random crops and flips of them below.
 
     Args:
-      data: the set.
-      train_labels: of its training images, int32 of shape (images,).
-      file: where the PNG goes.
+      data: the dataset.
+      train_labels: labels of its training images, int32 of shape (images,).
+      file: the PNG to write.
     """
     shown = [label for label in range(len(data.classes)) if np.any(train_labels == label)][:_MOST_CLASSES]
     examples = [np.flatnonzero(train_labels == label)[:_ORIGINALS] for label in shown]
@@ -30,7 +32,7 @@ def save(data: Dataset, train_labels: np.ndarray, file: Path) -> None:
     augmented = [np.asarray(augment.crop_and_flip(key, jnp.asarray(rows[0]))) for key in keys]
     figure = Figure(figsize=(max(4, 0.9 + 1.05 * len(shown)), 0.9 + 1.05 * (_ORIGINALS + _DRAWS)), layout="constrained")
     grid = figure.subplots(_ORIGINALS + _DRAWS, len(shown), squeeze=False)
-    # Pixels as they are where they are seen; smoothed where several share a pixel of the picture.
+    # Large images are smoothed because several of their pixels share one pixel of the picture.
     interpolation = "nearest" if data.shape[0] < 130 else "antialiased"
     for axes_row, images in zip(grid, [*rows, *augmented], strict=True):
         for axes, image in zip(axes_row, images, strict=True):

@@ -1,4 +1,4 @@
-"""Batches of images that stay on disk, decoded in the background while the device trains."""
+"""Training batches of images that stay on disk, decoded in the background while the device trains."""
 
 import os
 
@@ -17,25 +17,25 @@ def train_batches(
     workers: int | None = None,
     shard: tuple[int, int] = (0, 1),
 ) -> grain.DatasetIterator[Batch]:
-    """Batches to train on, without end: each epoch in an order of its own, and in whole batches.
+    """Returns an endless iterator of training batches: each epoch has an order of its own, and full batches only.
 
-    The order depends on the seed alone, not on the workers. The position is the number of batches so far: `start` goes
-    on from one, and nothing before it is decoded. `get_state()` and `set_state()` of the iterator do the same.
+    The order depends on the seed alone, not on the number of workers. The iterator starts after `start` batches, none
+    of which is decoded. Its `get_state()` and `set_state()` do the same.
 
     Args:
       part: the training images.
       batch_size: images in a batch of this process.
-      seed: of the orders.
-      start: how many batches to pass over.
-      workers: how many batches are decoded at once; as many as there are cores if None.
-      shard: this process and the number of processes. Together they see each image once an epoch, save those that
-        would not fill a batch of each.
+      seed: seed of the orders.
+      start: number of batches to skip.
+      workers: number of batches that are decoded at once; the number of cores if None.
+      shard: the number of this process, and the number of processes. Together they see each image once per epoch,
+        without those that would not fill a batch of each process.
 
     Returns:
       An iterator of batches of shape (batch_size, height, width, channels). Close it to end its threads.
 
     Raises:
-      UserError: for a batch larger than the set; and, by the iterator, for an image that cannot be used.
+      UserError: for a batch larger than the dataset. The iterator raises it for an image that cannot be used.
     """
     index, count = shard
     if len(part) < batch_size * count:
@@ -50,7 +50,7 @@ def train_batches(
 
 
 def _threads(workers: int | None) -> grain.ReadOptions:
-    # Threads, as Pillow decodes without holding Python's lock. Processes took 1.3 to 2 times as long a batch, for
-    # images of 32x32 and of 400x500, and seconds to start.
+    # Threads suffice because Pillow releases Python's lock while it decodes. Processes took 1.3 to 2 times as long per
+    # batch, for images of 32x32 and of 400x500, and seconds to start.
     workers = workers or os.cpu_count() or 1
     return grain.ReadOptions(num_threads=workers, prefetch_buffer_size=workers + 1)

@@ -1,4 +1,4 @@
-"""Data sets of TensorFlow Datasets, read through its own builders."""
+"""Datasets of TensorFlow Datasets, read through its own builders."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -16,16 +16,16 @@ from .known import KNOWN, Known
 
 
 def load(name: str, options: Options) -> Dataset:
-    """The images of a set, which is downloaded and prepared first where that has not been done.
+    """Returns the images of a dataset, which is downloaded and prepared first if that has not been done.
 
     Args:
-      name: `mnist`, or `name`, `name/config`, `name:version` of any set with one image and one label an example; a set
-        that was prepared in the data folder needs no code.
-      options: how data are read.
+      name: `mnist`, or `name`, `name/config`, `name:version` of any dataset whose examples have one image and one
+        label. A dataset that was prepared in the data folder needs no code.
+      options: the options of reading it.
 
     Raises:
-      UserError: where TensorFlow Datasets is not installed, does not know the set or cannot prepare it, or where it
-        is no set of 8-bit images with labels.
+      UserError: if TensorFlow Datasets is not installed, does not know the dataset, or cannot prepare it, or if the
+        dataset does not have 8-bit images with labels.
     """
     known = KNOWN.get(name, Known(name, ""))
     builder = prepare.builder(name, known, options)
@@ -39,7 +39,7 @@ def load(name: str, options: Options) -> Dataset:
 
 
 def _features(name: str, builder: Any) -> tuple[str, str]:
-    """The keys of the image and of the label of an example."""
+    """Returns the keys of the image and of the label of an example."""
     features = prepare.import_tfds(name).features
     found = dict(builder.info.features.items())
     images = [k for k, f in found.items() if isinstance(f, features.Image) and np.dtype(f.np_dtype) == np.uint8]
@@ -51,13 +51,13 @@ def _features(name: str, builder: Any) -> tuple[str, str]:
         return images[0], labels[0]
     listed = ", ".join(f"{key}: {type(feature).__name__}" for key, feature in sorted(found.items()))
     raise UserError(
-        f"--data {name} must be a set with one image of 8 bits and one class label an example, and its features are "
+        f"--data {name} must be a set with one image of 8 bits and one class label per example, but its features are "
         f"{listed}."
     )
 
 
 def _splits(name: str, builder: Any, options: Options) -> tuple[str, str]:
-    """The splits to train and to test on."""
+    """Returns the splits to train and to test on."""
     splits = builder.info.splits
     known = ", ".join(f"{split} ({info.num_examples:,})" for split, info in splits.items())
     hint = f'{name} has {known}. Parts of them are --train-split "train[:80%]" --test-split "train[80%:]".'
@@ -76,7 +76,7 @@ def _splits(name: str, builder: Any, options: Options) -> tuple[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class _RandomAccess:
-    """The examples of a split that can be read in any order."""
+    """The examples of a split with random access."""
 
     source: Any
     where: str
@@ -96,7 +96,7 @@ class _RandomAccess:
 
 @dataclasses.dataclass(frozen=True)
 class _Sequential:
-    """The examples of a split that can only be read one after the other."""
+    """The examples of a split without random access."""
 
     builder: Any
     split: str
@@ -113,8 +113,8 @@ class _Sequential:
         decoders = tfds.decode.PartialDecoding(
             {self.image: True, self.label: True}, decoders={self.image: tfds.decode.SkipDecoding()}
         )
-        # One file after the other, so that the order does not depend on how many there are. They are read once, so
-        # keeping them is of no use.
+        # Files are read one after the other, so that the order does not depend on their number, and only once, so that
+        # caching them would be of no use.
         config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
         examples = self.builder.as_dataset(split=self.split, decoders=decoders, read_config=config)
         for i, example in enumerate(examples.as_numpy_iterator()):

@@ -11,16 +11,17 @@ _URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 
 
 def load(options: Options) -> Dataset:
-    """The folder `tiny-imagenet-200` in the data folder of TensorFlow Datasets, which does not have this set.
+    """Returns the images in `tiny-imagenet-200` in the data folder of TensorFlow Datasets, which lacks this dataset.
 
-    The test images are those of `val`, as the labels of `test` are not public.
+    The test images are those of `val`, since the labels of `test` are not public.
 
     Raises:
-      UserError: if the folder is missing, or is not as it was packed.
+      UserError: if the folder is missing or is not as its authors packed it.
     """
     data_dir = options.tfds_data_dir or Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
     root = data_dir / "tiny-imagenet-200"
-    words, annotations = root / "words.txt", root / "val" / "val_annotations.txt"
+    words = root / "words.txt"
+    annotations = root / "val" / "val_annotations.txt"
     for path in (root / "train", words, annotations):
         if not path.exists():
             raise UserError(
@@ -37,7 +38,7 @@ def load(options: Options) -> Dataset:
     except (ValueError, KeyError) as error:
         raise UserError(
             f"{annotations} and {words} must be lines with tabs, of the classes in {root / 'train'}: {error}. "
-            f"Unpack {_URL} anew."
+            f"Unpack {_URL} again."
         ) from error
     classes = tuple(names.get(name, name).split(",")[0] for name in ids)
     return load_files("tiny_imagenet", root, train, test, classes, options)

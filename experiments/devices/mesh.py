@@ -17,7 +17,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ..errors import UserError
 
-_DATA, _MODEL = "data", "model"
+_DATA = "data"
+_MODEL = "model"
 
 
 def parse(text: str) -> dict[str, int]:

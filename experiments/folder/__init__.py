@@ -1,1 +1,1 @@
-"""The folder that a run leaves on disk: what is in it, and how it is read, written and drawn."""
+"""The folder of a run: its files, and reading, writing, and drawing them."""

@@ -1,4 +1,4 @@
-"""Arrays by name in one safetensors file, with a digest that tells whether they are as they were written."""
+"""Named arrays in one safetensors file, with a digest that detects damage."""
 
 import hashlib
 from collections.abc import Mapping
@@ -12,7 +12,11 @@ _DIGEST = "sha256"
 
 
 def save(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes the arrays, or raises an `OSError`."""
+    """Writes the arrays.
+
+    Raises:
+      OSError: if the file cannot be written.
+    """
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     try:
         safetensors.numpy.save_file(arrays, file, metadata={_DIGEST: _digest(arrays)})
@@ -21,11 +25,11 @@ def save(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def load(file: Path) -> dict[str, np.ndarray]:
-    """Reads arrays that `save` has written. Nothing of the file is run.
+    """Returns the arrays that `save` wrote. Nothing in the file is executed.
 
     Raises:
       OSError: if there is no such file.
-      ValueError: if it is damaged, or of another program.
+      ValueError: if it is damaged, or was written by another program.
     """
     try:
         with safetensors.safe_open(file, framework="numpy") as stored:
@@ -33,7 +37,7 @@ def load(file: Path) -> dict[str, np.ndarray]:
             arrays = {name: stored.get_tensor(name) for name in sorted(stored.keys())}
     except OSError:
         raise
-    # What a damaged file brings about differs from one to the next, and safetensors has an error of its own.
+    # Damaged files raise many kinds of errors, and safetensors has one of its own.
     except Exception as error:
         raise ValueError(f"it is damaged ({error})") from error
     if _DIGEST not in metadata:
@@ -47,6 +51,6 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        # Through bytes, as a buffer knows nothing of bfloat16.
+        # The bytes are viewed as integers because the buffer protocol does not know bfloat16.
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""How often the removed and the kept weights flipped, as counted at each pruning."""
+"""Histograms of sign flips of the pruned and of the kept weights, at each pruning."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -18,8 +18,8 @@ class Pruning(NamedTuple):
 
     Attributes:
       epoch: the epoch.
-      kept: how many of the weights that stay have flipped 0, 1, 2, ... times, decayed counts rounded down; int64.
-      removed: the same of the weights that just went; empty where nothing was pruned.
+      kept: number of kept weights that have flipped 0, 1, 2, ... times, with decayed counts rounded down; int64.
+      removed: likewise of the weights that this epoch pruned; empty if it pruned none.
     """
 
     epoch: int
@@ -28,23 +28,24 @@ class Pruning(NamedTuple):
 
 
 def as_json(pruning: Pruning) -> dict[str, Any]:
-    """A pruning as JSON can hold it."""
+    """Returns the histograms as JSON holds them."""
     return {"epoch": pruning.epoch, "kept": pruning.kept.tolist(), "removed": pruning.removed.tolist()}
 
 
 def from_json(stored: Mapping[str, Any]) -> Pruning:
-    """What `as_json` has written."""
+    """Returns the histograms that `as_json` wrote."""
     return Pruning(stored["epoch"], *(np.array(stored[name], np.int64) for name in ("kept", "removed")))
 
 
 def count(epoch: int, masks_before: Any, opt_state: Any) -> Pruning:
-    """The flips at the end of an epoch, given the masks before it.
+    """Returns the histograms at the end of an epoch, given the masks before it.
 
-    The counts of pruned weights are readable until the next update.
+    Call it before the next update, which resets the counts of pruned weights.
     """
     flips = jax.tree.leaves(optax.tree.get(opt_state, "flips"))
     trees = zip(flips, jax.tree.leaves(masks_before), jax.tree.leaves(fj.get_masks(opt_state)), strict=True)
-    kept, removed = [np.zeros(1, np.int64)], [np.zeros(0, np.int64)]
+    kept = [np.zeros(1, np.int64)]
+    removed = [np.zeros(0, np.int64)]
     for leaf in trees:
         f, before, after = (np.asarray(x) for x in jax.device_get(leaf))
         if f.ndim:

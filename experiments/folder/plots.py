@@ -1,4 +1,4 @@
-"""The pictures of a run."""
+"""Pictures of a run: accuracy over epochs, kept weights by layer, and sign flips."""
 
 import itertools
 from collections.abc import Sequence
@@ -14,12 +14,14 @@ from .. import files
 from . import flip_counts
 from .result import EpochMetrics
 
-BLUE, ORANGE, GREY = "#1f6fb4", "#e0761a", "#8a8a8a"
+BLUE = "#1f6fb4"
+ORANGE = "#e0761a"
+GRAY = "#8a8a8a"
 _MOST_PANELS = 10
 
 
 def curves(file: Path, metrics: Sequence[EpochMetrics], title: str) -> None:
-    """Accuracy and sparsity over epochs, with the prunings marked."""
+    """Draws accuracy and sparsity over epochs, with the prunings marked."""
     figure = Figure(figsize=(8, 5.5), layout="constrained")
     accuracy, sparsity = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     epochs = [m.epoch for m in metrics]
@@ -32,7 +34,7 @@ def curves(file: Path, metrics: Sequence[EpochMetrics], title: str) -> None:
         label="test",
         marker=marker,
     )
-    accuracy.plot(epochs, [m.train_accuracy for m in metrics], color=GREY, lw=1, label="training", marker=marker)
+    accuracy.plot(epochs, [m.train_accuracy for m in metrics], color=GRAY, lw=1, label="training", marker=marker)
     sparsity.step(epochs, [m.sparsity for m in metrics], color=BLUE, where="post", marker=marker)
     for i, epoch in enumerate(m.epoch for m in metrics if m.pruned):
         for axes in (accuracy, sparsity):
@@ -48,7 +50,7 @@ def curves(file: Path, metrics: Sequence[EpochMetrics], title: str) -> None:
 
 
 def layers(file: Path, summary: fj.Summary, title: str) -> None:
-    """What is left of each layer."""
+    """Draws the fraction of kept weights of each layer."""
     rows = [row for row in summary.rows if row.prunable]
     figure = Figure(figsize=(8, 1.4 + 0.3 * len(rows)), layout="constrained")
     axes = figure.subplots()
@@ -82,7 +84,7 @@ def layers(file: Path, summary: fj.Summary, title: str) -> None:
 
 
 def flips(file: Path, prunings: Sequence[flip_counts.Pruning], title: str) -> None:
-    """How often removed and kept weights had flipped, at each pruning."""
+    """Draws how often pruned and kept weights had flipped, at each pruning."""
     if len(prunings) > _MOST_PANELS:
         chosen = np.linspace(0, len(prunings) - 1, _MOST_PANELS).round().astype(int)
         prunings = [prunings[i] for i in chosen]
@@ -95,10 +97,10 @@ def flips(file: Path, prunings: Sequence[flip_counts.Pruning], title: str) -> No
         axes.set_visible(False)
     for axes, pruning in zip(grid.flat, prunings, strict=False):
         groups = (("removed", pruning.removed, ORANGE), ("kept", pruning.kept, BLUE))
-        for offset, (name, histogram, colour) in zip((-0.2, 0.2), groups, strict=True):
+        for offset, (name, histogram, color) in zip((-0.2, 0.2), groups, strict=True):
             total = histogram.sum()
             shares = [histogram[a:b].sum() / max(total, 1) for a, b in itertools.pairwise(edges)]
-            axes.bar(np.arange(len(shares)) + offset, shares, 0.4, color=colour, label=f"{name} ({total:,})")
+            axes.bar(np.arange(len(shares)) + offset, shares, 0.4, color=color, label=f"{name} ({total:,})")
         axes.set_title(f"after epoch {pruning.epoch}", fontsize=10)
         axes.set_xticks(range(len(edges) - 1), [_interval(a, b) for a, b in itertools.pairwise(edges)])
         axes.tick_params(axis="x", labelsize=8, rotation=45 if len(edges) > 6 else 0)
@@ -112,7 +114,7 @@ def flips(file: Path, prunings: Sequence[flip_counts.Pruning], title: str) -> No
 
 
 def _edges(length: int) -> list[int]:
-    """Edges of bins 0, 1, 2, 3-4, 5-8, ... that cover counts below `length`."""
+    """Returns the edges of the bins 0, 1, 2, 3-4, 5-8, ... that cover counts below `length`."""
     edges = [0, 1, 2]
     while edges[-1] < length:
         edges.append(2 * (edges[-1] - 1) + 1)
@@ -124,5 +126,5 @@ def _interval(start: int, stop: int) -> str:
 
 
 def save(figure: Figure, file: Path) -> None:
-    """Writes a PNG, the whole file or nothing."""
+    """Writes a PNG atomically."""
     files.write(file, lambda temporary: figure.savefig(temporary, dpi=130, format="png"))

@@ -1,4 +1,4 @@
-"""What a run leaves on disk: configuration, a line of metrics an epoch, tables, parameters and pictures."""
+"""The files in the folder of a run: options, metrics of each epoch, results, tables, parameters, and pictures."""
 
 import contextlib
 import dataclasses
@@ -20,9 +20,15 @@ from ..options.config import Config, as_json, from_json
 from . import arrays, flip_counts
 from .result import EpochMetrics, QuantizedResult, RunResult, SeedsResult
 
-CONFIG, METRICS, FLIP_COUNTS, TABLES = "config.json", "metrics.jsonl", "flips.jsonl", "tables.json"
-SUMMARY, PARAMETERS, CHECKPOINTS = "summary.json", "params.safetensors", "checkpoints"
-QUANTIZED, QUANTIZED_ARRAYS = "quantized.json", "quantized.safetensors"
+CONFIG = "config.json"
+METRICS = "metrics.jsonl"
+FLIP_COUNTS = "flips.jsonl"
+TABLES = "tables.json"
+SUMMARY = "summary.json"
+PARAMETERS = "params.safetensors"
+CHECKPOINTS = "checkpoints"
+QUANTIZED = "quantized.json"
+QUANTIZED_ARRAYS = "quantized.safetensors"
 _LOCK = ".lock"
 _OPTIONS = {**dict.fromkeys(("data", "model", "method"), str), **dict.fromkeys(("epochs", "seed", "seeds"), int)}
 PICTURES = "curves.png", "layers.png", "flips.png"
@@ -36,18 +42,18 @@ _FILES = (
 
 
 def place(config: Config, name: str) -> Path:
-    """Makes the folder of a run, unless it is there.
+    """Creates the folder of a run if it does not exist, and returns it.
 
     Args:
       config: the options.
-      name: of the folder under `runs/`, where the user named none; a number is added if it is taken.
+      name: name of the folder under `runs/` if the user named none; a number is added if it is taken.
 
     Raises:
-      UserError: if it cannot be written to.
+      UserError: if the folder cannot be written to.
     """
     folder = config.output_dir or _free(Path("runs") / name, config.overwrite)
     if folder.is_file():
-        raise UserError(f"--output-dir {folder} must be a folder, and a file has that name.")
+        raise UserError(f"--output-dir {folder} must be a folder, but it is a file.")
     with files.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -55,17 +61,19 @@ def place(config: Config, name: str) -> Path:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes from writing to the folder of a run meanwhile; the system ends that when this one dies.
+    """Locks the folder of a run against other processes; the system releases the lock if this process dies.
 
     Raises:
-      UserError: if another has it.
+      UserError: if another process holds the lock.
     """
     lock = filelock.FileLock(folder / _LOCK)
     with files.writing(folder):
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
-            raise UserError(f"{folder} is being written by another process; wait for it or name another.") from None
+            raise UserError(
+                f"{folder} is being written by another process; wait for it, or name another folder."
+            ) from None
     try:
         yield
     finally:
@@ -76,13 +84,13 @@ def create(folder: Path, config: Config) -> None:
     """Writes the configuration of a new run into its folder.
 
     Raises:
-      UserError: if the folder holds a run already and `config.overwrite` does not say to replace it.
+      UserError: if the folder already holds a run, unless `config.overwrite` is set.
     """
     old = list(_written(folder))
     if old and not config.overwrite:
         raise UserError(
             f"--output-dir {folder} already holds a run ({old[0].name}). Name another folder, add --overwrite to "
-            f"replace it, or go on with it by --resume {folder}."
+            f"replace that run, or resume it with --resume {folder}."
         )
     with files.writing(folder):
         for file in old:
@@ -93,7 +101,7 @@ def create(folder: Path, config: Config) -> None:
 
 
 def create_again(config: Config) -> None:
-    """Makes the folder of a run of several, unless it is there from before."""
+    """Creates the folder of one seed's run, with its configuration, unless an earlier process did."""
     folder = of(config)
     if not (folder / CONFIG).exists():
         with files.writing(folder):
@@ -102,7 +110,7 @@ def create_again(config: Config) -> None:
 
 
 def _written(folder: Path) -> Iterator[Path]:
-    """What a run has left in its folder, the folders of its seeds included."""
+    """Yields the files that a run wrote to its folder and to those of its seeds."""
     for name in _FILES:
         yield from folder.glob(name)
     for seed in folder.glob("seed[0-9]*"):
@@ -110,7 +118,7 @@ def _written(folder: Path) -> Iterator[Path]:
 
 
 def of(config: Config) -> Path:
-    """The folder of a run that has one."""
+    """Returns the folder of a run, which must have one."""
     if config.output_dir is None:
         raise ValueError("The run has no folder yet; `create` makes one.")
     return config.output_dir
@@ -126,24 +134,28 @@ def _free(folder: Path, overwrite: bool) -> Path:
 
 
 def find(folder: Path) -> Path:
-    """The folder of a run that is there, or a `UserError`."""
+    """Returns the folder if it holds a run that can be resumed by itself.
+
+    Raises:
+      UserError: if it holds none, or one of several seeds.
+    """
     if not (folder / CONFIG).is_file():
         raise UserError(f"--resume {folder} must be the folder of a run, and there is no {CONFIG} in it.")
     parent = folder.absolute().parent
     if (parent / CONFIG).is_file() and read_config(parent).seeds > 1:
-        raise UserError(f"--resume {folder} is one of several seeds, which go on together: --resume {parent}.")
+        raise UserError(f"--resume {folder} is one of several seeds. Resume them together: --resume {parent}.")
     return folder
 
 
 def open_again(folder: Path) -> Config:
-    """The options of a run that is to go on, with its folder, wherever it was moved.
+    """Returns the options of a run that is to be resumed, with its folder as it is now.
 
     Raises:
-      UserError: if it has finished.
+      UserError: if the run has finished.
     """
     if (folder / SUMMARY).is_file():
         if not read_config(folder).keep_best:
-            # A process that died before it could remove them.
+            # The process may have died before it could remove them.
             shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         files.remove_partial(folder)
         raise UserError(f"--resume {folder} must be the folder of a run that has not finished; this one has.")
@@ -151,7 +163,7 @@ def open_again(folder: Path) -> Config:
 
 
 def read_config(folder: Path) -> Config:
-    """The options of a run."""
+    """Returns the options of a run."""
     what = "the options of a run"
     with files.reading(folder / CONFIG, what):
         config = from_json(files.read_json(folder / CONFIG, what, _OPTIONS))
@@ -209,7 +221,8 @@ def append_metrics(folder: Path, metrics: EpochMetrics) -> None:
 
 def read_flip_counts(folder: Path) -> list[flip_counts.Pruning]:
     """Returns the flips at each pruning so far."""
-    file, what = folder / FLIP_COUNTS, "the flips of a run"
+    file = folder / FLIP_COUNTS
+    what = "the flips of a run"
     with files.reading(file, what):
         return [flip_counts.from_json(line) for line in files.read_lines(file, what, flip_counts.FIELDS)]
 
@@ -239,7 +252,7 @@ def forget_from(folder: Path, epoch: int) -> None:
 
 
 def save_parameters(folder: Path, params: Any, masks: Any, model_state: Any) -> None:
-    """Writes one safetensors file: `params/PATH`, `masks/PATH` where prunable, and `state/PATH` for the rest."""
+    """Writes one safetensors file: `params/PATH`, `masks/PATH` of prunable parameters, and `state/PATH` of the rest."""
     leaves = {f"params/{fj.path_string(path)}": leaf for path, leaf in jax.tree.leaves_with_path(params)}
     leaves |= {f"masks/{fj.path_string(path)}": m for path, m in jax.tree.leaves_with_path(masks) if m.ndim}
     leaves |= {f"state/{fj.path_string(path)}": leaf for path, leaf in jax.tree.leaves_with_path(model_state)}
@@ -247,7 +260,7 @@ def save_parameters(folder: Path, params: Any, masks: Any, model_state: Any) -> 
 
 
 def read_parameters(folder: Path) -> dict[str, np.ndarray]:
-    """What `save_parameters` has written, by its names."""
+    """Returns the arrays that `save_parameters` wrote, by name."""
     file = folder / PARAMETERS
     with files.reading(file, "the parameters of a run"):
         return arrays.load(file)

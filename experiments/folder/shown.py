@@ -1,4 +1,4 @@
-"""What is shown of a run, from the files in its folder alone: a table and pictures."""
+"""The table and the pictures of a run, made from the files in its folder alone."""
 
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,13 @@ from . import flip_counts, plots, run_directory
 
 
 def title(config: Config) -> str:
-    """One line that says what a run is."""
+    """Returns a one-line description of a run."""
     sparsity = f" {config.sparsity:g}" if config.method.has_target else ""
     return f"{_model(config)} on {config.data}, {config.method.name()}{sparsity}"
 
 
 def slug(config: Config) -> str:
-    """A folder's name that says what a run is."""
+    """Returns a description of a run that can be the name of a folder."""
     source = Path(config.data).name.split(":")[-1]
     seeds = f"seed{config.seed}" if config.seeds == 1 else f"seeds{config.seed}-{config.seed + config.seeds - 1}"
     sparsity = f"-{config.sparsity:g}" if config.method.has_target else ""
@@ -29,7 +29,7 @@ def _model(config: Config) -> str:
 
 
 def save_tables(folder: Path, epoch: int, params: Any, opt_state: Any) -> fj.Summary:
-    """Writes what is left of each layer, and the flips of the live weights, after an epoch; returns the first."""
+    """Writes the summary of each layer and the flips of the kept weights after an epoch; returns the summary."""
     summary = fj.summary(params, opt_state)
     flips = flip_counts.count(epoch, fj.get_masks(opt_state), opt_state)
     table = {
@@ -43,8 +43,9 @@ def save_tables(folder: Path, epoch: int, params: Any, opt_state: Any) -> fj.Sum
 
 
 def read_tables(folder: Path) -> tuple[fj.Summary, flip_counts.Pruning]:
-    """What `save_tables` has written."""
-    file, what = folder / run_directory.TABLES, "a table of layers"
+    """Returns the summary and the flips that `save_tables` wrote."""
+    file = folder / run_directory.TABLES
+    what = "a table of layers"
     stored = files.read_json(file, what, {"rows": list, "total": dict, "parameters": int, "flips": dict})
     with files.reading(file, what):
         rows = [fj.Row(**row | {"shape": tuple(row["shape"])}) for row in (*stored["rows"], stored["total"])]
@@ -54,7 +55,7 @@ def read_tables(folder: Path) -> tuple[fj.Summary, flip_counts.Pruning]:
 
 
 def draw(folder: Path) -> list[Path]:
-    """Draws the pictures of a run; the files."""
+    """Draws the pictures of a run and returns their files."""
     heading = title(run_directory.read_config(folder))
     metrics = run_directory.read_metrics(folder)
     prunings = run_directory.read_flip_counts(folder)

@@ -1,1 +1,1 @@
-"""A run from its first step to its last: setup, epochs, checkpoints, seeds."""
+"""A run from its setup to its results: epochs, checkpoints, and seeds."""

@@ -1,4 +1,4 @@
-"""Where a run stands, saved from time to time, so that it can go on from there."""
+"""Checkpoints of a run: its position between two steps, from which it can be resumed."""
 
 import contextlib
 import json
@@ -22,11 +22,11 @@ from ..step.steps import Totals, TrainState
 
 
 class Position(NamedTuple):
-    """Where a run stands between two steps.
+    """The position of a run between two steps.
 
     Attributes:
-      epoch: the epoch that goes on, from 1.
-      done: how many of its steps are done.
+      epoch: the current epoch, from 1.
+      done: number of its steps that are done.
       state: the state after them.
       totals: the sums over the images of the epoch so far.
     """
@@ -38,17 +38,23 @@ class Position(NamedTuple):
 
 
 class Checkpoints:
-    """A context that saves the positions of a run, or of several in one program, while the run goes on."""
+    """A context that saves positions of a run, or of several runs in one program, in the background.
+
+    Args:
+      configs: the options of each run. The checkpoints are in the folder of the first.
+      data: facts by which the data is recognized.
+    """
 
     def __init__(self, configs: Sequence[Config], data: dict[str, Any]):
-        """Takes the options of each run, the first of which has the folder, and facts that tell the data."""
-        self._config, self._every = configs[0], 60 * configs[0].save_minutes
+        self._config = configs[0]
+        self._every_seconds = 60 * configs[0].save_minutes
         self._folder = _folder(configs[0])
         facts = {"config": options.as_json(configs[0]), "seeds": [c.seed for c in configs], "data": data}
-        # As JSON gives them back.
+        # Tuples become lists here, as they do in a checkpoint's metadata.
         self._facts = json.loads(json.dumps(facts))
         self._step = max(fj.checkpoint.steps(self._folder), default=0)
-        self._saved, self._pending = time.perf_counter(), None
+        self._saved = time.perf_counter()
+        self._pending: Future[Path] | None = None
 
     def __enter__(self):
         return self
@@ -57,22 +63,23 @@ class Checkpoints:
         try:
             self.wait()
         except UserError:
-            # What went wrong first is what is told.
+            # An earlier error is reported instead.
             if kind is None:
                 raise
 
     def restore(self, start: Position) -> Position:
-        """The newest position that is whole, on the devices of `start`; `start` where none was saved.
+        """Returns the newest undamaged position, on the devices of `start`; `start` itself if none was saved.
 
         Raises:
-          UserError: if all are damaged, or of other options, seeds or data; or if processes find different ones.
+          UserError: if all are damaged, if they belong to other options, seeds, or data, or if the processes find
+            different ones.
         """
         position = self._restore(start)
         found = [position.epoch, position.done]
         of_first = processes.call_in_first(lambda: found)
         if of_first != found:
             raise UserError(
-                f"{self._folder} must be a folder that all processes see, but the first one goes on from (epoch, step) "
+                f"{self._folder} must be a folder that all processes see, but the first one resumes from (epoch, step) "
                 f"{tuple(of_first)}, and this one from {tuple(found)}."
             )
         return position
@@ -80,18 +87,18 @@ class Checkpoints:
     def _restore(self, start: Position) -> Position:
         if not self._step:
             return start
-        with warnings.catch_warnings(record=True) as passed_over:
+        with warnings.catch_warnings(record=True) as skipped:
             warnings.simplefilter("always")
             try:
                 tree = {"state": start.state, "totals": start.totals}
                 _, tree, metadata = fj.checkpoint.restore(self._folder, tree)
             except fj.checkpoint.CheckpointError as error:
                 raise UserError(
-                    f"{error} To start the run from its beginning instead, remove {self._folder}."
+                    f"{error} To restart the run from the beginning instead, remove {self._folder}."
                 ) from error
             except ValueError as error:
                 raise UserError(f"The checkpoints in {self._folder} are of another run: {error}") from error
-        for warning in passed_over:
+        for warning in skipped:
             print(warning.message)
         try:
             position = metadata["position"]
@@ -101,23 +108,23 @@ class Checkpoints:
             raise UserError(f"The checkpoints in {self._folder} are of another program: {error!r}.") from error
 
     def due(self, epoch: int | None = None) -> bool:
-        """Whether it is time to save, by the minutes, or by the epochs where one has just ended."""
+        """Returns whether to save now, by the minutes since the last time or by the epoch that just ended."""
         by_epochs = self._config.save_epochs is not None and epoch is not None and epoch % self._config.save_epochs == 0
-        return by_epochs or time.perf_counter() - self._saved > self._every
+        return by_epochs or time.perf_counter() - self._saved > self._every_seconds
 
     def save(self, position: Position, score: float | None = None) -> None:
-        """Saves a position when the one before is written; the state may be given to the next step at once.
+        """Saves a position, after waiting for the previous one. The state may be donated to the next step at once.
 
-        Each of several processes must call it; the first one writes.
+        Each of several processes must call this; the first one writes.
         """
         self.wait()
         if processes.is_first() and not self._folder.parent.is_dir():
-            # Or a folder that someone has moved would be made anew, with nothing else in it.
+            # The folder may have been moved. Saving would create it again, with nothing else in it.
             raise UserError(f"{self._folder} cannot be written: No such file or directory.")
         self._step += 1
         self._saved = time.perf_counter()
-        with _told():
-            self._pending: Future[Path] | None = fj.checkpoint.save(
+        with _checkpoint_errors():
+            self._pending = fj.checkpoint.save(
                 self._folder,
                 self._step,
                 {"state": position.state, "totals": position.totals},
@@ -127,31 +134,34 @@ class Checkpoints:
             )
 
     def wait(self) -> None:
-        """Waits until all is written.
+        """Waits until the last position is written.
 
         Raises:
-          UserError: if it could not be.
+          UserError: if it could not be written.
         """
-        pending, self._pending = self._pending, None
+        pending = self._pending
+        self._pending = None
         if pending is not None:
-            with _told():
+            with _checkpoint_errors():
                 pending.result()
 
     def _check_facts(self, saved: dict[str, Any]) -> None:
-        """Raises a `UserError` where options, seeds or images are not those of the checkpoint."""
-        own, kept = _what_matters(self._facts), _what_matters(saved)
-        # An option that came later has no value there.
-        for name in sorted(own.keys() & kept.keys()):
-            if own[name] != kept[name]:
+        """Raises a `UserError` unless options, seeds, and images are those of the checkpoint."""
+        now = _relevant(self._facts)
+        then = _relevant(saved)
+        # A checkpoint has no value of an option that was added later.
+        for name in sorted(now.keys() & then.keys()):
+            if now[name] != then[name]:
                 raise UserError(
-                    f"The run in {run_directory.of(self._config)} must go on with what it had at its last checkpoint, "
-                    f"but {name} is {own[name]!r} now, and was {kept[name]!r}. Put it back as it was, or remove "
-                    f"{self._folder} to start the run from its beginning."
+                    f"The run in {run_directory.of(self._config)} must resume with what it had at its last checkpoint, "
+                    f"but {name} is {now[name]!r} now, and was {then[name]!r}. Restore the old value, or remove "
+                    f"{self._folder} to restart the run from the beginning."
                 )
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
+def _checkpoint_errors() -> Iterator[None]:
+    """Turns an error of writing a checkpoint into a `UserError`."""
     try:
         yield
     except fj.checkpoint.CheckpointError as error:
@@ -159,7 +169,7 @@ def _told() -> Iterator[None]:
 
 
 def remove(config: Config) -> None:
-    """Removes what a run that has finished does not need: all checkpoints but the best, if that is to stay."""
+    """Removes the checkpoints of a finished run, all but the best if that is to be kept."""
     folder = _folder(config)
     best = fj.checkpoint.best(folder) if config.keep_best else None
     with files.writing(folder):
@@ -174,8 +184,8 @@ def _folder(config: Config) -> Path:
     return run_directory.of(config) / run_directory.CHECKPOINTS
 
 
-def _what_matters(facts: dict[str, Any]) -> dict[str, Any]:
-    """All that decides what a run computes, as one flat dictionary."""
+def _relevant(facts: dict[str, Any]) -> dict[str, Any]:
+    """Returns everything that a run's results depend on, as one flat dictionary."""
     config = {k: v for k, v in facts["config"].items() if k not in options.INCIDENTAL}
     data = {f"{name} of the data": value for name, value in facts["data"].items()}
     return {f"--{name.replace('_', '-')}": value for name, value in config.items()} | data | {"seeds": facts["seeds"]}

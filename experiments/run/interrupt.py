@@ -1,14 +1,14 @@
-"""Ctrl-C and SIGTERM as a request that a loop looks at, so that nothing is left half done."""
+"""Ctrl-C and SIGTERM as a request to stop that the training loop checks between steps."""
 
 import signal
 import types
 
 
 class Interrupt:
-    """While it is open, the first signal sets `signal`, and a second one stops the program at once.
+    """A context in which the first signal sets `signal`, and a second one raises `KeyboardInterrupt`.
 
     Attributes:
-      signal: the number of the signal that came; None so far.
+      signal: the number of the signal that arrived; None if there was none.
     """
 
     def __init__(self):
@@ -26,4 +26,4 @@ class Interrupt:
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = number
-        print("\nStopping; what was measured is being written. Once more stops at once.", flush=True)
+        print("\nStopping after a checkpoint and the results so far. A second signal stops at once.", flush=True)

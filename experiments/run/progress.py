@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: a live line in a terminal, a line an epoch elsewhere."""
+"""Progress of a run: a live line in a terminal, one line per epoch elsewhere."""
 
 import math
 import statistics
@@ -12,10 +12,11 @@ from ..folder.result import EpochMetrics
 
 
 class Display:
-    """A context that shows epoch, loss, accuracy, sparsity, images per second and time left."""
+    """A context that shows the epoch, loss, accuracy, sparsity, images per second, and time left."""
 
     def __init__(self, epochs: int, steps_per_epoch: int):
-        self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
+        self._epochs = epochs
+        self._steps_per_epoch = steps_per_epoch
         self._live = Console().is_terminal
         columns = TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[status]}")
         self._progress = Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
@@ -33,11 +34,11 @@ class Display:
             self._progress.stop()
 
     def due(self) -> bool:
-        """Whether it is time to show a step; asking costs nothing, and showing waits for the device."""
+        """Returns whether to show a step now. Showing a step waits for the device; asking does not."""
         return self._live and time.perf_counter() - self._shown > 0.25
 
     def step(self, epoch: int, steps: int) -> None:
-        """Shows that so many steps of an epoch are done."""
+        """Shows the number of steps done in an epoch."""
         self._progress.update(
             self._task,
             completed=(epoch - 1) * self._steps_per_epoch + steps,
@@ -46,7 +47,7 @@ class Display:
         self._shown = time.perf_counter()
 
     def epoch(self, runs: Sequence[EpochMetrics]) -> None:
-        """Shows the figures of an epoch that is done, the means over the runs where there are several."""
+        """Shows the metrics of a finished epoch, as means over several runs."""
         metrics = runs[0]
         accuracies = [run.test_accuracy for run in runs if run.test_accuracy is not None]
         losses = [math.nan if run.train_loss is None else run.train_loss for run in runs]
@@ -68,7 +69,7 @@ class Display:
     def _left(self, epoch: int) -> str:
         now = time.perf_counter()
         if self._compiled is None:
-            # The first epoch compiles, so it does not tell how long the others will take.
+            # The first epoch includes compilation, so the others are not estimated from it.
             self._compiled = epoch, now
             return ""
         first, start = self._compiled

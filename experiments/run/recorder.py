@@ -1,4 +1,4 @@
-"""What is written of each epoch of a run: metrics, sign flips at each pruning, events for TensorBoard."""
+"""Writes the metrics of each epoch, the sign flips at each pruning, and events for TensorBoard."""
 
 import dataclasses
 import math
@@ -19,7 +19,7 @@ from .optimizer import learning_rate
 
 
 class Recorder:
-    """A context that writes the epochs of one run to its folder, from one on; what it has of later ones is dropped."""
+    """A context that writes the epochs of one run to its folder, from `epoch` on; older records of them are dropped."""
 
     def __init__(self, config: Config, steps_per_epoch: int, epoch: int, state: TrainState):
         folder = run_directory.of(config)
@@ -34,7 +34,7 @@ class Recorder:
             # Slow to import.
             from tensorboardX import SummaryWriter
 
-            # TensorBoard then hides what an earlier process wrote of these epochs.
+            # `purge_step` makes TensorBoard hide what an earlier process wrote about these epochs.
             self._events = SummaryWriter(str(folder), purge_step=epoch)
 
     def __enter__(self):
@@ -48,18 +48,15 @@ class Recorder:
     def epoch(
         self, epoch: int, state: TrainState, train: Totals, test: Totals | None, seconds: float, speed: float
     ) -> EpochMetrics:
-        """Writes an epoch.
+        """Writes the records of an epoch and returns its metrics.
 
         Args:
           epoch: its number, from 1.
           state: the state after it.
           train: the sums over the training images, each measured on its batch before the step.
-          test: the sums over the test images; None where they were not looked at.
-          seconds: of the epoch, its test included.
-          speed: training images a second, over all runs of the program.
-
-        Returns:
-          The metrics.
+          test: the sums over the test images; None if the epoch was not tested.
+          seconds: duration of the epoch, the test included.
+          speed: training images per second, over all runs of the program.
         """
         pruned = epoch in self._pruning_epochs
         if pruned:
@@ -91,16 +88,16 @@ class Recorder:
                     self._events.add_scalar(name, float(value), epoch)
         if metrics.skipped_steps:
             print(
-                f"{metrics.skipped_steps} of {self._steps_per_epoch} steps of epoch {epoch} were skipped, as their "
-                "gradients were not finite: a lower --learning-rate may help.",
+                f"{metrics.skipped_steps} of {self._steps_per_epoch} steps of epoch {epoch} were skipped because their "
+                "gradients were not finite. A lower --learning-rate may help.",
                 file=sys.stderr,
             )
         elif not math.isfinite(train_loss):
-            print(f"The loss of epoch {epoch} is not finite: a lower --learning-rate may help.", file=sys.stderr)
+            print(f"The loss of epoch {epoch} is not finite. A lower --learning-rate may help.", file=sys.stderr)
         return metrics
 
 
 def _scale(state: TrainState) -> float:
-    """What a plateau has made of the learning rate."""
+    """Returns the factor by which plateaus have reduced the learning rate."""
     plateaus = [scale for _, scale in optax.tree.get_all_with_path(state.opt_state, "scale")]
     return float(plateaus[0]) if plateaus else 1.0

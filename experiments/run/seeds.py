@@ -1,4 +1,4 @@
-"""Runs that differ in their seeds: their folders, how many go through one program, and what they come to."""
+"""Runs that differ in their seeds: their folders, their number per program, and their common result."""
 
 import dataclasses
 import functools
@@ -19,37 +19,39 @@ from . import results
 def groups(
     config: Config, in_memory: bool, make: Callable[[int], Loop], grid: Mesh | None = None
 ) -> Iterator[list[Config]]:
-    """The options of the runs that are still to do, those of one program together; each run has a folder.
+    """Yields the options of the runs that share one program, for each program with unfinished runs.
+
+    Each run has a folder of its own.
 
     Args:
-      config: the options of all, with a folder.
+      config: the options of all runs, with a folder.
       in_memory: whether the images are in memory. Streams feed one run at a time.
-      make: the functions of so many runs in one program.
-      grid: the devices, all of which one run has; with None there is one.
+      make: returns the loop of a number of runs in one program.
+      grid: the devices of one run, which uses all of them; None for a single device.
     """
     if config.seeds == 1:
         yield [config]
         return
     if config.seeds_at_once and config.seeds_at_once > 1 and not in_memory:
-        raise UserError(f"--seeds-at-once must be 1 where images stream from disk, got {config.seeds_at_once}.")
-    at_once = config.seeds_at_once or (_fitting(config.seeds, make) if in_memory and grid is None else 1)
+        raise UserError(f"--seeds-at-once must be 1 when images stream from disk, got {config.seeds_at_once}.")
+    at_once = config.seeds_at_once or (_runs_that_fit(config.seeds, make) if in_memory and grid is None else 1)
     if at_once > 1 and grid is not None:
-        raise UserError(f"--seeds-at-once must be 1 with --mesh, as one run has all of its devices, got {at_once}.")
-    # Written down, as a run that goes on must do so with the same programs, also on a device with other memory.
+        raise UserError(f"--seeds-at-once must be 1 with --mesh, since one run uses all devices, got {at_once}.")
+    # Recorded because a resumed run needs the same programs, even on a device with other memory.
     folder = run_directory.of(config)
     if processes.is_first():
         files.write_json(folder / run_directory.CONFIG, as_json(dataclasses.replace(config, seeds_at_once=at_once)))
     configs = members(config)
     for first in range(0, len(configs), at_once):
         group = configs[first : first + at_once]
-        # All of it, as one program has one checkpoint, and others come to other bits.
-        if processes.call_in_first(functools.partial(_opened, group)):
+        # A group is redone as a whole: it has one checkpoint, and another program would have other bits.
+        if processes.call_in_first(functools.partial(_is_finished, group)):
             continue
         yield group
 
 
 def members(config: Config) -> list[Config]:
-    """The options of each run, with folders inside that of all."""
+    """Returns the options of each run, with a folder inside the common one."""
     folder = run_directory.of(config)
     return [
         dataclasses.replace(config, seed=seed, seeds=1, seeds_at_once=None, output_dir=folder / f"seed{seed}")
@@ -57,8 +59,8 @@ def members(config: Config) -> list[Config]:
     ]
 
 
-def summarise(config: Config) -> str:
-    """Writes means and standard deviations over the runs; a line that tells them."""
+def summarize(config: Config) -> str:
+    """Writes means and standard deviations over the runs, and returns a line that states them."""
     result = results.over_seeds([run_directory.read_result(run_directory.of(one)) for one in members(config)])
     run_directory.write_result(run_directory.of(config), result)
     return (
@@ -67,8 +69,8 @@ def summarise(config: Config) -> str:
     )
 
 
-def _fitting(runs: int, make: Callable[[int], Loop]) -> int:
-    """How many runs to put into one program: on an accelerator as many as fit in memory, on CPU one.
+def _runs_that_fit(runs: int, make: Callable[[int], Loop]) -> int:
+    """Returns the number of runs to put into one program: on an accelerator as many as fit in memory, on CPU one.
 
     XLA on CPU has no fast convolution for a batch of kernels.
     """
@@ -80,8 +82,8 @@ def _fitting(runs: int, make: Callable[[int], Loop]) -> int:
     return runs
 
 
-def _opened(group: list[Config]) -> bool:
-    """Whether all runs of a program have finished; where they have not, each then has a folder."""
+def _is_finished(group: list[Config]) -> bool:
+    """Returns whether all runs of a program have finished; if not, makes sure that each has a folder."""
     if all((run_directory.of(config) / run_directory.SUMMARY).is_file() for config in group):
         return True
     for config in group:

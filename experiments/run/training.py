@@ -90,7 +90,8 @@ def _shared_config(config: Config, get: Callable[[], Config]) -> Config:
 
 def _train_every_seed(setup: Setup, started: float) -> int | None:
     """Returns the number of the signal that stopped training; None if all seeds finished."""
-    config, grid = setup.config, setup.grid
+    config = setup.config
+    grid = setup.grid
     print(_headline(setup))
 
     @functools.cache
@@ -103,12 +104,13 @@ def _train_every_seed(setup: Setup, started: float) -> int | None:
                 return interrupt.signal
             started = time.perf_counter()
     if config.seeds > 1 and processes.is_first():
-        print(seeds.summarise(config))
+        print(seeds.summarize(config))
     return None
 
 
 def _headline(setup: Setup) -> str:
-    data, grid = setup.data, setup.grid
+    data = setup.data
+    grid = setup.grid
     devices = "" if grid is None else f", {dict(grid.shape)} over {jax.process_count()} process(es)"
     epochs = setup.config.method.epochs(setup.config)
     return (

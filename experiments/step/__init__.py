@@ -1,1 +1,1 @@
-"""One training step, how images reach it, and what is compiled."""
+"""The training step, the images that feed it, and the compiled programs."""

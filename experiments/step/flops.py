@@ -1,4 +1,4 @@
-"""Floating-point operations: how many a network needs, and how many a device can do."""
+"""Floating-point operations of a network, and the peak rate of a device."""
 
 import functools
 import time
@@ -11,8 +11,8 @@ import flipout_jax as fj
 
 from .steps import Steps
 
-# Dense peak rates by the makers' data sheets, in 1e12 a second: float32 as XLA runs it by default (TF32 on NVIDIA's
-# tensor cores), and bfloat16.
+# Dense peak rates from the manufacturers' data sheets, in 1e12 operations per second: float32 as XLA runs it by default
+# (TF32 on NVIDIA's tensor cores), and bfloat16.
 _PEAKS = {
     "NVIDIA A100": (156, 312),
     "NVIDIA H100": (494.5, 989),
@@ -23,14 +23,14 @@ _PEAKS = {
 }
 
 
-class Utilisation(NamedTuple):
-    """How well a device is used.
+class Utilization(NamedTuple):
+    """Utilization of a device.
 
     Attributes:
-      flops_per_image: operations of one forward pass, a multiplication and an addition being two.
-      model_flops_per_second: of training, which takes three times a forward pass.
-      peak_flops_per_second: what the device can do.
-      peak_source: `data sheet`, or `matrix product` where it was measured, as the fastest of a few.
+      flops_per_image: operations of one forward pass; a multiplication and an addition count as two.
+      model_flops_per_second: operations per second of training, which needs three times those of a forward pass.
+      peak_flops_per_second: peak rate of the device.
+      peak_source: `data sheet`, or `matrix product` if the peak was measured, as the fastest of a few.
       flop_utilisation: the rate over the peak.
     """
 
@@ -41,18 +41,18 @@ class Utilisation(NamedTuple):
     flop_utilisation: float
 
 
-def utilisation(flops_per_image: float, images_per_second: float, dtype: str) -> Utilisation:
-    """How well the first device is used by training at some speed."""
+def utilisation(flops_per_image: float, images_per_second: float, dtype: str) -> Utilization:
+    """Returns the utilization of the first device by training at this speed."""
     rate = 3 * flops_per_image * images_per_second
     peak, source = _peak(dtype)
-    return Utilisation(flops_per_image, rate, peak, source, rate / peak)
+    return Utilization(flops_per_image, rate, peak, source, rate / peak)
 
 
 def forward(steps: Steps, shape: tuple[int, int, int]) -> float:
-    """Operations of a forward pass on one image: those of convolutions and matrix products, padding included.
+    """Returns the operations of a forward pass on one image: of convolutions and matrix products, padding included.
 
-    XLA's own count leaves out what falls on padding, and counts additions and activations; the published figures of
-    networks are counted as here.
+    Published figures of networks are counted this way. XLA's own count leaves out operations on padding, and includes
+    additions and activations.
     """
     state = jax.eval_shape(steps.init, 0)
     return float(fj.flops(steps.logits, state, jax.ShapeDtypeStruct((1, *shape), jnp.uint8)).total)

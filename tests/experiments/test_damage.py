@@ -146,7 +146,7 @@ def test_a_damaged_cache_is_made_anew(image_folder, tmp_path, damage, capsys, dr
     damage(file, drawn)
     capsys.readouterr()
     again = data.load(f"folder:{image_folder}", options)
-    assert f"{file} are of no use: it is" in capsys.readouterr().out
+    assert f"{file} are unusable: it is" in capsys.readouterr().out
     np.testing.assert_array_equal(expected.train.images, again.train.images)
     assert file.read_bytes() == before
 
@@ -207,7 +207,7 @@ def test_names_that_lead_out_of_tiny_imagenet_are_refused(tmp_path):
 
 def test_an_archive_is_told_to_be_unpacked(tmp_path):
     (tmp_path / "images.zip").write_bytes(b"PK")
-    with pytest.raises(UserError, match=r"images\.zip must be a folder with .*, and that is a file. Unpack an archive"):
+    with pytest.raises(UserError, match=r"images\.zip must be a folder with .*, but it is a file. Unpack an archive"):
         data.load(f"folder:{tmp_path / 'images.zip'}", data.Options())
 
 

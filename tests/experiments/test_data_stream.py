@@ -112,7 +112,7 @@ def test_a_pass_can_be_left(numbered):
             lambda items: Image.new("L", (9, 9)).save(items[7].content),
             r"same size, got 9x9 for .*/7.png and 2x3 for .*/0.png",
         ),
-        (lambda items: Image.new("RGB", (3, 2)).save(items[7].content), "/7.png has colours"),
+        (lambda items: Image.new("RGB", (3, 2)).save(items[7].content), "/7.png has colors"),
         (
             lambda items: items.__setitem__(7, items[7]._replace(label=-1)),
             "/7.png has the label -1, and the 22 classes",

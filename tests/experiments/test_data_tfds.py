@@ -236,7 +236,7 @@ def test_a_set_of_something_else_says_what_it_has(tmp_path, features):
 
 
 def test_an_unknown_name_lists_near_ones(tmp_path):
-    with pytest.raises(UserError, match=r"got 'mnits'\. Near it are: .*\bmnist\b"):
+    with pytest.raises(UserError, match=r"got 'mnits'\. Similar names are: .*\bmnist\b"):
         load("mnits", tmp_path)
 
 
