@@ -1,5 +1,6 @@
-"""What the tests share: a compile cache, no network, a quick Hypothesis profile, strict promotion, and fixtures."""
+"""What the tests share: a compile cache, simple code, no network, a quick Hypothesis profile, strict promotion, and fixtures."""
 
+import functools
 import hashlib
 import ipaddress
 import os
@@ -27,6 +28,9 @@ HERE = Path(__file__).parent
 STRICT_TOO = {"test_optax", "test_transforms"}
 # Tells nothing of compiled code. Selection, counts and noise are compiled as for users.
 QUICK = re.compile("test_(acdc|at_init|drive|gradient_saliencies|lottery|powerprop|quantize|reparam|ste|supermask)")
+
+# As it is before any test patches it.
+JIT = jax.jit
 
 # A change of the code leaves entries of the compile cache that nothing asks for again.
 CACHE_DAYS = 30
@@ -68,7 +72,7 @@ def _use_simple_code():
     """Has XLA on CPU generate code in less than half the time, in all tests and the processes that they start.
 
     The programs are the same and run slower; nearly all run for a millisecond. Tests of compiled programs and of exact
-    selection ask for the code that users get, by the fixture `default_options`.
+    selection ask for the code that users get, by the fixture `default_code`.
 
     XLA ends the process where it does not know a flag, so another process tries the flags first, once for each cache.
     """
@@ -101,6 +105,9 @@ def pytest_configure(config):
 
 def _only_loopback(event, arguments):
     """Fails a test that reaches for another machine."""
+    # As Python exits, it raises other events when the names of this module are gone.
+    if not event.startswith("socket."):
+        return
     if event in _CONNECTS:
         address = arguments[1]
         # Other families, and a socket that is connected already, have no such address.
@@ -152,15 +159,19 @@ def quick_compilation(request, monkeypatch):
     jax.config.update("jax_disable_most_optimizations", before)
 
 
-@pytest.fixture(scope="session")
-def default_options():
-    """Options of `jax.jit` with which XLA generates code as it does for users; see `_use_simple_code`.
+@pytest.fixture(scope="module")
+def default_code():
+    """Has `jax.jit` compile as it does for users, for a whole module; see `_use_simple_code`.
 
-    XLA takes options for whole programs alone, so a function that is called inside of another jit must not have them.
+    XLA takes options for whole programs alone, so no jit may be called inside of another in such a module.
     """
     if SIMPLE_CODE not in os.environ.get("XLA_FLAGS", ""):
-        return None
-    return {"xla_cpu_use_fusion_emitters": True, "xla_cpu_parallel_codegen_split_count": 32}
+        yield
+        return
+    options = {"xla_cpu_use_fusion_emitters": True, "xla_cpu_parallel_codegen_split_count": 32}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=options))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -205,10 +216,11 @@ def equations():
 
 
 @pytest.fixture(scope="session")
-def train(default_options):
+def train():
     """`train(optimizer, params, grads)`: all parameters and states of a run, stacked along a first axis.
 
-    `grads` has the steps as first axis. Index -1 is the end of the run. It compiles once, as one scan.
+    `grads` has the steps as first axis. Index -1 is the end of the run. It compiles once, as one scan, and simply even
+    where `default_code` is in use.
     """
 
     def train(optimizer, params, grads):
@@ -218,12 +230,7 @@ def train(default_options):
             params = optax.apply_updates(params, updates)
             return (params, state), (params, state)
 
-        # Selection is tested as it is compiled for users, but in modules that compile quickly.
-        quick = jax.config.read("jax_disable_most_optimizations")
-        run = jax.jit(
-            lambda carry, g: jax.lax.scan(step, carry, g)[1], compiler_options=None if quick else default_options
-        )
-        return run((params, optimizer.init(params)), grads)
+        return JIT(lambda carry, g: jax.lax.scan(step, carry, g)[1])((params, optimizer.init(params)), grads)
 
     return train
 

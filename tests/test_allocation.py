@@ -8,6 +8,9 @@ import pytest
 
 import flipout_jax as fj
 
+# The selection is exact as XLA compiles it for users.
+pytestmark = pytest.mark.usefixtures("default_code")
+
 ONE = fj.schedules.one_shot(0.5, step=1)
 # The last layer starts small and shrinks, so a single threshold empties it. Its steps are as large as its weights.
 SCALES = {"a": 1.0, "b": 0.1, "c": 1e-3}

@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from flipout_jax._select import _uint64
 from flipout_jax._select._selection import keep_highest
 
+# The selection is exact as XLA compiles it for users.
+pytestmark = pytest.mark.usefixtures("default_code")
+
 # Each layout and dtype is a compilation, so these are few.
 LAYOUTS = {"many leaves": [(3, 4), (7,), (1, 1), (2, 1, 3)], "with empty leaves": [(0,), (5,), (2, 0)]}
 FLOATS = {"float32": np.float32, "float16": np.float16, "bfloat16": jnp.bfloat16, "float64": np.float64}
@@ -113,7 +116,7 @@ def test_leaves_of_several_dtypes_rank_together(dtypes, data):
 @pytest.mark.parametrize("per_leaf", [1, 4, 2**70])
 @given(data=st.data())
 def test_with_a_guard_each_leaf_keeps_its_highest_and_the_others_share_the_rest(per_leaf, data):
-    shapes = [(3, 4), (7,), (1, 1), (0, 2)]
+    shapes = [(3, 4), (1, 1), (0, 2)]
     scores, live, keep = drawn(data, shapes, [np.float32] * len(shapes))
     masks = choose(scores, live, keep, per_leaf)
     for mask, expected in zip(masks, guarded(scores, live, keep, per_leaf), strict=True):

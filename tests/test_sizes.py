@@ -1,6 +1,7 @@
 """Sizes at their limits: no parameter, ten thousand, 2**31 weights and more; and the same masks in 64-bit mode."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -32,15 +33,16 @@ def test_a_tree_without_leaves_trains_and_prunes_nothing(method, params):
     fj.check(params, state)
 
 
-def test_ten_thousand_leaves_are_pruned_exactly():
-    """Without jit: XLA on CPU compiles a program of so many arrays for minutes, that of an optimiser alone as well."""
+@pytest.mark.parametrize("leaves", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_many_leaves_are_pruned_exactly(leaves):
+    """Without jit: XLA on CPU compiles a program of so many arrays for minutes, even that of an optimizer alone."""
     rng = np.random.default_rng(0)
-    names = ["kernel" if i < 20 else "bias" for i in range(10_000)]
+    names = ["kernel" if i < 20 else "bias" for i in range(leaves)]
     params = {f"{i:05}": {n: rng.standard_normal((2, 3)).astype(np.float32)} for i, n in enumerate(names)}
     optimizer = fj.prune(optax.sgd(0.1), ONE)
     updates, state = optimizer.update(params, optimizer.init(params), params)
     assert sum(int(m.sum()) for m in jax.device_get(jax.tree.leaves(state.masks)) if m.ndim) == 12
-    assert len(jax.tree.leaves(updates)) == 10_000
+    assert len(jax.tree.leaves(updates)) == leaves
 
 
 def test_the_program_grows_with_the_number_of_leaves_and_not_with_its_square():
@@ -49,8 +51,8 @@ def test_the_program_grows_with_the_number_of_leaves_and_not_with_its_square():
         live = [jax.ShapeDtypeStruct((2, 3), bool)] * leaves
         return len(jax.jit(_selection.keep_highest).lower(scores, live, _uint64.of(7)).compile().as_text())
 
-    few, more, most = length(5), length(15), length(45)
-    assert (most - more) / 30 < 1.3 * (more - few) / 10
+    few, more, most = length(4), length(10), length(28)
+    assert (most - more) / 18 < 1.3 * (more - few) / 6
 
 
 # Shapes alone: none of this is ever allocated.
@@ -67,9 +69,17 @@ def abstract(shapes):
     return [{"kernel": jax.ShapeDtypeStruct(shape, jnp.bfloat16)} for shape in shapes]
 
 
-@pytest.mark.parametrize("shapes", HUGE.values(), ids=HUGE)
-@pytest.mark.parametrize("method", METHODS)
-def test_huge_parameters_are_traced_and_counted_in_unsigned_words(method, shapes, equations):
+# The shapes and the methods do not interact: all methods count by the same functions. So every shape meets one method,
+# and every method meets one leaf and several.
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        *(("flipout", name) for name in HUGE),
+        *itertools.product(["magnitude", "random", "taylor"], ["2**31 + 7", "5 * 2**30"]),
+    ],
+)
+def test_huge_parameters_are_traced_and_counted_in_unsigned_words(method, name, equations):
+    shapes = HUGE[name]
     params, optimizer = abstract(shapes), METHODS[method]()
     state = jax.eval_shape(optimizer.init, params)
     assert [leaf.shape for leaf in jax.tree.leaves(state.masks)] == shapes
@@ -82,7 +92,10 @@ def test_huge_parameters_are_traced_and_counted_in_unsigned_words(method, shapes
                 assert few or out.aval.dtype == jnp.uint32 or jnp.issubdtype(out.aval.dtype, jnp.floating)
 
 
-@pytest.mark.parametrize("name", HUGE)
+@pytest.mark.parametrize(
+    "name",
+    ["2**32 - 1", "3 * 2**30", *(pytest.param(n, marks=pytest.mark.slow) for n in ("2**31", "2**31 + 7", "5 * 2**30"))],
+)
 def test_huge_parameters_compile(name):
     params, optimizer = abstract(HUGE[name]), METHODS["flipout"]()
     jax.jit(optimizer.init).lower(params).compile()
@@ -131,6 +144,11 @@ def test_more_elements_than_int32_holds_are_counted():
     assert int(count.low) == 2**31 + 7
 
 
+@functools.cache
+def trained_in_32_bit_mode():
+    return jax.device_get(trained("float32"))
+
+
 def trained(of_rest):
     """Masks, flips, parameters and state of a run with float32 kernels, and with other leaves of another type."""
     rng = np.random.default_rng(0)
@@ -159,7 +177,7 @@ def trained(of_rest):
 
 @pytest.mark.parametrize("of_rest", ["float32", "float64"])
 def test_64_bit_mode_gives_float32_weights_the_same_masks_flips_and_bits(of_rest, to_x64, assert_same):
-    narrow = jax.device_get(trained("float32"))
+    narrow = trained_in_32_bit_mode()
     to_x64()
     assert_same(jax.device_get(trained(of_rest)), narrow)
 

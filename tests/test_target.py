@@ -15,6 +15,9 @@ from hypothesis import strategies as st
 from flipout_jax import schedules
 from flipout_jax._select import _target
 
+# The selection is exact as XLA compiles it for users.
+pytestmark = pytest.mark.usefixtures("default_code")
+
 SIZES = [1, 7, 1000, 20_024_000, 2**32 - 1, 2**32 + 1, 2**40]
 
 

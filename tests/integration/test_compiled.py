@@ -11,6 +11,9 @@ import flipout_jax as fj
 from experiments.benchmarks import programs
 from experiments.benchmarks.update import Step, compilations, compiled
 
+# XLA compiles the steps as it does for users.
+pytestmark = pytest.mark.usefixtures("default_code")
+
 SHAPES = [(64, 128), (3, 3, 32, 32), (300, 100)]
 PARAMS = [{"kernel": jnp.ones(shape)} for shape in SHAPES]
 WEIGHTS = sum(leaf.size for leaf in jax.tree.leaves(PARAMS))
@@ -28,12 +31,6 @@ INNERS = {
 # These follow from the masked gradients or from the state before, so masks or states are copied.
 NOT_FROM_STATE = {"sgd": optax.sgd(0.1), "nesterov": optax.sgd(0.1, 0.9, nesterov=True), "lion": optax.lion(1e-3)}
 SCHEDULE = fj.schedules.geometric(0.9, begin=2, end=20, prunings=3)
-
-
-@pytest.fixture(autouse=True)
-def default_code(default_options, monkeypatch):
-    """XLA compiles the steps as it does for users."""
-    monkeypatch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=default_options))
 
 
 @functools.cache
