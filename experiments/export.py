@@ -24,7 +24,7 @@ import flipout_jax as fj
 from . import files
 from .after import finished, smaller
 from .errors import UserError, out_of_memory
-from .folder import arrays, run_directory, shown
+from .folder import run_directory, shown
 
 Format = Literal["onnx", "jax", "safetensors"]
 _PLATFORMS = "cpu", "cuda", "tpu"
@@ -106,7 +106,7 @@ def export(options: Options) -> list[Exported]:
                 status.update(f"writing: {name}, {form}")
                 file = folder / f"{name}.{form}"
                 if form == "safetensors":
-                    files.write(file, lambda partial, model=model: arrays.save(partial, _arrays(model)))
+                    files.write(file, lambda partial, model=model: files.save_arrays(partial, _arrays(model)))
                     found.append(Exported(file.name, file.stat().st_size, None))
                     continue
                 content = (_to_onnx if form == "onnx" else _to_jax)(function, images)

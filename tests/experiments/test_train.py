@@ -13,7 +13,7 @@ from PIL import Image
 
 from experiments import compare, inspect, train
 from experiments.errors import UserError
-from experiments.options.config import Optimizer
+from experiments.recipe.training_options import Optimizer
 from experiments.run import setup, training
 
 FIELDS = {
