@@ -112,7 +112,7 @@ def _require_once(option: str, values: Sequence[Any]) -> None:
 
 def _read_row(word: str) -> Row:
     method, *settings = word.split(":")
-    if "." in method and settings:
+    if settings and "=" not in settings[0] and method not in methods.by_name():
         # A user's own method is named as package.module:NAME.
         method = f"{method}:{settings.pop(0)}"
         methods.find(method)
