@@ -1,4 +1,4 @@
-"""What the tests share: a compile cache, simple code, no network, a quick Hypothesis profile, strict promotion, and fixtures."""
+"""What the tests share: a compile cache, simple code, no network, quick Hypothesis, strict promotion, and fixtures."""
 
 import functools
 import hashlib

@@ -11,7 +11,7 @@ import flipout_jax as fj
 from ..data import Dataset
 from ..recipe.ranges import NOT_NEGATIVE
 from ..recipe.training_options import TrainingOptions
-from ..step.steps import Reparameterisation
+from ..step.steps import Reparameterization
 from .method import Method
 from .pruning import masked
 
@@ -40,10 +40,10 @@ class Consensus(Method):
     gate_strength: Annotated[float, NOT_NEGATIVE] = 1.0
     """Factor of the penalty that closes gates, a mean over gates."""
 
-    def reparameterisation(self, options, data, steps_per_epoch):
+    def reparameterization(self, options, data, steps_per_epoch):
         """Trains weights and gates."""
         gates = _gates(options, data)
-        return Reparameterisation(
+        return Reparameterization(
             init=lambda key, params: ((), {"gates": gates.init(key, params), "weights": params}),
             apply=lambda frozen, trained, step: gates.apply(trained["weights"], trained["gates"]),
             penalty=lambda trained: gates.penalty(

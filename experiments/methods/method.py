@@ -12,7 +12,7 @@ from jax import Array
 from ..data import Dataset
 from ..recipe import learning_rate, prunings
 from ..recipe.training_options import TrainingOptions
-from ..step.steps import Reparameterisation, Steps, TrainState
+from ..step.steps import Reparameterization, Steps, TrainState
 from .pruning import by_magnitude
 
 
@@ -130,9 +130,9 @@ class Method:
         del key
         return by_magnitude(options, schedule, inner)
 
-    def reparameterisation(
+    def reparameterization(
         self, options: TrainingOptions, data: Dataset, steps_per_epoch: int
-    ) -> Reparameterisation | None:
+    ) -> Reparameterization | None:
         """Returns what is trained instead of the weights, or None to train the weights."""
         del options, data, steps_per_epoch
         return None

@@ -6,7 +6,7 @@ from typing import Annotated
 import flipout_jax as fj
 
 from ..recipe.ranges import AT_LEAST_1
-from ..step.steps import Reparameterisation
+from ..step.steps import Reparameterization
 from .method import Method
 
 
@@ -22,10 +22,10 @@ class Powerprop(Method):
     alpha: Annotated[float, AT_LEAST_1] = 2.0
     """Exponent: w = theta |theta|^(alpha - 1); 1 is plain magnitude pruning."""
 
-    def reparameterisation(self, options, data, steps_per_epoch):
+    def reparameterization(self, options, data, steps_per_epoch):
         """Trains theta instead of the weights."""
         power = fj.reparam.powerprop(self.alpha)
-        return Reparameterisation(
+        return Reparameterization(
             init=lambda key, params: ((), power.init(key, params)),
             apply=lambda frozen, trained, step: power.apply(frozen, trained),
             masks=lambda state: fj.get_masks(state.opt_state),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import flipout_jax as fj
 
 from ..recipe.training_options import TrainingOptions, is_elu_resnet
-from ..step.steps import Reparameterisation, keys
+from ..step.steps import Reparameterization, keys
 from .method import Method
 
 FILE = "network.supermask"
@@ -38,7 +38,7 @@ class MasksOverRandomWeights(Method):
         scale, mode = _SCALES[self.weights]
         return {"scale": scale, "mode": mode}
 
-    def reparameterisation(self, options, data, steps_per_epoch):
+    def reparameterization(self, options, data, steps_per_epoch):
         """Trains the masks."""
         mask = self.mask(options)
 
@@ -51,7 +51,7 @@ class MasksOverRandomWeights(Method):
             hard = mask.harden(state.params)
             return jax.tree.map(lambda leaf: leaf != 0 if leaf.dtype == jnp.int8 else jnp.ones((), bool), hard)
 
-        return Reparameterisation(init, lambda frozen, trainable, step: mask.apply(frozen, trainable), masks=masks)
+        return Reparameterization(init, lambda frozen, trainable, step: mask.apply(frozen, trainable), masks=masks)
 
     def write_artifacts(self, context, state, folder):
         """Writes the network as a key and its masks."""

@@ -8,7 +8,7 @@ import jax
 import flipout_jax as fj
 
 from ..recipe.prunings import no_prunings, prunings
-from ..step.steps import Reparameterisation
+from ..step.steps import Reparameterization
 from .method import Method
 from .pruning import allocation, by_magnitude
 
@@ -28,7 +28,7 @@ class Ste(Method):
         del schedule, key
         return by_magnitude(options, no_prunings(), inner)
 
-    def reparameterisation(self, options, data, steps_per_epoch):
+    def reparameterization(self, options, data, steps_per_epoch):
         """Masks the weights at each step, to the sparsity of that step."""
         by_epoch = prunings(options)
         schedule = by_epoch._replace(steps=tuple(steps_per_epoch * epoch for epoch in by_epoch.steps))
@@ -39,7 +39,7 @@ class Ste(Method):
             score_key, weight_key = jax.random.split(key)
             return score_key, ste.init(weight_key, params)
 
-        return Reparameterisation(
+        return Reparameterization(
             init,
             apply=lambda frozen, trained, step: ste.apply(frozen, trained, step=step),
             masks=lambda state: ste.masks(state.frozen, state.params, step=state.opt_state.count),

@@ -129,6 +129,6 @@ def _make_steps(config: Config, data: datasets.Dataset, steps_per_epoch: int) ->
         augment=_AUGMENT[config.augment],
         label_smoothing=config.label_smoothing,
         normalization=config.normalization,
-        reparameterisation=method.reparameterisation(config, data, steps_per_epoch),
+        reparameterization=method.reparameterization(config, data, steps_per_epoch),
         keep_start=method.keeps_start,
     )

@@ -28,7 +28,7 @@ class TrainState(NamedTuple):
       opt_state: the optimizer's state.
       start: the three above as a method rewinds to them, of the optimizer the state inside the pruning wrapper; empty
         for methods that do not rewind.
-      frozen: what a reparameterisation makes weights from without training it; empty without one.
+      frozen: what a reparameterization makes weights from without training it; empty without one.
     """
 
     params: Any
@@ -75,7 +75,7 @@ def keys(seed: ArrayLike) -> Keys:
     return Keys(*jax.random.split(jax.random.key(seed), len(Keys._fields)))
 
 
-class Reparameterisation(NamedTuple):
+class Reparameterization(NamedTuple):
     """Weights that are a function of something else, which is trained in their place.
 
     Attributes:
@@ -124,7 +124,7 @@ def make(
     augment: Callable[[Array, Array], Array] | None = None,
     label_smoothing: float = 0.0,
     normalization: Normalization = "dataset",
-    reparameterisation: Reparameterisation | None = None,
+    reparameterization: Reparameterization | None = None,
     keep_start: bool = False,
 ) -> Steps:
     """Returns the functions of one run.
@@ -138,14 +138,14 @@ def make(
       label_smoothing: share of each label that is spread over all classes, for training only.
       normalization: whether images are normalized by the mean and the standard deviation of each channel of the
         dataset, or by those of each image, at least 1 / sqrt(values of an image).
-      reparameterisation: what is trained in place of the model's parameters; None to train these.
+      reparameterization: what is trained in place of the model's parameters; None to train these.
       keep_start: whether the state holds what a method rewinds to. The optimizer must be a pruning one.
     """
     any_key = jax.random.key(0)
     resize = functools.partial(_resize, size=image_size)
     normalize = _normalize_each if normalization == "image" else functools.partial(_normalize, data)
     graphs = _Graphs.of(create, any_key)
-    effective = functools.partial(_effective, reparameterisation)
+    effective = functools.partial(_effective, reparameterization)
 
     def inputs(images):
         return normalize(resize(images))
@@ -171,20 +171,20 @@ def make(
     def loss(params, state, images, labels):
         out, model_state = _forward(graphs.train, effective(params, state), state.model_state, normalize(images))
         value = _cross_entropy(out, labels, label_smoothing)
-        if reparameterisation is not None and reparameterisation.penalty is not None:
-            value += reparameterisation.penalty(params)
+        if reparameterization is not None and reparameterization.penalty is not None:
+            value += reparameterization.penalty(params)
         correct = jnp.sum(out.argmax(-1) == labels, dtype=jnp.int32)
         return value, (model_state, correct)
 
     return Steps(
-        init=_make_init(create, optimizer, reparameterisation, keep_start),
+        init=_make_init(create, optimizer, reparameterization, keep_start),
         train=_make_train(optimizer(any_key), prepare, loss),
         test=test,
         logits=logits,
         inputs=inputs,
         network=network,
         model=model,
-        shown=_make_shown(reparameterisation),
+        shown=_make_shown(reparameterization),
     )
 
 
@@ -230,11 +230,11 @@ def _normalize_each(images: Array) -> Array:
     return (images - jnp.mean(images, axes, keepdims=True)) / std
 
 
-def _effective(reparameterisation: Reparameterisation | None, params: Any, state: TrainState) -> Any:
+def _effective(reparameterization: Reparameterization | None, params: Any, state: TrainState) -> Any:
     """Returns the weights that the network uses, made of what is trained and of the rest of the state."""
-    if reparameterisation is None:
+    if reparameterization is None:
         return params
-    return reparameterisation.apply(state.frozen, params, state.opt_state.count)
+    return reparameterization.apply(state.frozen, params, state.opt_state.count)
 
 
 def _cross_entropy(logits: Array, labels: Array, label_smoothing: float) -> Array:
@@ -256,15 +256,15 @@ def _test_totals(logits: Array, labels: Array) -> Totals:
 def _make_init(
     create: Callable[[Array], nnx.Module],
     optimizer: Callable[[Array], optax.GradientTransformationExtraArgs],
-    reparameterisation: Reparameterisation | None,
+    reparameterization: Reparameterization | None,
     keep_start: bool,
 ) -> Callable[[ArrayLike], TrainState]:
     def init(seed):
         own = keys(seed)
         _, params, model_state = nnx.split(create(own.model), nnx.Param, ...)
         frozen = ()
-        if reparameterisation is not None:
-            frozen, params = reparameterisation.init(own.method, params)
+        if reparameterization is not None:
+            frozen, params = reparameterization.init(own.method, params)
         opt_state: Any = optimizer(own.optimizer).init(params)
         start = (params, model_state, opt_state.inner_state) if keep_start else ()
         return TrainState(params, model_state, opt_state, start, frozen)
@@ -303,15 +303,15 @@ def _make_train(
     return train
 
 
-def _make_shown(reparameterisation: Reparameterisation | None) -> Callable[[TrainState], TrainState]:
-    if reparameterisation is None or reparameterisation.masks is None:
+def _make_shown(reparameterization: Reparameterization | None) -> Callable[[TrainState], TrainState]:
+    if reparameterization is None or reparameterization.masks is None:
         return lambda state: state
-    masks_of = reparameterisation.masks
+    masks_of = reparameterization.masks
 
     @jax.jit
     def shown(state):
         opt_state = fj.set_masks(state.opt_state, masks_of(state))
-        return state._replace(params=_effective(reparameterisation, state.params, state), opt_state=opt_state)
+        return state._replace(params=_effective(reparameterization, state.params, state), opt_state=opt_state)
 
     return shown
 

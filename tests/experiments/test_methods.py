@@ -255,7 +255,7 @@ def test_a_consensus_network_is_what_its_gates_left_open(small, tmp_path):
 def test_gates_are_on_what_every_layer_but_the_first_reads(name, shape):
     images = Images(np.zeros((4, *shape), np.uint8), np.arange(4, dtype=np.int32))
     data = in_memory("x", images, images, ("a", "b", "c", "d"))
-    made = methods.find("consensus")().reparameterisation(Config(model=name), data, 1)
+    made = methods.find("consensus")().reparameterization(Config(model=name), data, 1)
     params = jax.eval_shape(lambda: nnx.state(create(name, shape, 4, jax.random.key(0)), nnx.Param))
     gates = jax.eval_shape(lambda params: made.init(jax.random.key(0), params)[1], params)["gates"]
     without = [
