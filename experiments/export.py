@@ -21,7 +21,7 @@ import flipout_jax as fj
 from . import files
 from .after import finished, smaller
 from .errors import UserError, one_line_errors
-from .folder import arrays, run_directory, shown, tables
+from .folder import run_directory, shown, tables
 
 Format = Literal["onnx", "jax", "safetensors"]
 _PLATFORMS = "cpu", "cuda", "tpu"
@@ -110,7 +110,7 @@ def export(options: Options) -> list[Exported]:
 def _write(file: Path, form: Format, run: finished.Finished, model: nnx.Module, images: np.ndarray) -> float | None:
     """Writes a network in one format; returns the largest difference of a logit, as a fraction of the largest."""
     if form == "safetensors":
-        files.write(file, lambda partial: arrays.save(partial, _arrays(model)))
+        files.write(file, lambda partial: files.save_arrays(partial, _arrays(model)))
         return None
     function = _function(run, model)
     content = _to_onnx(function, images) if form == "onnx" else _to_jax(function, images)

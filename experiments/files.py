@@ -1,6 +1,7 @@
-"""Atomic writes of files, and checked reads of JSON."""
+"""Atomic writes of files, and checked reads of JSON and of arrays."""
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -10,12 +11,16 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+import numpy as np
+import safetensors
+import safetensors.numpy
 import typeguard
 
 from .errors import UserError
 
 T = TypeVar("T")
 _PARTIAL = ".partial-"
+_DIGEST = "sha256"
 
 
 def write(file: Path, write_to: Callable[[Path], Any]) -> None:
@@ -118,6 +123,44 @@ def read_objects(file: Path, what: str, kind: type[T]) -> list[T]:
     return [_made(kind, line, fields) for line in read_lines(file, what, fields)]
 
 
+def save_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes named arrays to one safetensors file, with a digest that detects damage.
+
+    It is not atomic by itself: pass it to `write`.
+
+    Raises:
+      OSError: if the file cannot be written.
+    """
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    try:
+        safetensors.numpy.save_file(arrays, file, metadata={_DIGEST: _digest(arrays)})
+    except safetensors.SafetensorError as error:
+        raise OSError(str(error)) from error
+
+
+def load_arrays(file: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays that `save_arrays` wrote. Nothing in the file is executed.
+
+    Raises:
+      OSError: if there is no such file.
+      ValueError: if it is damaged, or was written by another program.
+    """
+    try:
+        with safetensors.safe_open(file, framework="numpy") as stored:
+            metadata = stored.metadata() or {}
+            arrays = {name: stored.get_tensor(name) for name in sorted(stored.keys())}
+    except OSError:
+        raise
+    # Damaged files raise many kinds of errors, and safetensors has one of its own.
+    except Exception as error:
+        raise ValueError(f"it is damaged ({error})") from error
+    if _DIGEST not in metadata:
+        raise ValueError("it is not by this program, as it has no digest")
+    if _digest(arrays) != metadata[_DIGEST]:
+        raise ValueError("it is damaged (its arrays are not as they were written)")
+    return arrays
+
+
 @contextlib.contextmanager
 def reading(file: Path, what: str) -> Iterator[None]:
     """Turns any error that a damaged file causes into a `UserError` that names the file and its expected content."""
@@ -171,3 +214,12 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        # The bytes are viewed as integers because the buffer protocol does not know bfloat16.
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()

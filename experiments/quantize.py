@@ -19,7 +19,7 @@ import flipout_jax as fj
 from . import files
 from .after import finished
 from .errors import UserError, one_line_errors
-from .folder import arrays, run_directory, shown, tables
+from .folder import run_directory, shown, tables
 from .folder.result import QuantizedResult
 
 _OBSERVERS = {
@@ -113,7 +113,7 @@ def quantize(options: Options) -> QuantizedResult:
         result = dataclasses.replace(result, outputs=[row._asdict() for row in outputs.rows])
         print(f"\nweights\n{off}\n\noutputs, of {len(first[0])} test images\n{outputs}")
     with run_directory.locked(options.run):
-        files.write(options.run / run_directory.QUANTIZED_ARRAYS, lambda partial: arrays.save(partial, stored))
+        files.write(options.run / run_directory.QUANTIZED_ARRAYS, lambda partial: files.save_arrays(partial, stored))
         run_directory.write_quantized(options.run, result)
     print(f"see {options.run / run_directory.QUANTIZED} and {run_directory.QUANTIZED_ARRAYS}")
     return result

@@ -12,8 +12,8 @@ from flax import nnx
 
 import flipout_jax as fj
 
+from .. import files
 from ..errors import UserError
-from ..folder import arrays
 from . import finished, smaller
 from .latency import Latency, measure
 
@@ -165,5 +165,5 @@ def _size(state: Any, *, sparse: bool) -> int:
         file = Path(folder, "network.safetensors")
         if sparse:
             return fj.save_sparse(file, state)
-        arrays.save(file, {fj.path_string(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(state)})
+        files.save_arrays(file, {fj.path_string(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(state)})
         return file.stat().st_size

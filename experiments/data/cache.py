@@ -8,7 +8,6 @@ from pathlib import Path
 
 from .. import files
 from ..errors import UserError
-from ..folder import arrays
 from .dataset import Images, Options
 
 # Part of every key. Increase it when the same files decode to something else.
@@ -47,7 +46,7 @@ def read(path: Path) -> tuple[Images, Images] | None:
     if not path.exists():
         return None
     try:
-        stored = arrays.load(path)
+        stored = files.load_arrays(path)
         train, test = (Images(stored[f"{split}_images"], stored[f"{split}_labels"]) for split in ("train", "test"))
     except (OSError, ValueError, KeyError) as error:
         print(f"The decoded images in {path} are unusable: {error}. They are decoded again.")
@@ -66,6 +65,6 @@ def write(path: Path, train: Images, test: Images) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             # A younger one may be in use by another process.
             files.remove_partial(path.parent, older_than=86_400)
-        files.write(path, lambda partial: arrays.save(partial, named))
+        files.write(path, lambda partial: files.save_arrays(partial, named))
     except UserError as error:
         print(f"The decoded images are not cached: {error}")

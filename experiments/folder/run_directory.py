@@ -17,7 +17,7 @@ from .. import files
 from ..errors import UserError
 from ..options.checks import check
 from ..options.config import Config, as_json, from_json
-from . import arrays, flip_counts
+from . import flip_counts
 from .result import EpochMetrics, QuantizedResult, RunResult, SeedsResult
 
 CONFIG = "config.json"
@@ -256,11 +256,11 @@ def save_parameters(folder: Path, params: Any, masks: Any, model_state: Any) -> 
     leaves = {f"params/{fj.path_string(path)}": leaf for path, leaf in jax.tree.leaves_with_path(params)}
     leaves |= {f"masks/{fj.path_string(path)}": m for path, m in jax.tree.leaves_with_path(masks) if m.ndim}
     leaves |= {f"state/{fj.path_string(path)}": leaf for path, leaf in jax.tree.leaves_with_path(model_state)}
-    files.write(folder / PARAMETERS, lambda partial: arrays.save(partial, jax.device_get(leaves)))
+    files.write(folder / PARAMETERS, lambda partial: files.save_arrays(partial, jax.device_get(leaves)))
 
 
 def read_parameters(folder: Path) -> dict[str, np.ndarray]:
     """Returns the arrays that `save_parameters` wrote, by name."""
     file = folder / PARAMETERS
     with files.reading(file, "the parameters of a run"):
-        return arrays.load(file)
+        return files.load_arrays(file)

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from experiments import compare, data, inspect
+from experiments import compare, data, files, inspect
 from experiments.data import cache
 from experiments.errors import UserError
-from experiments.folder import arrays, plots, run_directory
+from experiments.folder import plots, run_directory
 from experiments.options.config import Config
 from experiments.run import training
 
@@ -223,11 +223,11 @@ def test_arrays_come_back_bit_for_bit_or_not_at_all(tmp_path, damage, drawn):
         "nan": np.array([np.nan, -0.0]),
     }
     file = tmp_path / "arrays"
-    arrays.save(file, named)
-    stored = arrays.load(file)
+    files.save_arrays(file, named)
+    stored = files.load_arrays(file)
     assert {name: (a.dtype, a.shape, a.tobytes()) for name, a in stored.items()} == {
         name: (a.dtype, a.shape, a.tobytes()) for name, a in named.items()
     }
     damage(file, drawn)
     with pytest.raises(ValueError, match=r"it is damaged|it is not by this program"):
-        arrays.load(file)
+        files.load_arrays(file)

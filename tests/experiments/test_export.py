@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import export
+from experiments import export, files
 from experiments.after import finished
 from experiments.errors import UserError
-from experiments.folder import arrays
 from experiments.options.config import Config
 from experiments.run import training
 
@@ -57,8 +56,8 @@ def test_every_network_in_every_format(exported):
 
 def test_arrays_are_those_of_the_network(exported):
     folder, _ = exported
-    pruned, integers, small = (arrays.load(folder / "export" / f"{name}.safetensors") for name in NAMES[:3])
-    for name, array in arrays.load(folder / "params.safetensors").items():
+    pruned, integers, small = (files.load_arrays(folder / "export" / f"{name}.safetensors") for name in NAMES[:3])
+    for name, array in files.load_arrays(folder / "params.safetensors").items():
         if name.startswith("params/"):
             np.testing.assert_array_equal(pruned[name.removeprefix("params/")], array)
     assert integers["dense_0/kernel"].dtype == np.int8

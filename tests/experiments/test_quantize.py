@@ -8,10 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import quantize
+from experiments import files, quantize
 from experiments.after import finished
 from experiments.errors import UserError
-from experiments.folder import arrays
 from experiments.run import training
 
 
@@ -32,7 +31,10 @@ def test_little_accuracy_is_lost(trained, capsys):
     assert f"{summary['test_accuracy']:.2%}" in out
     assert "dense_1/kernel" in out
 
-    stored, exact = arrays.load(trained / "quantized.safetensors"), arrays.load(trained / "params.safetensors")
+    stored, exact = (
+        files.load_arrays(trained / "quantized.safetensors"),
+        files.load_arrays(trained / "params.safetensors"),
+    )
     for name in names:
         values = stored[f"{name}/kernel"]
         assert values.dtype == np.int8
@@ -50,7 +52,7 @@ def test_weights_alone(trained):
     assert abs(result.test_accuracy - before) < 0.02
     assert result.weights_only
     assert result.outputs is False
-    stored = arrays.load(trained / "quantized.safetensors")
+    stored = files.load_arrays(trained / "quantized.safetensors")
     assert not any(name.endswith("input_scale") for name in stored)
 
 
@@ -58,7 +60,7 @@ def test_outputs_too(trained):
     options = quantize.Options(trained, observer="moving_average", scheme="symmetric", outputs=True)
     before = json.loads((trained / "summary.json").read_text())["test_accuracy"]
     assert abs(quantize.quantize(options).test_accuracy - before) < 0.03
-    assert "dense_0/output_scale" in arrays.load(trained / "quantized.safetensors")
+    assert "dense_0/output_scale" in files.load_arrays(trained / "quantized.safetensors")
 
 
 def test_a_convolution_that_streams(quick, dark_and_light, tmp_path):
@@ -94,12 +96,12 @@ def test_folders_without_a_finished_run_are_told(trained, tmp_path, monkeypatch,
         quantize.quantize(quantize.Options(copy))
     (copy / "summary.json").write_text(json.dumps(summary))
 
-    stored = arrays.load(copy / "params.safetensors")
-    arrays.save(copy / "params.safetensors", stored | {"params/dense_0/kernel": np.zeros((2, 2), np.float32)})
+    stored = files.load_arrays(copy / "params.safetensors")
+    files.save_arrays(copy / "params.safetensors", stored | {"params/dense_0/kernel": np.zeros((2, 2), np.float32)})
     with pytest.raises(UserError, match=r"params\.safetensors must hold params/dense_0/kernel of shape"):
         quantize.quantize(quantize.Options(copy))
     broken = stored["params/dense_1/bias"] * 0 + np.nan
-    arrays.save(copy / "params.safetensors", stored | {"params/dense_1/bias": broken})
+    files.save_arrays(copy / "params.safetensors", stored | {"params/dense_1/bias": broken})
     run = finished.read(copy)
     accuracy = finished.accuracy(run.setup.steps, run.model, run.setup.data.test)
     (copy / "summary.json").write_text(json.dumps(summary | {"test_accuracy": accuracy}))

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 import flipout_jax as fj
-from experiments import report
+from experiments import files, report
 from experiments.after import finished, stages
 from experiments.benchmarks import smaller
 from experiments.errors import UserError
-from experiments.folder import arrays
 from experiments.run import training
 
 NAMES = ["dense", "pruned", "8 bits", "compacted", "compacted, 8 bits"]
@@ -103,7 +102,7 @@ def test_the_page_needs_nothing_else(reported):
 
 def test_weights_of_a_stage_are_those_of_its_files(reported):
     folder, result = reported
-    stored = arrays.load(folder / "params.safetensors")
+    stored = files.load_arrays(folder / "params.safetensors")
     params = {name: x for name, x in stored.items() if name.startswith("params/")}
     size = fj.save_sparse(folder / "again", params)
     assert abs(size - result["stages"][1]["disk"]) < 100
@@ -116,9 +115,9 @@ def test_wrong_folders_and_options_are_told(trained, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match=r"^error: .* must be the folder of a run, and there is no config\.json"):
         report.main()
     copy = shutil.copytree(trained, tmp_path / "copy")
-    stored = arrays.load(copy / "params.safetensors")
+    stored = files.load_arrays(copy / "params.safetensors")
     broken = stored["params/dense_1/bias"] * np.nan
-    arrays.save(copy / "params.safetensors", stored | {"params/dense_1/bias": broken})
+    files.save_arrays(copy / "params.safetensors", stored | {"params/dense_1/bias": broken})
     run = finished.read(copy)
     accuracy = finished.accuracy(run.setup.steps, run.model, run.setup.data.test)
     summary = json.loads((copy / "summary.json").read_text())

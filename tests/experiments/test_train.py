@@ -14,7 +14,7 @@ from PIL import Image
 from experiments import compare, inspect, train
 from experiments.after import comparison
 from experiments.errors import UserError
-from experiments.options.config import Optimizer
+from experiments.recipe.training_options import Optimizer
 from experiments.run import setup, training
 
 FIELDS = {
