@@ -53,7 +53,7 @@ def test_a_plan_has_each_method_at_each_sparsity_and_one_dense_cell(planned):
         ("flipout:power=1e999", "0.5", r"must give power a number that is finite, got 1e999\."),
         ("flipout:optimizer=sdg", "0.5", r"must give optimizer a value of its type"),
         ("dense:learning_rate=1", "0.5", r"--methods must name dense without options"),
-        ("snip:noise_scale=1", "0.5", r"must name options of snip: iterations, .*got 'noise_scale'\."),
+        ("snip:noise_scale=1", "0.5", r"must name options of snip: score_batches, iterations, .*got 'noise_scale'\."),
         ("snip:prunings=3", "0.5", r"snip prunings=3 at 50 %: --prunings must be left out with --method snip"),
         ("flipout", "1", r"--sparsities must be numbers in \(0, 1\).*got 1\."),
         ("flipout", "0", r"--sparsities must be numbers in \(0, 1\).*got 0\."),
