@@ -157,8 +157,8 @@ def walks(training: Training) -> Figure:
     figure = Figure(figsize=(9.5, 6.2), layout="constrained")
     above, below = figure.subplots(2, 1)
     for axes, chosen, color, title in (
-        (above, restless, _REMOVED, "cross zero again and again, and go at the first pruning"),
-        (below, calm, _KEPT, "keep their sign, and stay"),
+        (above, restless, _REMOVED, "Weights that cross zero again and again are pruned first"),
+        (below, calm, _KEPT, "Weights that keep their sign are kept"),
     ):
         for i in chosen:
             walk = training.walks[:, i]
@@ -197,7 +197,7 @@ def flips_and_magnitude(pruning: Pruning) -> Figure:
     axes.yaxis.set_major_locator(FixedLocator([1, 2, 3, 5, 10, 20]))
     axes.yaxis.set_major_formatter(FixedFormatter(["1", "2", "3", "5", "10", "20"]))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.set_title("Weights to the left of a line go", loc="left", fontsize=11)
+    axes.set_title("Weights to the left of a line are pruned", loc="left", fontsize=11)
     axes.legend(loc="lower left", fontsize=9.5)
     figure.colorbar(image, ax=axes, label="weights")
     return figure
@@ -215,7 +215,7 @@ def kept(layers: dict[str, dict[str, list[float]]]) -> Figure:
         axes.set_title(method, loc="left", fontsize=11)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_ylabel("left of the layer")
+    figure.axes[0].set_ylabel("kept fraction of the layer")
     figure.axes[0].legend(frameon=False, fontsize=9)
     return figure
 
