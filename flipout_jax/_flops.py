@@ -190,7 +190,7 @@ def _products(jaxpr: Any, origins: dict[Any, _Kernel]) -> list[LayerFlops]:
         if name in ("dot_general", "conv_general_dilated"):
             found.append(_product(equation, operands))
         elif name == "scan":
-            found += _scan(equation.params, operands)
+            found += _scan(equation, operands)
         elif name == "while":
             found += _while(equation.params, operands)
         elif name == "cond":
@@ -232,17 +232,24 @@ def _operations(equation: Any) -> int:
     return 2 * math.prod(out) * (math.prod(right) // out_channels)
 
 
-def _scan(params: dict[str, Any], operands: list[_Kernel | None]) -> list[LayerFlops]:
-    inner = params["jaxpr"].jaxpr
-    first_carried = params["num_consts"]
-    carried = range(first_carried, first_carried + params["num_carry"])
+def _scan(equation: Any, operands: list[_Kernel | None]) -> list[LayerFlops]:
+    inner = equation.params["jaxpr"].jaxpr
+    # What is scanned over has one axis more outside of the body than inside. The numbers of constants and carried
+    # values have other names in each version of JAX.
+    carried = sum(_same_rank(equation.outvars, inner.outvars))
+    end = sum(_same_rank(equation.invars, inner.invars))
     # A carried value changes from one iteration to the next.
-    operands = [None if i in carried else operand for i, operand in enumerate(operands)]
-    length = params["length"]
+    operands = [None if end - carried <= i < end else operand for i, operand in enumerate(operands)]
+    length = equation.params["length"]
     return [
         LayerFlops(layer.path, layer.total * length, layer.kept * length)
         for layer in _products(inner, _inner_origins(inner, operands))
     ]
+
+
+def _same_rank(variables: list[Any], others: list[Any]) -> list[bool]:
+    """Returns True for each pair of variables that have as many axes."""
+    return [a.aval.ndim == b.aval.ndim for a, b in zip(variables, others, strict=True)]
 
 
 def _while(params: dict[str, Any], operands: list[_Kernel | None]) -> list[LayerFlops]:
