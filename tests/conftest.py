@@ -26,8 +26,11 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 HERE = Path(__file__).parent
 STRICT_TOO = {"test_optax", "test_transforms"}
-# Tells nothing of compiled code. Selection, counts and noise are compiled as for users.
-QUICK = re.compile("test_(acdc|at_init|drive|gradient_saliencies|lottery|powerprop|quantize|reparam|ste|supermask)")
+# Nearly all of the time goes into compilation, of programs that run for a millisecond. So XLA leaves optimizations out
+# and generates simple code, in all tests and the processes that they start, but for tests of compiled programs and of
+# exact selection. With JAX_DISABLE_MOST_OPTIMIZATIONS=0 it compiles everything as it does for users.
+COMPILES_QUICKLY = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") != "0"
+SIMPLE_CODE = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
 # As it is before any test patches it.
 JIT = jax.jit
@@ -65,14 +68,8 @@ def _use_compile_cache():
         jax.config.update(f"jax_persistent_cache_{name}", value)
 
 
-SIMPLE_CODE = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-
-
 def _use_simple_code():
-    """Has XLA on CPU generate code in less than half the time, in all tests and the processes that they start.
-
-    The programs are the same and run slower; nearly all run for a millisecond. Tests of compiled programs and of exact
-    selection ask for the code that users get, by the fixture `default_code`.
+    """Has XLA on CPU generate simple code, which takes less than half the time.
 
     XLA ends the process where it does not know a flag, so another process tries the flags first, once for each cache.
     """
@@ -91,7 +88,8 @@ def _use_simple_code():
 
 
 _use_compile_cache()
-_use_simple_code()
+if COMPILES_QUICKLY:
+    _use_simple_code()
 
 
 def pytest_configure(config):
@@ -148,36 +146,32 @@ def pytest_runtest_protocol(item):
         return (yield)
 
 
-@pytest.fixture(autouse=True)
-def quick_compilation(request, monkeypatch):
-    """Compiles in two thirds of the time what need not be quick; in processes too."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    if request.path.parent.name == "experiments" or QUICK.match(request.path.stem):
-        monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-        jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """Leaves most optimizations out of what a module compiles, also where the module before it had them."""
+    jax.config.update("jax_disable_most_optimizations", COMPILES_QUICKLY)
 
 
 @pytest.fixture(scope="module")
 def default_code():
-    """Has `jax.jit` compile as it does for users, for a whole module; see `_use_simple_code`.
+    """Has `jax.jit` compile as it does for users, for a whole module.
 
     XLA takes options for whole programs alone, so no jit may be called inside of another in such a module.
     """
-    if SIMPLE_CODE not in os.environ.get("XLA_FLAGS", ""):
-        yield
-        return
-    options = {"xla_cpu_use_fusion_emitters": True, "xla_cpu_parallel_codegen_split_count": 32}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=options))
+        if SIMPLE_CODE in os.environ.get("XLA_FLAGS", ""):
+            options = {"xla_cpu_use_fusion_emitters": True, "xla_cpu_parallel_codegen_split_count": 32}
+            patch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=options))
+        jax.config.update("jax_disable_most_optimizations", False)
         yield
+    jax.config.update("jax_disable_most_optimizations", COMPILES_QUICKLY)
 
 
 @pytest.fixture(scope="session")
-def default_flags():
-    """The `XLA_FLAGS` with which a process compiles as it does for users."""
-    return os.environ.get("XLA_FLAGS", "").replace(SIMPLE_CODE, "")
+def default_environment():
+    """Variables with which a process compiles as it does for users."""
+    flags = os.environ.get("XLA_FLAGS", "").replace(SIMPLE_CODE, "")
+    return {"XLA_FLAGS": flags, "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
 
 
 @pytest.fixture

@@ -144,6 +144,7 @@ except fj.checkpoint.CheckpointError as error:
     assert_same(checkpoint.restore(tmp_path, TREE, step=1).tree, TREE)
 
 
+@pytest.mark.slow
 def test_a_program_that_ends_before_its_save_says_so(tmp_path):
     program = f"""
 import jax.numpy as jnp, flipout_jax as fj

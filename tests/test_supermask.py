@@ -108,7 +108,7 @@ def test_the_threshold_is_a_fraction_of_the_largest_mask_and_what_is_kept_follow
 
 
 # Each is a program of its own.
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(st.floats(0, 0.99), st.integers(2, 30), st.booleans())
 def test_edge_popup_keeps_exactly_what_it_is_asked_for(sparsity, size, everywhere):
     allocation = fj.global_() if everywhere else fj.uniform()

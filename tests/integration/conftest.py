@@ -1,4 +1,4 @@
-"""What the integration tests share: a small problem, a training loop, and quick compilation."""
+"""What the integration tests share: a small problem, a training loop, and processes."""
 
 import json
 import os
@@ -16,14 +16,6 @@ from flax import nnx
 SHAPES = {"dense_0": {"bias": (5,), "kernel": (7, 5)}, "dense_1": {"bias": (3,), "kernel": (5, 3)}}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Nearly all of the time goes into compilation, of programs that run for a millisecond."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="session")
 def printed():
     """`printed(script, *arguments, devices, **environment)`: the JSON that a script of this folder prints.
@@ -32,8 +24,8 @@ def printed():
     """
 
     def printed(script, *arguments, devices, **environment):
-        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-        env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", **environment}
+        env = {**os.environ, "JAX_PLATFORMS": "cpu", **environment}
+        env["XLA_FLAGS"] = f"{env.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
         command = [sys.executable, Path(__file__).with_name(script), *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, env=env)
         assert done.returncode == 0, done.stderr

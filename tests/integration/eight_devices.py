@@ -7,8 +7,6 @@ import json
 import sys
 import warnings
 
-import jax
-
 
 def main(folder, *cases):
     # The folder of this file is a path of imports for a script, and is none where pytest looks for doctests.
@@ -16,7 +14,6 @@ def main(folder, *cases):
     import sharded_runs
 
     warnings.simplefilter("error")
-    jax.config.update("jax_disable_most_optimizations", True)
     found = {"sharded": sharded_runs.results(cases), "resumed": resharded_runs.results(folder, [2])}
     print(json.dumps(found, indent=1))
 

@@ -177,7 +177,6 @@ def resume(folder, processes):
 
 def main(folder, processes, index, port):
     warnings.simplefilter("error")
-    jax.config.update("jax_disable_most_optimizations", True)
     jax.distributed.initialize(
         f"127.0.0.1:{port}", processes, index, initialization_timeout=60, heartbeat_timeout_seconds=20
     )

@@ -170,7 +170,6 @@ def results(names):
 
 def main():
     warnings.simplefilter("error")
-    jax.config.update("jax_disable_most_optimizations", True)
     print(json.dumps(results(sys.argv[1:]), indent=1))
 
 

@@ -27,11 +27,11 @@ def test_two_runs_in_one_process_have_the_same_bits(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def script(printed):
-    """`script(*arguments, devices, **environment)`: what `determinism_runs.py` prints."""
+def script(printed, default_environment):
+    """`script(*arguments, devices, **environment)`: what `determinism_runs.py` prints, compiled as for users."""
 
     def script(*arguments, devices=1, **environment):
-        found = printed("determinism_runs.py", *arguments, devices=devices, **environment)
+        found = printed("determinism_runs.py", *arguments, devices=devices, **default_environment, **environment)
         assert found["devices"] == devices
         return found
 
