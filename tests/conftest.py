@@ -152,7 +152,7 @@ def pytest_runtest_protocol(item):
 def quick_compilation(request, monkeypatch):
     """Compiles in two thirds of the time what need not be quick; in processes too."""
     before = jax.config.read("jax_disable_most_optimizations")
-    if request.path.parent.name == "experiments" or QUICK.match(request.path.stem):
+    if QUICK.match(request.path.stem):
         monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
         jax.config.update("jax_disable_most_optimizations", True)
     yield
