@@ -1,7 +1,6 @@
 """What the tests of the runs share: a quick configuration, the cells of a grid, and a folder of images."""
 
 import dataclasses
-import os
 import signal
 import struct
 
