@@ -1,6 +1,7 @@
 """What the tests of the runs share: a quick configuration, the cells of a grid, and a folder of images."""
 
 import dataclasses
+import functools
 import signal
 import struct
 
@@ -52,14 +53,25 @@ def undrawn(request, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory):
-    """The folder of a small network that has learnt something, 90 % of it pruned; not to be changed."""
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.shown, "draw", lambda folder: [])
-        base = Config(model="lenet_300_100", epochs=6, sparsity=0.9, prunings=1, width=0.5, output_dir=folder)
-        training.run(with_method(base, "magnitude"))
-    return folder
+def finished(tmp_path_factory):
+    """`finished(config)`: the folder of a run with these options, trained once a session; not to be changed."""
+
+    @functools.cache
+    def finished(config):
+        folder = tmp_path_factory.mktemp("runs") / "run"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(training.shown, "draw", lambda folder: [])
+            training.run(dataclasses.replace(config, output_dir=folder))
+        return folder
+
+    return finished
+
+
+@pytest.fixture(scope="session")
+def trained(finished):
+    """The folder of a small network that has learned something, 90 % of it pruned; not to be changed."""
+    base = Config(model="lenet_300_100", epochs=6, sparsity=0.9, prunings=1, width=0.5)
+    return finished(with_method(base, "magnitude"))
 
 
 @pytest.fixture(scope="session")
