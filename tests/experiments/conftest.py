@@ -1,9 +1,11 @@
 """What the tests of the runs share: a quick configuration, the cells of a grid, and a folder of images."""
 
 import dataclasses
+import functools
 import signal
 import struct
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,6 +19,19 @@ from experiments.grid.results_table import CellRun
 from experiments.options.config import Config, with_method
 from experiments.run import training
 from experiments.run.interrupt import Interrupt
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol():
+    """Compiles quickly for the whole of a test: for fixtures of any scope, and in the processes that it starts."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        jax.config.update("jax_disable_most_optimizations", True)
+        try:
+            return (yield)
+        finally:
+            jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture
@@ -38,14 +53,25 @@ def undrawn(request, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory):
-    """The folder of a small network that has learnt something, 90 % of it pruned; not to be changed."""
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.shown, "draw", lambda folder: [])
-        base = Config(model="lenet_300_100", epochs=6, sparsity=0.9, prunings=1, width=0.5, output_dir=folder)
-        training.run(with_method(base, "magnitude"))
-    return folder
+def finished(tmp_path_factory):
+    """`finished(config)`: the folder of a run with these options, trained once a session; not to be changed."""
+
+    @functools.cache
+    def finished(config):
+        folder = tmp_path_factory.mktemp("runs") / "run"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(training.shown, "draw", lambda folder: [])
+            training.run(dataclasses.replace(config, output_dir=folder))
+        return folder
+
+    return finished
+
+
+@pytest.fixture(scope="session")
+def trained(finished):
+    """The folder of a small network that has learned something, 90 % of it pruned; not to be changed."""
+    base = Config(model="lenet_300_100", epochs=6, sparsity=0.9, prunings=1, width=0.5)
+    return finished(with_method(base, "magnitude"))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Plans a small model on 8 fake devices of two processes, plants faults, and prints what was found, as JSON.
+"""Plans a small model on 8 fake devices of two processes, or plants faults, and prints what was found, as JSON.
 
 A script for test_plan.py: the number of devices must be set before JAX starts, so this runs in a process of its own.
 """
@@ -82,20 +82,23 @@ def placed(by):
     return [leaf.sharding.is_equivalent_to(sharding, 2) for leaf in leaves]
 
 
+def planted():
+    return {
+        "devices": len(jax.devices()),
+        "of this process": len(jax.local_devices()),
+        "fine": faults(),
+        "sorted": faults(lambda g, _: jnp.sort(g, axis=0)),
+        "gathered": faults(jax.lax.with_sharding_constraint),
+        "init": placed(lambda init: init),
+        "compiled init": placed(jax.jit),
+        "moved": faults(of_state=jax.lax.with_sharding_constraint),
+    }
+
+
 def main():
     # The tables go to standard output, the progress of the plan does not.
     with contextlib.redirect_stdout(sys.stderr), fake_devices(8, most=4):
-        found = {
-            "devices": len(jax.devices()),
-            "of this process": len(jax.local_devices()),
-            "plan": planned(),
-            "fine": faults(),
-            "sorted": faults(lambda g, _: jnp.sort(g, axis=0)),
-            "gathered": faults(jax.lax.with_sharding_constraint),
-            "init": placed(lambda init: init),
-            "compiled init": placed(jax.jit),
-            "moved": faults(of_state=jax.lax.with_sharding_constraint),
-        }
+        found = {"plan": planned, "faults": planted}[sys.argv[1]]()
     print(json.dumps(found, indent=1))
 
 

@@ -1,11 +1,13 @@
 """Processes that are killed, stopped, or lose their disk or folder: one line is said, and nothing is lost."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -13,7 +15,7 @@ import safetensors
 import safetensors.numpy
 
 import flipout_jax as fj
-from experiments import data
+from experiments import data, train
 from experiments.benchmarks import kills
 from experiments.errors import UserError
 from experiments.folder import run_directory
@@ -24,9 +26,10 @@ from experiments.run import training
 SMALL = {"model": "lenet_300_100", "epochs": 4, "steps_per_epoch": 3, "sparsity": 0.75}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL, and processes that fork")
 def test_no_run_is_lost_however_often_it_is_killed(tmp_path):
-    report = kills.survive(kills.Options(kills=6, epochs=12), tmp_path)
+    report = kills.survive(kills.Options(kills=6, epochs=8), tmp_path)
     assert sum(report.killed.values()) == 6
     assert report.finished > 0
     assert report.lost == []
@@ -67,16 +70,36 @@ def test_two_processes_do_not_write_one_run(quick, tmp_path):
     training.run(quick(epochs=1, model="lenet_300_100", overwrite=True))
 
 
-def start(folder, *options):
-    """A process that trains, once it has three epochs."""
-    command = [sys.executable, "-m", "experiments.train", "--model", "lenet_300_100", "--epochs", "100000", *options]
-    process = subprocess.Popen([*command, "--output-dir", str(folder)], stdout=-1, stderr=-1, text=True)
-    metrics, deadline = folder / "metrics.jsonl", time.monotonic() + 120
-    while not (metrics.exists() and metrics.read_text().count("\n") >= 3):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return process
+@contextlib.contextmanager
+def meanwhile(is_time, act):
+    """Acts from another thread as soon as it is time."""
+
+    def watch():
+        deadline = time.monotonic() + 120
+        while not is_time() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        act()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+def has_epochs(folder, count=3):
+    metrics = folder / "metrics.jsonl"
+    return metrics.exists() and metrics.read_text().count("\n") >= count
+
+
+def train_for_long(folder, monkeypatch, *options):
+    """Trains as the command does, until something stops it; returns the exit code."""
+    words = ["--model", "lenet_300_100", "--epochs", "100000", "--steps-per-epoch", "2", "--test-images", "40"]
+    monkeypatch.setattr(sys, "argv", ["train", *words, "--output-dir", str(folder), *options])
+    with pytest.raises(SystemExit) as stopped:
+        train.main()
+    return stopped.value.code
 
 
 def test_arrays_that_a_full_disk_does_not_take_are_told_in_one_line(quick, tmp_path, monkeypatch, capsys, image_folder):
@@ -92,33 +115,44 @@ def test_arrays_that_a_full_disk_does_not_take_are_told_in_one_line(quick, tmp_p
     assert "The decoded images are not cached: " in capsys.readouterr().out
 
 
+FILES = {"config.json", "metrics.jsonl", "tables.json", "params.safetensors", "checkpoints"}
+FILES |= {"curves.png", "layers.png", "flips.png"}
+
+
+@pytest.mark.draws
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_run_leaves_what_it_has(tmp_path, number):
-    process = start(tmp_path)
-    process.send_signal(number)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
-    assert "Stopped after" in out
+def test_a_stopped_run_leaves_what_it_has(tmp_path, monkeypatch, capsys, number):
+    with meanwhile(lambda: has_epochs(tmp_path), lambda: os.kill(os.getpid(), number)):
+        assert train_for_long(tmp_path, monkeypatch) == 128 + number
+    assert "Stopped after" in capsys.readouterr().out
     assert all(line["epoch"] for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()))
-    written = {"config.json", "metrics.jsonl", "tables.json", "params.safetensors", "checkpoints"}
-    assert {f.name for f in tmp_path.iterdir()} - {".lock"} == written | {"curves.png", "layers.png", "flips.png"}
+    assert {file.name for file in tmp_path.iterdir()} - {".lock"} == FILES
 
 
-def test_a_lost_folder_ends_a_run_in_one_line(tmp_path):
-    process = start(tmp_path / "run", "--save-epochs", "2")
-    while not fj.checkpoint.steps(tmp_path / "run" / "checkpoints"):
-        assert process.poll() is None
-    os.rename(tmp_path / "run", tmp_path / "moved")
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert err.startswith(f"error: {tmp_path / 'run'}")
-    assert "cannot be written: No such file or directory" in err
-    assert err.count("\n") == 1
-    assert not (tmp_path / "run").exists()
-    assert run_directory.open_again(tmp_path / "moved").output_dir == tmp_path / "moved"
-    assert fj.checkpoint.steps(tmp_path / "moved" / "checkpoints")
+@pytest.mark.slow
+def test_a_process_that_gets_a_signal_ends_with_its_number(tmp_path):
+    command = [sys.executable, "-m", "experiments.train", "--model", "lenet_300_100", "--epochs", "100000"]
+    process = subprocess.Popen([*command, "--output-dir", str(tmp_path)], stdout=-1, stderr=-1, text=True)
+    with meanwhile(lambda: has_epochs(tmp_path) or process.poll() is not None, process.terminate):
+        out, err = process.communicate(timeout=150)
+    assert process.returncode == 128 + signal.SIGTERM, err
+    assert "Stopped after" in out
+    assert {file.name for file in tmp_path.iterdir()} - {".lock"} == FILES
 
 
+def test_a_lost_folder_ends_a_run_in_one_line(tmp_path, monkeypatch):
+    run, moved = tmp_path / "run", tmp_path / "moved"
+    with meanwhile(lambda: fj.checkpoint.steps(run / "checkpoints"), lambda: run.rename(moved)):
+        error = train_for_long(run, monkeypatch, "--save-epochs", "2")
+    assert error.startswith(f"error: {run}")
+    assert "cannot be written: No such file or directory" in error
+    assert "\n" not in error
+    assert not run.exists()
+    assert run_directory.open_again(moved).output_dir == moved
+    assert fj.checkpoint.steps(moved / "checkpoints")
+
+
+@pytest.mark.slow
 def test_a_full_disk_ends_a_run_in_one_line_and_keeps_the_checkpoints(quick, tmp_path, stopped):
     """The limit on a file's size is a disk that is full for one process."""
     run = stopped(quick(**SMALL | {"epochs": 4000, "save_epochs": 1, "keep_checkpoints": 1}), 7)

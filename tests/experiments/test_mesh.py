@@ -189,6 +189,7 @@ def test_8_devices_learn_as_one(quick, tmp_path):
     assert sorted(images) == ["1347", "4"]
 
 
+@pytest.mark.slow
 def test_what_a_method_does_between_the_steps_is_done_on_all_devices(quick, tmp_path):
     options = ["--epochs", "2", "--steps-per-epoch", "2", "--test-images", "40", "--min-kept-per-layer", "9"]
     own = ["--method", "lottery", "--rounds", "1", "--rewind-epochs", "1"]
@@ -206,14 +207,14 @@ def test_what_a_method_does_between_the_steps_is_done_on_all_devices(quick, tmp_
             assert (ours[name] != mask).sum() <= 0.01 * mask.size, name
 
 
-def test_a_batch_is_shared_evenly(tmp_path):
-    options = ["--mesh", "data=8", "--batch-size", "30", "--output-dir", str(tmp_path / "run")]
-    with running(*options, devices=8) as process:
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert err == "error: --batch-size must be a multiple of the 8 devices that share a batch, got 30.\n"
+def test_a_batch_is_shared_evenly(quick, monkeypatch):
+    monkeypatch.setattr(mesh, "make", lambda _: jax.sharding.AbstractMesh((8, 1), ("data", "model")))
+    message = r"^--batch-size must be a multiple of the 8 devices that share a batch, got 30\.$"
+    with pytest.raises(UserError, match=message):
+        training.run(quick(mesh="data=8", batch_size=30))
 
 
+@pytest.mark.slow
 def test_two_processes_train_masks_as_one(quick, tmp_path):
     options = ["--model", "fcn", "--width", "0.2", "--method", "signed_supermask", "--weight-decay", "0.05"]
     options += ["--epochs", "2", "--steps-per-epoch", "2", "--test-images", "40"]
@@ -233,6 +234,7 @@ def test_two_processes_train_masks_as_one(quick, tmp_path):
         np.testing.assert_array_equal(np.asarray(mask) != 0, ours[f"masks/{name}"])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
 @pytest.mark.parametrize(
     # With several devices each, gloo would leave it to the missing signs of life, which takes half a minute.
@@ -260,6 +262,7 @@ def test_a_process_that_dies_ends_the_other_and_one_goes_on(tmp_path, dead, grid
     assert run_directory.read_result(run).kept == 12550
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_of_two_stops_both_and_streams_go_on_in_one(tmp_path, dark_and_light):
     run = tmp_path / "run"
     options = [

@@ -186,12 +186,13 @@ def test_the_penalty_makes_sparse_and_ends_with_the_pruning(small, tmp_path):
     config = small("hoyer_threshold", {"strength": 10.0}, epochs=10, momentum=0.0, weight_decay=0.0)
     optimizer = optimizer_of(config, 1, jax.random.key(0))
     params = {"kernel": jnp.array([[1.0, 2.0]])}
-    state = optimizer.init(params)
-    moved = []
-    for _ in range(10):
+
+    def step(state, _):
         updates, state = optimizer.update({"kernel": jnp.zeros((1, 2))}, state, params)
-        moved.append(bool(jnp.any(updates["kernel"] != 0)))
-    assert moved == [True] * 7 + [False] * 3
+        return state, jnp.any(updates["kernel"] != 0)
+
+    moved = jax.jit(lambda: jax.lax.scan(step, optimizer.init(params), length=10)[1])()
+    assert moved.tolist() == [True] * 7 + [False] * 3
 
 
 def test_sculpt_has_cosines_of_one_length_and_prunes_before_the_last():
@@ -202,7 +203,7 @@ def test_sculpt_has_cosines_of_one_length_and_prunes_before_the_last():
     rate = method.learning_rate(config, 10)
     steps = np.arange(160)
     expected = 0.2 * (1 + np.cos(np.pi * (steps % 40) / 40))
-    np.testing.assert_allclose([rate(jnp.int32(step)) for step in steps], expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(jax.jit(jax.vmap(rate))(steps), expected, rtol=1e-5, atol=1e-7)
     assert math.isclose(config.method.sparsity_before_training(0.99), 0.9)
     assert with_method(config, "sculpt", initial_sparsity=0.5).method.sparsity_before_training(0.99) == 0.5
 

@@ -1,8 +1,7 @@
-"""Networks: their prunable weights, initialisation, output and gradients."""
+"""Networks: their prunable weights, initialization, output and gradients."""
 
 import itertools
 import math
-from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +13,9 @@ from flax import nnx
 import flipout_jax as fj
 from experiments import models
 from experiments.errors import UserError
+from experiments.models import densenet
 from experiments.models.layers import Layers, max_pool
 from experiments.models.norm import BatchNorm
-from experiments.options.config import Model
 
 IMAGENETTE, CIFAR, MNIST, DIGITS = (224, 224, 3), (32, 32, 3), (28, 28, 1), (8, 8, 1)
 
@@ -70,48 +69,56 @@ def test_narrow_residual_networks(depth):
     assert sum(leaf.size for path, leaf in leaves if fj.kernels(path, leaf)) == expected
 
 
-def test_the_options_know_every_network():
-    assert get_args(Model) == tuple(models.MODELS)
-
-
-@pytest.fixture(scope="module")
-def fast_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-# The loss of each network before its first step and before its fourth, at a tenth of its width, on random images. A
-# change of architecture, initialisation or normalisation moves them; rounding hardly does.
+# The loss of each network before its first step and before its second, at a tenth of its width, on random images. A
+# change of architecture, initialization or normalization moves them; rounding hardly moves the first.
 LOSSES = {
-    "digits_cnn": (1.94727, 1.68110),
-    "lenet_300_100": (1.95495, 1.72464),
-    "fcn": (1.92020, 1.43002),
-    "lenet5": (1.94969, 1.93811),
-    "conv2": (1.93660, 1.91801),
-    "conv4": (1.94672, 1.94544),
-    "conv6": (1.94558, 1.94549),
+    "digits_cnn": (1.94727, 1.84454),
+    "lenet_300_100": (1.95495, 1.84780),
+    "fcn": (1.92020, 1.73023),
+    "lenet5": (1.94969, 1.94572),
+    "conv2": (1.93660, 1.93037),
+    "conv4": (1.94672, 1.94629),
+    "conv6": (1.94558, 1.94555),
     "conv8": (1.94591, 1.94590),
-    "vgg11": (2.12829, 0.40838),
-    "vgg13": (2.09835, 0.38109),
-    "vgg16": (2.23540, 0.77387),
-    "vgg19": (2.35301, 1.41782),
-    "resnet18": (1.98074, 1.18447),
-    "resnet34": (2.24814, 1.44990),
-    "resnet50": (1.97381, 1.92587),
-    "resnet20": (2.06646, 1.96218),
-    "resnet32": (2.14607, 1.74111),
-    "resnet56": (2.92991, 2.64519),
-    "elu_resnet20": (1.95062, 1.95008),
-    "elu_resnet56": (1.96684, 1.95773),
-    "elu_resnet110": (1.98997, 1.94527),
-    "densenet121": (2.24308, 1.69479),
-    "vit": (1.97193, 1.88676),
+    "vgg11": (2.12829, 1.13377),
+    "vgg13": (2.09835, 1.12748),
+    "vgg16": (2.23540, 1.48600),
+    "vgg19": (2.35301, 2.06819),
+    "resnet18": (1.98074, 1.58915),
+    "resnet34": (2.24814, 1.96532),
+    "resnet50": (1.97381, 1.98459),
+    "resnet20": (2.06646, 2.02234),
+    "resnet32": (2.14607, 1.92046),
+    "resnet56": (2.92991, 2.87289),
+    "elu_resnet20": (1.95062, 1.95044),
+    "elu_resnet56": (1.96684, 1.96304),
+    "elu_resnet110": (1.98997, 1.97016),
+    "densenet121": (2.24308, 2.47203),
+    "vit": (1.97193, 1.93958),
 }
 
 
-@pytest.mark.parametrize("name", models.MODELS)
-def test_every_network_trains(name, fast_compilation):
+@pytest.mark.parametrize("name", [name for name in models.MODELS if name != "densenet121"])
+def test_every_network_trains(name):
+    assert_trains(name, LOSSES[name])
+
+
+@pytest.mark.slow
+def test_densenet_trains():
+    assert_trains("densenet121", LOSSES["densenet121"])
+
+
+def test_a_densenet_of_fewer_layers_trains(monkeypatch):
+    monkeypatch.setattr(densenet, "_BLOCKS", (2, 2, 2, 2))
+    assert_trains("densenet121", (2.20721, 1.61223))
+
+
+def test_a_loss_is_known_of_every_network():
+    assert LOSSES.keys() == models.MODELS.keys()
+
+
+def assert_trains(name, losses):
+    """Trains a network at a tenth of its width for four steps."""
     model = models.create(name, CIFAR, 7, jax.random.key(0), width=0.1)
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     images = jax.random.normal(jax.random.key(1), (8, *CIFAR))
@@ -133,14 +140,15 @@ def test_every_network_trains(name, fast_compilation):
         params, rest, value, logits, grads = step(params, rest)
         values.append(float(value))
         assert logits.shape == (8, 7)
-        assert jnp.isfinite(logits).all()
+        assert np.isfinite(logits).all()
         for path, grad in jax.tree.leaves_with_path(grads):
-            assert jnp.isfinite(grad).all(), path
+            assert np.isfinite(grad).all(), path
             if fj.kernels(path, grad):
-                assert jnp.any(grad != 0), fj.path_string(path)
+                assert np.any(grad != 0), fj.path_string(path)
     assert values[3] < values[0]
-    np.testing.assert_allclose(values[0], LOSSES[name][0], rtol=1e-3)
-    np.testing.assert_allclose(values[3], LOSSES[name][1], rtol=2e-2)
+    np.testing.assert_allclose(values[0], losses[0], rtol=1e-3)
+    # Later, the batch statistics of so few images let differences by rounding grow.
+    np.testing.assert_allclose(values[1], losses[1], rtol=1e-2)
 
 
 def test_batch_norm_is_that_of_flax():
@@ -190,14 +198,14 @@ def test_max_pool_is_that_of_flax(shape):
 
 
 @pytest.mark.parametrize("name", ["digits_cnn", "resnet20", "vit"])
-def test_bfloat16_is_for_computing_alone(name, fast_compilation):
+def test_bfloat16_is_for_computing_alone(name):
     outputs = []
     for dtype in ("float32", "bfloat16"):
         model = models.create(name, CIFAR, 7, jax.random.key(0), width=0.25, dtype=dtype)
         params, rest = nnx.state(model, nnx.Param), nnx.state(model, nnx.Not(nnx.Param))
         assert {leaf.dtype for leaf in jax.tree.leaves((params, rest))} == {jnp.dtype(jnp.float32)}
         model.eval()
-        outputs.append(model(jax.random.normal(jax.random.key(1), (8, *CIFAR))))
+        outputs.append(nnx.jit(lambda model, x: model(x))(model, jax.random.normal(jax.random.key(1), (8, *CIFAR))))
     assert [x.dtype for x in outputs] == [jnp.float32, jnp.bfloat16]
     assert 0 < jnp.max(jnp.abs(outputs[0] - outputs[1])) < 0.1 * jnp.max(jnp.abs(outputs[0]))
 
@@ -224,9 +232,10 @@ def test_initial_weights(init, std):
             assert (bias == 0).all()
 
 
-def test_densenet_starts_as_torchvision_has_it():
-    model = models.create("densenet121", (32, 32, 3), 10, jax.random.key(0), width=0.25)
-    kernel = np.asarray(model.blocks[3][15].conv_1.kernel[...])
+def test_densenet_starts_as_torchvision_has_it(monkeypatch):
+    monkeypatch.setattr(densenet, "_BLOCKS", (1, 1, 1, 1))
+    model = models.create("densenet121", (32, 32, 3), 10, jax.random.key(0), width=0.5)
+    kernel = np.asarray(model.blocks[3][0].conv_1.kernel[...])
     np.testing.assert_allclose(kernel.std(), math.sqrt(2 / (9 * kernel.shape[2])), rtol=0.05)
 
 

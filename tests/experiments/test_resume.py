@@ -45,9 +45,9 @@ def assert_equal_runs(run, whole):
         (17, {"seeds": 2}),
     ],
 )
-def test_a_run_that_goes_on_is_as_one_that_was_not_stopped(quick, tmp_path, stopped, dispatches, options):
+def test_a_run_that_goes_on_is_as_one_that_was_not_stopped(quick, finished, stopped, dispatches, options):
     options = SMALL | options
-    training.run(quick(output_dir=tmp_path / "whole", **options))
+    whole = finished(quick(output_dir=None, **options))
     run = stopped(quick(**options), dispatches)
     for lines in run.rglob("*.jsonl"):
         if not (lines.parent / "summary.json").exists():
@@ -55,14 +55,15 @@ def test_a_run_that_goes_on_is_as_one_that_was_not_stopped(quick, tmp_path, stop
             lines.write_text(lines.read_text() + '{"epoch": 9, "tra')
     assert training.run(Config(resume=run)) is None
     for name in ["."] if options["seeds"] == 1 else ["seed0", "seed1"]:
-        assert_equal_runs(run / name, tmp_path / "whole" / name)
+        assert_equal_runs(run / name, whole / name)
         assert (run / name / "summary.json").exists()
         assert not (run / name / "checkpoints").exists()
 
 
-def test_seeds_of_one_program_go_on_together_when_some_have_their_results(quick, tmp_path, monkeypatch):
-    options = SMALL | {"seeds": 2, "seeds_at_once": 2, "save_epochs": 1}
-    training.run(quick(output_dir=tmp_path / "whole", **options))
+def test_seeds_of_one_program_go_on_together_when_some_have_their_results(quick, finished, tmp_path, monkeypatch):
+    options = SMALL | {"seeds": 2, "seeds_at_once": 2}
+    whole = finished(quick(output_dir=None, **options))
+    options |= {"save_epochs": 1}
     write_json = files.write_json
 
     def die(file, value):
@@ -82,7 +83,7 @@ def test_seeds_of_one_program_go_on_together_when_some_have_their_results(quick,
             training.run(Config(resume=run / seed))
     training.run(Config(resume=run))
     for seed in ("seed0", "seed1"):
-        assert_equal_runs(run / seed, tmp_path / "whole" / seed)
+        assert_equal_runs(run / seed, whole / seed)
         assert not (run / seed / "checkpoints").exists()
 
 
@@ -93,7 +94,7 @@ def test_whole_epochs_at_once_do_not_go_on_inside_one(quick, monkeypatch, stoppe
         training.run(Config(resume=run))
 
 
-def test_streamed_images_are_learnt_and_resumed(quick, tmp_path, stopped, dark_and_light):
+def test_streamed_images_are_learned_and_resumed(quick, tmp_path, stopped, dark_and_light):
     options = SMALL | {"data": f"folder:{dark_and_light}", "stream": True, "learning_rate": 0.02, "batch_size": 8}
     options |= {"sparsity": 0.5, "prunings": 1}
     training.run(quick(output_dir=tmp_path / "whole", **options))
@@ -166,15 +167,15 @@ def test_the_best_epoch_after_the_last_pruning_stays(quick, tmp_path, monkeypatc
     assert fj.checkpoint.restore(tmp_path / "run" / "checkpoints").metadata["position"] == kept.metadata["position"]
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_the_newest_whole_one(quick, tmp_path, stopped, capsys):
-    training.run(quick(output_dir=tmp_path / "whole", **SMALL))
+def test_a_damaged_checkpoint_is_passed_over_for_the_newest_whole_one(quick, finished, stopped, capsys):
+    whole = finished(quick(output_dir=None, **SMALL))
     run = stopped(quick(**SMALL, save_epochs=1), 7)
     assert fj.checkpoint.steps(run / "checkpoints") == [2, 3]
     manifest = run / "checkpoints" / "3" / "checkpoint.json"
     manifest.write_text(manifest.read_text()[:-20])
     training.run(Config(resume=run))
     assert "checkpoints/3 is damaged: checkpoint.json cannot be read" in capsys.readouterr().out
-    assert_equal_runs(run, tmp_path / "whole")
+    assert_equal_runs(run, whole)
 
 
 def test_where_no_checkpoint_is_whole_each_is_told(quick, stopped):

@@ -6,7 +6,7 @@ import pytest
 
 from experiments.benchmarks import soak
 
-OPTIONS = soak.Options(steps=2_000, prunings=10, every=200)
+OPTIONS = soak.Options(steps=1_000, prunings=10, every=100)
 
 
 def broken():
@@ -41,7 +41,7 @@ def test_a_leak_is_found(monkeypatch):
 
 def test_a_second_compilation_is_found(monkeypatch):
     def another_dtype(params, state):
-        if int(state.count) == 1_500:
+        if int(state.count) == 750:
             state = state._replace(count=jax.lax.convert_element_type(state.count, jnp.uint32))
         return params, state
 
@@ -62,7 +62,7 @@ def test_weights_that_are_not_what_they_should_be_are_found(monkeypatch, what, a
 
 def test_masks_that_come_back_are_found(monkeypatch):
     def come_back(params, state):
-        if int(state.count) == 1_200:
+        if int(state.count) == 600:
             state = state._replace(masks=jax.tree.map(jnp.ones_like, state.masks))
         return params, state
 
