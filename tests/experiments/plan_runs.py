@@ -46,7 +46,7 @@ def same(leaf, _):
 
 
 def faults(of_updates=same, of_state=same):
-    """What the plan says of an optimiser that does this to each leaf of its updates, and of its state."""
+    """What the plan says of an optimizer that does this to each leaf of its updates, and of its state."""
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:8])
     sharding = NamedSharding(mesh, PartitionSpec("data", "model"))
     params = {"dense": {"kernel": jax.ShapeDtypeStruct((1024, 512), jnp.float32, sharding=sharding)}}

@@ -74,12 +74,12 @@ def test_other_names_of_the_test_folder(image_folder, tmp_path, name):
 
 
 @pytest.mark.parametrize(("mode", "suffix"), [("RGB", "png"), ("RGBA", "png"), ("P", "gif"), ("CMYK", "tiff")])
-def test_colour_formats_have_three_channels(image_folder, tmp_path, mode, suffix):
-    colours = Image.fromarray(np.random.default_rng(1).integers(0, 256, (6, 5, 3)).astype(np.uint8)).convert(mode)
-    colours.save(image_folder / "train" / "cat" / f"9.{suffix}")
+def test_color_formats_have_three_channels(image_folder, tmp_path, mode, suffix):
+    colors = Image.fromarray(np.random.default_rng(1).integers(0, 256, (6, 5, 3)).astype(np.uint8)).convert(mode)
+    colors.save(image_folder / "train" / "cat" / f"9.{suffix}")
     folder = load(image_folder, tmp_path)
     assert folder.shape == (6, 5, 3)
-    np.testing.assert_array_equal(folder.train.images[3], np.asarray(colours.convert("RGB")))
+    np.testing.assert_array_equal(folder.train.images[3], np.asarray(colors.convert("RGB")))
     grey = np.asarray(Image.open(image_folder / "train" / "cat" / "0.png"))
     np.testing.assert_array_equal(folder.train.images[0], np.stack([grey] * 3, axis=-1))
     grey = np.asarray(Image.open(image_folder / "test" / "dog" / "0.png"))

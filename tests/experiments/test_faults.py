@@ -20,7 +20,7 @@ from experiments.benchmarks import kills
 from experiments.errors import UserError
 from experiments.folder import run_directory
 from experiments.options.config import Config
-from experiments.run import training
+from experiments.run import checkpoint, training
 
 # Four epochs of three steps, with prunings after the first two epochs.
 SMALL = {"model": "lenet_300_100", "epochs": 4, "steps_per_epoch": 3, "sparsity": 0.75}
@@ -142,8 +142,14 @@ def test_a_process_that_gets_a_signal_ends_with_its_number(tmp_path):
 
 def test_a_lost_folder_ends_a_run_in_one_line(tmp_path, monkeypatch):
     run, moved = tmp_path / "run", tmp_path / "moved"
-    with meanwhile(lambda: fj.checkpoint.steps(run / "checkpoints"), lambda: run.rename(moved)):
-        error = train_for_long(run, monkeypatch, "--save-epochs", "2")
+
+    class MovesTheFolder(checkpoint.Checkpoints):
+        def save(self, position, score=None):
+            super().save(position, score)
+            run.rename(moved)
+
+    monkeypatch.setattr(checkpoint, "Checkpoints", MovesTheFolder)
+    error = train_for_long(run, monkeypatch, "--save-epochs", "2")
     assert error.startswith(f"error: {run}")
     assert "cannot be written: No such file or directory" in error
     assert "\n" not in error

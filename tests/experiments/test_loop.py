@@ -74,7 +74,7 @@ def test_several_runs_share_the_count_of_steps(digits):
     state, _ = train(functions(digits, 3), [0, 1, 2])
     assert state.opt_state.count.shape == ()
     assert state.opt_state.count == 4
-    # Those of the optimiser stand still where a run skips a step, so each run has its own.
+    # Those of the optimizer stand still where a run skips a step, so each run has its own.
     others = jax.tree.leaves(state.opt_state._replace(count=None))
     assert all(leaf.shape[0] == 3 for leaf in others)
     assert all(leaf.shape[0] == 3 for leaf in jax.tree.leaves(state.params))

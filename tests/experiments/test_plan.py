@@ -44,7 +44,7 @@ def test_devices_come_from_several_processes(planted):
 @pytest.mark.slow
 def test_every_device_holds_its_part(planned):
     one = planned
-    # Normalisations are sharded over one axis of the mesh only.
+    # Normalizations are sharded over one axis of the mesh only.
     assert 1 <= one["weights"] / (4 * one["size"] / 8) < 1.001
     # Two moments, and a counter.
     assert 0 <= one["inner"] - 2 * one["weights"] < 64
