@@ -146,6 +146,8 @@ def test_a_lost_folder_ends_a_run_in_one_line(tmp_path, monkeypatch):
     class MovesTheFolder(checkpoint.Checkpoints):
         def save(self, position, score=None):
             super().save(position, score)
+            # Until then another thread writes.
+            self.wait()
             run.rename(moved)
 
     monkeypatch.setattr(checkpoint, "Checkpoints", MovesTheFolder)
