@@ -5,7 +5,6 @@ import functools
 import signal
 import struct
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,19 +18,6 @@ from experiments.grid.results_table import CellRun
 from experiments.options.config import Config, with_method
 from experiments.run import training
 from experiments.run.interrupt import Interrupt
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol():
-    """Compiles quickly for the whole of a test: for fixtures of any scope, and in the processes that it starts."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-        jax.config.update("jax_disable_most_optimizations", True)
-        try:
-            return (yield)
-        finally:
-            jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from jax.sharding import AbstractMesh
 from experiments.benchmarks import decoders, plan, programs
 
 
-def found_by(what):
+def found_by(what, environment):
     """Returns what `plan_runs.py` found on 8 fake devices."""
-    # Traffic is that of a program for users.
-    env = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
+    # The script chooses the number of devices.
+    env = {**os.environ, **environment, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-W", "error", Path(__file__).with_name("plan_runs.py"), what]
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
@@ -27,13 +27,13 @@ def found_by(what):
 
 
 @pytest.fixture(scope="module")
-def planned():
-    return found_by("plan")
+def planned(default_environment):
+    return found_by("plan", default_environment)
 
 
 @pytest.fixture(scope="module")
-def planted():
-    return found_by("faults")
+def planted(default_environment):
+    return found_by("faults", default_environment)
 
 
 def test_devices_come_from_several_processes(planted):
