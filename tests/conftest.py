@@ -30,6 +30,7 @@ STRICT_TOO = {"test_optax", "test_transforms"}
 # and generates simple code, in all tests and the processes that they start, but for tests of compiled programs and of
 # exact selection. With JAX_DISABLE_MOST_OPTIMIZATIONS=0 it compiles everything as it does for users.
 COMPILES_QUICKLY = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") != "0"
+jax.config.update("jax_disable_most_optimizations", COMPILES_QUICKLY)
 SIMPLE_CODE = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
 # As it is before any test patches it.
