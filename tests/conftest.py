@@ -214,7 +214,7 @@ def equations():
 def train():
     """`train(optimizer, params, grads)`: all parameters and states of a run, stacked along a first axis.
 
-    `grads` has the steps as first axis. Index -1 is the end of the run. It compiles once, as one scan, and simply even
+    `grads` has the steps as first axis. Index -1 is the end of the run. It compiles once, as one scan, and quickly even
     where `default_code` is in use.
     """
 
@@ -225,7 +225,12 @@ def train():
             params = optax.apply_updates(params, updates)
             return (params, state), (params, state)
 
-        return JIT(lambda carry, g: jax.lax.scan(step, carry, g)[1])((params, optimizer.init(params)), grads)
+        before = jax.config.read("jax_disable_most_optimizations")
+        jax.config.update("jax_disable_most_optimizations", COMPILES_QUICKLY)
+        try:
+            return JIT(lambda carry, g: jax.lax.scan(step, carry, g)[1])((params, optimizer.init(params)), grads)
+        finally:
+            jax.config.update("jax_disable_most_optimizations", before)
 
     return train
 

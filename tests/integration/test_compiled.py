@@ -74,7 +74,11 @@ def test_an_idle_step_of_acdc_is_one_of_prune(name):
     assert step.state == plain.state
 
 
-@pytest.mark.parametrize("name", INNERS)
+# `adam by a schedule` differs from `adamw` in what the inner optimizer does with its count, which is tested above.
+WITHOUT_SCHEDULE = [name for name in INNERS if name != "adam by a schedule"]
+
+
+@pytest.mark.parametrize("name", WITHOUT_SCHEDULE)
 def test_an_idle_step_of_flipout_reads_what_the_new_signs_follow_from(name):
     inner, arrays = INNERS[name]
     optimizer = fj.flipout(inner, SCHEDULE, key=jax.random.key(0), noise_scale=0.0)
@@ -87,7 +91,7 @@ def test_an_idle_step_of_flipout_reads_what_the_new_signs_follow_from(name):
     assert step.temporary - plain.temporary <= 4 * LARGEST + SLACK
 
 
-@pytest.mark.parametrize("name", INNERS)
+@pytest.mark.parametrize("name", WITHOUT_SCHEDULE)
 def test_an_idle_step_of_a_gradient_saliency_reads_what_its_scores_follow_from(name):
     inner, _ = INNERS[name]
     optimizer = fj.prune(inner, SCHEDULE, saliency=fj.gradient(0.9))
