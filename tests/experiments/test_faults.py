@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 import safetensors
@@ -72,12 +71,13 @@ def test_two_processes_do_not_write_one_run(quick, tmp_path):
 
 @contextlib.contextmanager
 def meanwhile(is_time, act):
-    """Acts from another thread as soon as it is time."""
+    """Acts from another thread as soon as it is time, unless the context ends earlier."""
+    ended = threading.Event()
 
     def watch():
-        deadline = time.monotonic() + 120
-        while not is_time() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        while not is_time():
+            if ended.wait(0.01):
+                return
         act()
 
     thread = threading.Thread(target=watch)
@@ -85,6 +85,7 @@ def meanwhile(is_time, act):
     try:
         yield
     finally:
+        ended.set()
         thread.join()
 
 
@@ -133,8 +134,11 @@ def test_a_stopped_run_leaves_what_it_has(tmp_path, monkeypatch, capsys, number)
 def test_a_process_that_gets_a_signal_ends_with_its_number(tmp_path):
     command = [sys.executable, "-m", "experiments.train", "--model", "lenet_300_100", "--epochs", "100000"]
     process = subprocess.Popen([*command, "--output-dir", str(tmp_path)], stdout=-1, stderr=-1, text=True)
-    with meanwhile(lambda: has_epochs(tmp_path) or process.poll() is not None, process.terminate):
-        out, err = process.communicate(timeout=150)
+    try:
+        with meanwhile(lambda: has_epochs(tmp_path), process.terminate):
+            out, err = process.communicate(timeout=150)
+    finally:
+        process.kill()
     assert process.returncode == 128 + signal.SIGTERM, err
     assert "Stopped after" in out
     assert {file.name for file in tmp_path.iterdir()} - {".lock"} == FILES

@@ -100,12 +100,12 @@ def test_several_seeds_at_once_have_the_masks_that_they_have_alone(small, tmp_pa
 @pytest.mark.parametrize("method", ["snip", "lottery", "drive"])
 def test_a_run_that_was_stopped_goes_on_with_its_masks_and_its_start(small, tmp_path, stopped, method):
     own = {"rounds": 2, "rewind_epochs": 1} if method == "lottery" else None
-    training.run(small(method, own, epochs=3, output_dir=tmp_path / "whole"))
+    training.run(small(method, own, epochs=4, output_dir=tmp_path / "whole"))
     _, metrics, whole = read(tmp_path / "whole")
     last = len(metrics) * 2
     for steps in (1, 5, last - 3):
         folder = tmp_path / f"after-{steps}"
-        training.run(Config(resume=stopped(small(method, own, epochs=3, output_dir=folder), steps)))
+        training.run(Config(resume=stopped(small(method, own, epochs=4, output_dir=folder), steps)))
         arrays = read(folder)[2]
         assert arrays.keys() == whole.keys()
         for name, array in whole.items():
