@@ -54,7 +54,8 @@ train.main()
 def running(*options, devices=1, program=("-m", "experiments.train")):
     """A process that trains, and does not outlive the test."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-    env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    # Devices wait for each other, each in a thread of its own, so there must be threads for all of them.
+    env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "NPROC": str(max(2 * devices, 4))}
     command = [sys.executable, *program, *options]
     with subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=env) as process:
         try:
