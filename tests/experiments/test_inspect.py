@@ -18,7 +18,9 @@ def read(file):
 
 
 @pytest.mark.draws
-def test_names_with_brackets_are_names(quick, tmp_path, capsys, dark_and_light):
+def test_names_with_brackets_are_names(quick, tmp_path, capsys, monkeypatch, dark_and_light):
+    # Wide enough for titles with the path of the folder.
+    monkeypatch.setenv("COLUMNS", "300")
     odd = tmp_path / "a[" / "b]c"
     odd.parent.mkdir()
     dark_and_light.rename(odd)
