@@ -53,7 +53,7 @@ class Training(Config):
     """Folder of the grid. The same command continues a grid that was stopped."""
     overwrite: bool = False
     """Train the cells again that the folder holds with other options; those with the same options are kept."""
-    method: Suppress[Fixed[Method]] = Flipout()  # noqa: RUF009
+    method: Suppress[Fixed[Method]] = Flipout()
     sparsity: Suppress[Fixed[float]] = 0.9375
     resume: Suppress[Fixed[Path | None]] = None
     coordinator: Suppress[Fixed[str | None]] = None

@@ -24,7 +24,7 @@ class Config(TrainingOptions):
     parts.
     """
 
-    method: Method = Flipout()  # noqa: RUF009
+    method: Method = Flipout()
     """The pruning method and its own options. A name stands for the method with its default options."""
     seeds_at_once: Annotated[int | None, AT_LEAST_1] = None
     """Number of seeds that one program trains at once. Default: as many as fit in memory on an accelerator, one on
