@@ -8,8 +8,18 @@ import platform
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+
+CACHES = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flipout_jax" / "tests"
+
+# Compiling all of JAX takes each process two seconds. Where Python writes no bytecode beside the sources, it goes here.
+if sys.dont_write_bytecode:
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = str(CACHES / "bytecode")
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +42,9 @@ STRICT_TOO = {"test_optax", "test_transforms"}
 COMPILES_QUICKLY = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") != "0"
 jax.config.update("jax_disable_most_optimizations", COMPILES_QUICKLY)
 SIMPLE_CODE = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+
+# JAX's own checks of every trace take a fifth of the time. One job of continuous integration asks for them.
+CHECKS_TRACES = os.environ.get("JAX_ENABLE_CHECKS", "0") not in ("", "0", "false", "False")
 
 # As it is before any test patches it.
 JIT = jax.jit
@@ -59,8 +72,7 @@ def _use_compile_cache():
     It is in the user's cache folder, with a folder for each version of JAX on each kind of processor, unless the
     environment names another. JAX stores what XLA compiled by a key of the program and its options.
     """
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    usual = caches / "flipout_jax" / "tests" / f"jax-{jax.__version__}-{_processor()}"
+    usual = CACHES / f"jax-{jax.__version__}-{_processor()}"
     folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(usual))
     jax.config.update("jax_compilation_cache_dir", folder)
     # However small and quick: most programs of the tests are both.
@@ -88,8 +100,30 @@ def _use_simple_code():
         os.environ["XLA_FLAGS"] = flags
 
 
+def _share_contexts():
+    """Has JAX lower a hundred programs in one MLIR context, as creating a context takes most programs longer.
+
+    It has no option for that, so this reaches for a function of its own. Where there is none, nothing is shared.
+    """
+    from jax._src.interpreters import mlir
+
+    create = getattr(mlir, "make_ir_context", None)
+    if create is None:
+        return
+    shared = threading.local()
+
+    def context():
+        shared.uses = getattr(shared, "uses", 0) + 1
+        if shared.uses % 100 == 1:
+            shared.context = create()
+        return shared.context
+
+    mlir.make_ir_context = context
+
+
 _use_compile_cache()
 if COMPILES_QUICKLY:
+    _share_contexts()
     _use_simple_code()
 
 
@@ -142,7 +176,7 @@ def pytest_runtest_protocol(item):
         jax.numpy_dtype_promotion("standard" if promotes else "strict"),
         jax.numpy_rank_promotion("allow" if promotes else "raise"),
         jax.debug_nans(not makes_nan),
-        jax.enable_checks(True),
+        jax.enable_checks(CHECKS_TRACES),
     ):
         return (yield)
 

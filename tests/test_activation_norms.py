@@ -105,6 +105,7 @@ def test_a_single_layer_and_wrong_arguments(batches, raises):
         fj.activation_norms(nnx.BatchNorm(3, rngs=nnx.Rngs(0)), batches)
 
 
+@pytest.mark.slow
 def test_flax_is_imported_only_when_it_is_needed():
     program = """
 import sys

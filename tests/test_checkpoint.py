@@ -124,6 +124,7 @@ def test_one_of_the_same_number_is_replaced(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["3"]
 
 
+@pytest.mark.slow
 def test_a_save_that_fails_leaves_what_was_there(tmp_path, assert_same):
     """The limit on a file's size is a disk that is full for one process."""
     checkpoint.save(tmp_path, 1, TREE).result()

@@ -243,6 +243,7 @@ for needs in (lambda: fj.quantize.to_qwix(x), lambda: fj.quantize.calibrate(None
 """
 
 
+@pytest.mark.slow
 def test_it_needs_neither_flax_nor_qwix_until_they_are_asked_for():
     done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True)
     assert done.stdout.count('pip install "flipout_jax[quantize]"') == 2, done.stderr

@@ -65,6 +65,7 @@ def test_arrays_are_those_of_the_network(exported):
     assert small["dense_1/kernel"].shape[0] == small["dense_0/kernel"].shape[1] < pruned["dense_0/kernel"].shape[1]
 
 
+@pytest.mark.slow
 def test_jax_alone_runs_the_file(exported, tmp_path):
     folder, _ = exported
     run = finished.read(folder)

@@ -34,6 +34,7 @@ def test_no_run_is_lost_however_often_it_is_killed(tmp_path):
     assert report.lost == []
 
 
+@pytest.mark.slow
 @pytest.mark.draws
 def test_what_a_killed_run_lost_is_seen(quick, tmp_path):
     for name in ("run", "whole"):

@@ -30,6 +30,7 @@ def run(folder, *words):
     return compare.run_grid(arguments.grid, grid_options.base_of(arguments.training))
 
 
+@pytest.mark.slow
 def test_a_grid_runs_skips_fails_and_goes_on(planned, tmp_path, capsys):
     # With so high a rate gradients are soon not finite.
     words = ("--methods", "magnitude,random:learning_rate=1e30", "--sparsities", "0.75")

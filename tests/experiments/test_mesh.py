@@ -160,6 +160,7 @@ def test_the_error_of_a_partner_that_is_gone_is_known(error, gone):
     assert is_connection_lost(error) is gone
 
 
+@pytest.mark.slow
 def test_8_devices_learn_as_one(quick, tmp_path):
     options = ["--epochs", "6", "--steps-per-epoch", "40", "--test-images", "200"]
     with running(

@@ -36,6 +36,7 @@ def planted(default_environment):
     return found_by("faults", default_environment)
 
 
+@pytest.mark.slow
 def test_devices_come_from_several_processes(planted):
     assert planted["devices"] == 8
     assert planted["of this process"] == 4
@@ -87,6 +88,7 @@ def test_the_tables_have_a_row_for_each_plan(planned):
     assert [len(row) for row in rows[::3]] == [len(row) for row in rows[2::3]]
 
 
+@pytest.mark.slow
 def test_a_planted_gather_is_found(planted):
     assert planted["fine"]["large"] == []
     [part, whole] = planted["gathered"]["large"]
@@ -95,18 +97,21 @@ def test_a_planted_gather_is_found(planted):
     assert "all-to-all" in planted["sorted"]["large"][0]
 
 
+@pytest.mark.slow
 def test_a_parameter_that_is_whole_on_a_device_is_found(planted):
     assert planted["fine"]["whole"] == []
     [whole] = planted["gathered"]["whole"]
     assert whole.startswith(f"an array of {4 * 1024 * 512:,} bytes is made: ")
 
 
+@pytest.mark.slow
 def test_a_state_that_is_not_kept_in_place_is_found(planted):
     assert planted["fine"]["misplaced"] == []
     kept = planted["moved"]["kept"]
     assert planted["moved"]["misplaced"] == [f"only {kept // 2:,} of {kept:,} bytes are updated in place"]
 
 
+@pytest.mark.slow
 def test_init_shards_the_state_as_the_parameters_and_a_compiled_one_must_be_told(planted):
     """As `docs/scale.md` says: masks, flips and both moments."""
     assert planted["init"] == [True] * 4

@@ -66,6 +66,7 @@ def test_signals_of_a_terminal_do_not_reach_a_process_but_stop_does():
         assert answer(pool) == ("c", Exited(0))
 
 
+@pytest.mark.slow
 def test_variables_are_set_before_jax_reads_them(monkeypatch):
     monkeypatch.setenv("GRID_TEST_GONE", "here")
     environments = [{"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, {"JAX_ENABLE_X64": "1"}]

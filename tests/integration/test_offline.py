@@ -30,6 +30,7 @@ print("fine")
 """
 
 
+@pytest.mark.slow
 def test_an_import_opens_no_socket():
     done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

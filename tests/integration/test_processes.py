@@ -49,7 +49,8 @@ def found(process):
     return json.loads(line.removeprefix("found "))
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
 def test_several_processes_do_as_one(count, process_runs, tmp_path):
     """All of it is one test, because starting the processes takes long."""
     of_one = process_runs.alone(tmp_path)
