@@ -15,9 +15,11 @@ from ._flipout import flipout as flipout
 from ._flops import Flops as Flops
 from ._flops import LayerFlops as LayerFlops
 from ._flops import flops as flops
+from ._masks import TargetNotReachedWarning as TargetNotReachedWarning
 from ._masks import apply_masks as apply_masks
 from ._masks import check as check
 from ._masks import get_masks as get_masks
+from ._masks import masks_of as masks_of
 from ._masks import set_masks as set_masks
 from ._masks import sparsity as sparsity
 from ._noise import GradientNoiseState as GradientNoiseState

@@ -8,14 +8,15 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from . import _errors, schedules
+from . import _arguments, _errors, _masking, schedules
 from ._errors import ArgumentError
 from ._prunable import kernels
-from ._prune import check_update_arguments, if_due, prune
+from ._prune import PruneState, prune
 from ._saliency import Saliency, magnitude
 from ._select import _target
-from ._select._allocation import Allocation, global_
-from .schedules import Milestones, Phases
+from ._select._allocation import Allocation
+from ._select._target import Repeated
+from .schedules import Phases
 
 PyTree = Any
 
@@ -26,8 +27,9 @@ def acdc(
     phases: Phases,
     *,
     saliency: Saliency = magnitude(),
-    allocation: Allocation = global_(),
+    allocation: Allocation | None = None,
     prunable: Any = kernels,
+    stacked: Any = None,
     reset_momentum: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
     r"""AC/DC: alternates sparse and dense phases, so that pruned weights get another chance.
@@ -55,6 +57,7 @@ def acdc(
       saliency: the pruning criterion; the paper's is `magnitude()`. See `prune`.
       allocation: how sparsity is shared across layers; the authors' is `global_()`. See `prune`.
       prunable: the parameters to prune: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
+      stacked: for parameters that hold several layers, the number of leading axes that number the layers; see `prune`.
       reset_momentum: if True, each dense phase starts with the momentum reset to its value from `inner.init`, for all
         parameters, as in the authors' runs. This resets all of `inner`'s state that mirrors the parameters, including
         Adam's second moment. Step counts are not reset, and neither is the learning rate. Adam's bias correction is not
@@ -95,7 +98,12 @@ def acdc(
     _errors.boolean("reset_momentum", reset_momentum)
     inner = optax.with_extra_args_support(inner)
     pruner = prune(
-        inner, Milestones(sparse, (density,) * len(sparse)), saliency=saliency, allocation=allocation, prunable=prunable
+        inner,
+        Repeated(sparse, (density,) * len(sparse)),
+        saliency=saliency,
+        allocation=allocation,
+        prunable=prunable,
+        stacked=stacked,
     )
 
     def init(params):
@@ -106,17 +114,18 @@ def acdc(
         return state
 
     def update(updates, state, params=None, **extra_args):
-        params = check_update_arguments(state, params)
+        _arguments.check_state(state, PruneState)
+        params = _errors.given_params(params)
         starts_dense = _target.is_among(dense, state.count)
         # Masks and momentum are reset at the start of the phase's first update, not at the end of the previous update.
         # There the masks have just been read for the updates, so they would be copied at every step, and resetting the
         # momentum would take a separate pass over the state.
-        state = state._replace(masks=if_due(starts_dense, _all_live, state.masks))
+        state = state._replace(masks=_masking.if_due(starts_dense, _all_live, state.masks))
         if reset_momentum:
             state = state._replace(inner_state=_reset(inner, state.inner_state, params, starts_dense))
         return pruner.update(updates, state, params, **extra_args)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return _arguments.mark(optax.GradientTransformationExtraArgs(init, update))
 
 
 def _check_phases(phases: Any) -> Phases:

@@ -11,12 +11,13 @@ from ._prunable import kernels
 from ._prune import prune
 from ._saliency import flips
 from ._select._allocation import Allocation, global_
-from ._select._target import Schedule
+
+PyTree = Any
 
 
 def flipout(
     inner: optax.GradientTransformation,
-    sparsity: Schedule,
+    sparsity: Any,
     *,
     key: jax.Array,
     power: float = 2.0,
@@ -24,6 +25,8 @@ def flipout(
     flip_decay: float = 1.0,
     allocation: Allocation = global_(),
     prunable: Any = kernels,
+    stacked: Any = None,
+    initial_masks: PyTree | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""FlipOut: prunes the weights that keep crossing zero during training.
 
@@ -34,8 +37,7 @@ def flipout(
     standard deviation `noise_scale * ||masked g|| / sqrt(size)` to every parameter's gradient; mask again; call
     `inner.update`; count the flips of live weights; on a pruning step, score and prune.
 
-    It is `prune` with the saliency `flips(power, decay=flip_decay)` around `gradient_noise(key, noise_scale)` and
-    `inner`.
+    It is `prune` with the saliency `flips(power, decay=flip_decay)` and the noise `gradient_noise(key, noise_scale)`.
 
     We recommend a recipe that differs from the paper's: the last pruning halfway through training,
     `noise_scale=optax.linear_schedule(1.0, 0.0, steps // 2)`, and a cosine learning-rate schedule.
@@ -43,7 +45,7 @@ def flipout(
     Args:
       inner: any optax optimizer. The paper's is SGD with momentum and weight decay.
       sparsity: target sparsity by step: one of `schedules`, or any traceable function from the number of updates
-        done to a float in [0, 1); see `prune`.
+        done to a float in [0, 1), or a dict of them by regular expressions on paths; see `prune`.
       key: a PRNG key for the noise; its implementation generates the noise, see `gradient_noise`.
       power: exponent of the magnitude, at least 0.
       noise_scale: scale of the noise relative to the root mean square of each tensor's gradient, at least 0; 0 adds no
@@ -51,6 +53,8 @@ def flipout(
       flip_decay: factor by which the flip counts are multiplied at each step, in (0, 1]; the paper's is 1. See `flips`.
       allocation: how sparsity is shared across layers; the paper's is `global_()`. See `prune`.
       prunable: the parameters to prune: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
+      stacked: for parameters that hold several layers, the number of leading axes that number the layers; see `prune`.
+      initial_masks: masks to start from; see `prune`.
 
     Returns:
       An optimizer whose state is a `PruneState` that holds `masks` and `flips`.
@@ -89,6 +93,13 @@ def flipout(
     if not callable(noise_scale):
         _errors.not_negative("noise_scale", noise_scale)
     has_noise = not (isinstance(noise_scale, int | float) and noise_scale == 0)
-    if has_noise:
-        inner = optax.chain(gradient_noise(key, noise_scale), inner)
-    return prune(inner, sparsity, saliency=flips(power, decay=flip_decay), allocation=allocation, prunable=prunable)
+    return prune(
+        inner,
+        sparsity,
+        saliency=flips(power, decay=flip_decay),
+        allocation=allocation,
+        prunable=prunable,
+        stacked=stacked,
+        initial_masks=initial_masks,
+        noise=gradient_noise(key, noise_scale, stacked=stacked) if has_noise else None,
+    )

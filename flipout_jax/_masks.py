@@ -1,16 +1,23 @@
 """Functions on masks: get, set and apply them, measure sparsity, and check that masked weights are zero."""
 
-import sys
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
 from jax.core import Tracer
 
+from . import _holes, _states
+from ._arguments import check_masks
 from ._errors import ArgumentError
 from ._numerics import where
-from ._prunable import check_arrays, kernels, path_string, select
-from ._prune import PruneState, check_masks, is_prunable
+from ._pairing import aligned, paired
+from ._params import params_of
+from ._prunable import check_arrays, kernels, select
+from ._select import _rules
 
 PyTree = Any
 
@@ -18,15 +25,17 @@ PyTree = Any
 def get_masks(opt_state: PyTree) -> PyTree:
     """Returns the masks in an optimizer state at any nesting: `optax.chain`, `optax.MultiSteps`, `nnx.Optimizer`, ...
 
+    If several transformations prune, as the parts of `optax.partition` do, it merges their masks into one tree.
+
     Args:
       opt_state: an optimizer state, or anything that holds one.
 
     Returns:
-      The masks: bool arrays of the parameters' shapes for prunable parameters, and the scalar True for all others. For
-      NNX, the arrays are not wrapped in variables.
+      The masks: bool arrays of the parameters' shapes for prunable parameters, and `optax.MaskedNode()`, which holds no
+      array, for all others. For NNX, the arrays are not wrapped in variables.
 
     Raises:
-      ValueError: if there is no `PruneState`, or more than one.
+      ValueError: if there is no `PruneState`, or if two of them hold masks of the same parameter; names it.
 
     Example:
       >>> import jax.numpy as jnp, optax, flipout_jax as fj
@@ -34,14 +43,53 @@ def get_masks(opt_state: PyTree) -> PyTree:
       >>> fj.get_masks(optimizer.init({"kernel": jnp.ones((1, 2))}))
       {'kernel': Array([[ True,  True]], dtype=bool)}
     """
-    return find_state(opt_state).masks
+    return _states.merged(opt_state).masks
+
+
+def masks_of(params: PyTree, prunable: Any = kernels) -> PyTree:
+    """Returns the masks of a network that is pruned already: False where a prunable weight is exactly 0.
+
+    Args:
+      params: the parameters, or an NNX or Equinox model.
+      prunable: the prunable parameters: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
+
+    Returns:
+      The masks, for `initial_masks` of `prune`: bool of the leaf's shape for prunable parameters, and
+      `optax.MaskedNode()` for all others.
+
+    Raises:
+      ValueError: if `prunable` selects nothing.
+
+    Example:
+      >>> import jax.numpy as jnp, flipout_jax as fj
+      >>> fj.masks_of({"bias": jnp.zeros(2), "kernel": jnp.array([[0.0, -2.0]])})
+      {'bias': MaskedNode(), 'kernel': Array([[False,  True]], dtype=bool)}
+    """
+    params = params_of(params)
+    leaves = _holes.leaves(params)
+    masks = [
+        ~_is_zero(leaf) if is_chosen else _holes.HOLE
+        for is_chosen, leaf in zip(select(prunable, params), leaves, strict=True)
+    ]
+    return _holes.fill(params, masks)
+
+
+def _is_zero(leaf: Any) -> Array:
+    """Returns True where a number is 0 of either sign. A denormal number is not, even where the backend computes so."""
+    leaf = jnp.asarray(leaf)
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return leaf == 0
+    bits = 8 * leaf.dtype.itemsize
+    unsigned = lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{bits}"))
+    return unsigned & jnp.array(2 ** (bits - 1) - 1, unsigned.dtype) == 0
 
 
 def set_masks(opt_state: PyTree, masks: PyTree) -> PyTree:
     """Returns the optimizer state with other masks, at any nesting: the counterpart of `get_masks`.
 
-    Everything else is unchanged: step counts, the saliency's state, and the inner optimizer's moments. So a state saved
-    at an earlier step can continue from there, with the learning rate of that step, under later masks.
+    What has been reached follows the new masks. Everything else is unchanged: step counts, the saliency's state, and
+    the inner optimizer's moments. So a state saved at an earlier step can continue from there, with the learning rate
+    of that step, under later masks.
 
     It changes no weights. Newly masked weights still take part in the forward pass until the first update sets them to
     0, so call `apply_masks` on the parameters as well.
@@ -54,8 +102,7 @@ def set_masks(opt_state: PyTree, masks: PyTree) -> PyTree:
       A new optimizer state of the same structure.
 
     Raises:
-      ValueError: if there is no `PruneState` or more than one, or if the new masks do not match the old ones; names
-        the path.
+      ValueError: if there is no `PruneState`, or if the new masks do not match the old ones; names the path.
 
     Example:
       >>> import jax.numpy as jnp, optax, flipout_jax as fj
@@ -64,16 +111,35 @@ def set_masks(opt_state: PyTree, masks: PyTree) -> PyTree:
       >>> fj.get_masks(opt_state)
       {'kernel': Array([[ True, False]], dtype=bool)}
     """
-    find_state(opt_state)
+    given = _parts(opt_state, masks)
 
-    def with_masks(node):
-        if not _is_prune_state(node):
-            return node
-        chosen = [mask.ndim > 0 for mask in jax.tree.leaves(node.masks)]
+    def with_masks(state):
+        part = given(state.masks)
+        chosen = [not _holes.is_hole(mask) for mask in _holes.leaves(state.masks)]
         # The masks are copied, so that donating the state does not delete the caller's arrays.
-        return node._replace(masks=jax.tree.map(jnp.copy, check_masks("masks", masks, node.masks, chosen)))
+        new = jax.tree.map(jnp.copy, check_masks("masks", part, state.masks, chosen))
+        return state._replace(masks=new, reached=_rules.remeasured(state.reached, new))
 
-    return jax.tree.map(with_masks, opt_state, is_leaf=_is_prune_state)
+    return _states.map_states(with_masks, opt_state)
+
+
+def _parts(opt_state: PyTree, masks: PyTree) -> Callable[[PyTree], PyTree]:
+    """Checks masks for all pruning states, and returns a function from a state's masks to its part of the new ones."""
+    whole = get_masks(opt_state)
+    chosen = [not _holes.is_hole(mask) for mask in _holes.leaves(whole)]
+    check_masks("masks", masks, whole, chosen)
+
+    def part(held):
+        leaves = aligned("masks", masks, whole)
+        return _holes.fill(
+            held,
+            [
+                _holes.HOLE if _holes.is_hole(mask) else mine
+                for mask, mine in zip(aligned("masks", held, whole), leaves, strict=True)
+            ],
+        )
+
+    return part
 
 
 def apply_masks(params: PyTree, masks: PyTree) -> PyTree:
@@ -89,7 +155,7 @@ def apply_masks(params: PyTree, masks: PyTree) -> PyTree:
 
     Args:
       params: the parameters $w$.
-      masks: the masks $m$: bool of the leaf's shape, or the scalar True, which leaves the leaf unchanged.
+      masks: the masks $m$: bool of the leaf's shape, or `optax.MaskedNode()`, which leaves the leaf unchanged.
 
     Returns:
       Parameters of the same structure, shapes and types.
@@ -98,37 +164,20 @@ def apply_masks(params: PyTree, masks: PyTree) -> PyTree:
       ValueError: if the masks do not match the parameters; names the path.
 
     Example:
-      >>> import jax.numpy as jnp, flipout_jax as fj
+      >>> import jax.numpy as jnp, optax, flipout_jax as fj
       >>> params = {"bias": jnp.ones(2), "kernel": jnp.array([[1.0, -2.0]])}
-      >>> masks = {"bias": True, "kernel": jnp.array([[True, False]])}
+      >>> masks = {"bias": optax.MaskedNode(), "kernel": jnp.array([[True, False]])}
       >>> fj.apply_masks(params, masks)["kernel"].tolist()
       [[1.0, 0.0]]
     """
     check_arrays("params", jax.tree.leaves_with_path(params))
-    masks = check_masks("masks", masks, params, [jnp.ndim(mask) > 0 for mask in jax.tree.leaves(masks)])
-    return jax.tree.map(lambda m, w: where(m, w, jnp.zeros_like(w)) if m.ndim else w, masks, params)
+    chosen = [not _holes.is_hole(mask) for mask in aligned("masks", masks, params)]
+    masks = check_masks("masks", masks, params, chosen)
 
+    def one(mask, leaf):
+        return leaf if _holes.is_hole(mask) else where(mask, leaf, jnp.zeros_like(leaf))
 
-def find_state(opt_state: PyTree) -> PruneState:
-    """Returns the only `PruneState` in an optimizer state, with plain arrays in place of NNX variables."""
-    found = [x for x in jax.tree.leaves(opt_state, is_leaf=_is_prune_state) if _is_prune_state(x)]
-    if len(found) != 1:
-        raise ArgumentError(
-            "opt_state",
-            f"must hold one PruneState, as prune and flipout create it, got {len(found)} in "
-            f"{type(opt_state).__name__}.",
-        )
-    # A tree can hold NNX variables only if NNX has been imported.
-    nnx = sys.modules.get("flax.nnx")
-    if not nnx:
-        return found[0]
-    # Newer releases of Flax renamed `pure`, and the old name raises a deprecation warning.
-    as_pure = nnx.as_pure if hasattr(nnx, "as_pure") else nnx.pure
-    return as_pure(found[0])
-
-
-def _is_prune_state(node: Any) -> bool:
-    return isinstance(node, PruneState)
+    return _holes.tree_map(one, masks, params)
 
 
 def sparsity(params: PyTree, prunable: Any = kernels) -> float | jax.Array:
@@ -137,7 +186,7 @@ def sparsity(params: PyTree, prunable: Any = kernels) -> float | jax.Array:
     It is measured from the weights, not from masks: a live weight that happens to be 0 counts as well.
 
     Args:
-      params: the parameters.
+      params: the parameters, or an NNX or Equinox model.
       prunable: the parameters to count: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
 
     Returns:
@@ -151,11 +200,12 @@ def sparsity(params: PyTree, prunable: Any = kernels) -> float | jax.Array:
       >>> fj.sparsity({"kernel": jnp.array([[0.0, 1.0, 2.0, 3.0]])})
       0.25
     """
-    leaves = [leaf for chosen, leaf in zip(select(prunable, params), jax.tree.leaves(params), strict=True) if chosen]
+    params = params_of(params)
+    leaves = [leaf for chosen, leaf in zip(select(prunable, params), _holes.leaves(params), strict=True) if chosen]
     if not leaves:
         raise ArgumentError("params", f"must hold at least one prunable parameter, got {params!r}.")
     total = sum(leaf.size for leaf in leaves)
-    zeros = [jnp.sum(leaf == 0, dtype=jnp.uint32) for leaf in leaves]
+    zeros = [jnp.sum(_is_zero(leaf), dtype=jnp.uint32) for leaf in leaves]
     if any(isinstance(count, Tracer) for count in zeros):
         # The total is a float, since JAX would convert a Python integer to int32, which may overflow.
         return sum((count.astype(jnp.float32) / float(total) for count in zeros), start=jnp.zeros((), jnp.float32))
@@ -170,59 +220,103 @@ def check(params: PyTree, opt_state: PyTree) -> None:
     Call it after training, or when in doubt: a transformation after `prune`, an average of parameters, or a partially
     restored checkpoint silently breaks the zeros.
 
+    It warns if the masks have not reached the target that the schedule ends with: the run ended early, or `prune`
+    counts fewer updates than the program counts steps, as inside `optax.MultiSteps`, where it counts only those that
+    change the weights.
+
     Args:
-      params: the parameters.
-      opt_state: the matching optimizer state.
+      params: the parameters, or an NNX or Equinox model.
+      opt_state: the matching optimizer state, or anything that holds it, such as `nnx.Optimizer`.
 
     Raises:
       ValueError: if a parameter is not zero where it is masked, naming the first one; or if `opt_state` holds no masks,
         or masks of other parameters.
 
+    Warns:
+      TargetNotReachedWarning: if a target has not been reached.
+
     Example:
       >>> import jax.numpy as jnp, optax, flipout_jax as fj
+      >>> optimizer = fj.prune(optax.sgd(0.1), lambda step: 0.5)
       >>> params = {"kernel": jnp.ones((1, 2))}
-      >>> opt_state = fj.prune(optax.sgd(0.1), fj.schedules.one_shot(0.5, step=1)).init(params)
-      >>> fj.check(params, opt_state)
+      >>> updates, opt_state = optimizer.update(params, optimizer.init(params), params)
+      >>> fj.check(optax.apply_updates(params, updates), opt_state)
     """
-    for path, leaf, mask in paired(params, get_masks(opt_state)):
-        if not is_prunable(mask, leaf):
+    merged = _states.merged(opt_state)
+    params = params_of(params, getattr(opt_state, "wrt", None))
+    for path, leaf, mask in paired(params, merged.masks):
+        if not _holes.is_hole(mask):
+            _check_zeros(path, jnp.asarray(leaf), mask)
+    problems = not_reached(merged)
+    if problems:
+        warnings.warn(TargetNotReachedWarning(problems), stacklevel=2)
+
+
+def _check_zeros(path: str, leaf: Array, mask: Array) -> None:
+    wrong = ~mask & ~_is_zero(leaf)
+    count = int(jnp.sum(wrong, dtype=jnp.uint32))
+    if not count:
+        return
+    masked = int(jnp.sum(~mask, dtype=jnp.uint32))
+    if bool(jnp.isfinite(leaf[wrong]).all()):
+        advice = (
+            "Make prune the last transformation, and take these parameters from the same step as the optimizer state. "
+            "For an average of parameters, call apply_masks(average, masks)."
+        )
+    else:
+        advice = "A weight that is not finite stays so: see optax.apply_if_finite, or lower the learning rate."
+    raise ArgumentError(
+        "params",
+        f"must be zero where masked, got {count} of {masked} masked weights of {path!r} that are not, such as "
+        f"{leaf[wrong][0]!s}. {advice}",
+    )
+
+
+class TargetNotReachedWarning(UserWarning):
+    """Warns that a network has not been pruned as far as its schedule says.
+
+    Attributes:
+      problems: a sentence for each target that has not been reached.
+
+    Example:
+      >>> import warnings
+      >>> import jax.numpy as jnp, optax, flipout_jax as fj
+      >>> params = {"kernel": jnp.ones((1, 2))}
+      >>> opt_state = fj.prune(optax.sgd(0.1), fj.schedules.one_shot(0.5, step=100)).init(params)
+      >>> with warnings.catch_warnings(record=True) as caught:
+      ...     warnings.simplefilter("always", fj.TargetNotReachedWarning)
+      ...     fj.check(params, opt_state)
+      >>> caught[0].message.problems
+      ('target 50 %, reached 0 %',)
+    """
+
+    def __init__(self, problems: tuple[str, ...]):
+        # The base class stores the argument, so that the warning can be pickled.
+        super().__init__(problems)
+        self.problems = problems
+
+    def __str__(self):
+        return (
+            f"The network is less sparse than its schedule says: {'; '.join(self.problems)}. Did the run end early, or "
+            "does prune count fewer updates than the program counts steps, as inside optax.MultiSteps?"
+        )
+
+
+def not_reached(merged: _states.Merged) -> tuple[str, ...]:
+    """Returns a sentence for each target that has not been reached."""
+    problems = []
+    for pattern, target, reached in merged.progress:
+        behind = np.asarray(reached) < np.asarray(target)
+        if not behind.any():
             continue
-        leaf = jnp.asarray(leaf)
-        wrong = ~mask & (leaf != 0)
-        count = int(jnp.sum(wrong, dtype=jnp.uint32))
-        if count:
-            masked = int(jnp.sum(~mask, dtype=jnp.uint32))
-            if bool(jnp.isfinite(leaf[wrong]).all()):
-                advice = (
-                    "Make prune the last transformation, and take these parameters from the same step as the optimizer "
-                    "state."
-                )
-            else:
-                advice = "A weight that is not finite stays so: see optax.apply_if_finite, or lower the learning rate."
-            raise ArgumentError(
-                "params",
-                f"must be zero where masked, got {count} of {masked} masked weights of {path!r} "
-                f"that are not, such as {leaf[wrong][0]!s}. {advice}",
-            )
+        # Copies of a state, one for each device, or states of several runs, have an axis in front.
+        wanted = float(np.asarray(target)[behind].max())
+        got = float(np.asarray(reached)[behind].min())
+        where_ = f" for {pattern!r}" if pattern is not None else ""
+        problems.append(f"target {_percent(wanted)}{where_}, reached {_percent(got)}")
+    return tuple(problems)
 
 
-def paired(params: PyTree, *trees: PyTree) -> list[tuple]:
-    """Returns (path, leaf, leaf of each tree) for each parameter, or raises an `ArgumentError` if they do not match."""
-    leaves = jax.tree.leaves_with_path(params)
-    check_arrays("params", leaves)
-    if any(isinstance(x, Tracer) for x in jax.tree.leaves((params, trees))):
-        raise ArgumentError("params", "must hold concrete arrays, got traced ones: call this outside of jit.")
-    paths = [path_string(path) for path, _ in leaves]
-    others = [jax.tree.leaves(tree) for tree in trees]
-    for tree, other in zip(trees, others, strict=True):
-        shapes = [x.shape for x in other]
-        same_paths = paths == [path_string(path) for path, _ in jax.tree.leaves_with_path(tree)]
-        if not same_paths or any(
-            shape not in ((), leaf.shape) for shape, (_, leaf) in zip(shapes, leaves, strict=True)
-        ):
-            raise ArgumentError(
-                "params",
-                f"must be the parameters that `opt_state` was made for, of the shapes {shapes}, got "
-                f"{[leaf.shape for _, leaf in leaves]}. For an NNX model, give nnx.state(model, nnx.Param).",
-            )
-    return [(path_string(path), leaf, *rest) for (path, leaf), *rest in zip(leaves, *others, strict=True)]
+def _percent(fraction: float) -> str:
+    # Seven digits are what a float32 holds.
+    return f"{float(f'{100 * fraction:.7g}'):.6g} %"

@@ -7,14 +7,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from . import _errors, _numerics
+from . import _errors, _holes, _numerics
+from ._stacked import all_layer_axes
 
 
 class GradientNoiseState(NamedTuple):
     """State of `gradient_noise`.
 
     Attributes:
-      noise_key: the key of the next step's noise, a scalar typed key.
+      noise_key: the data of the key of the next step's noise; uint32.
       noise_count: number of updates done, the argument of a noise schedule; int32 scalar, saturating.
     """
 
@@ -22,16 +23,19 @@ class GradientNoiseState(NamedTuple):
     noise_count: jax.Array
 
 
-def gradient_noise(key: jax.Array, scale: float | optax.Schedule = 1.0) -> optax.GradientTransformationExtraArgs:
+def gradient_noise(
+    key: jax.Array, scale: float | optax.Schedule = 1.0, *, stacked: Any = None
+) -> optax.GradientTransformationExtraArgs:
     r"""Adds Gaussian noise to every gradient, scaled to the size of the gradient.
 
     $$ g_l \leftarrow g_l + \lambda \, \frac{\lVert g_l \rVert_2}{\sqrt{n_l}} \, \varepsilon, \qquad
        \varepsilon \sim \mathcal{N}(0, I) $$
 
     with $\lambda$ = `scale` and $n_l$ the number of weights of tensor $l$, including pruned ones. New noise is drawn at
-    each step for each tensor, including biases and normalization parameters, before weight decay.
+    each step for each tensor, including biases and normalization parameters, before weight decay. A tensor that holds
+    several layers, as `stacked` tells, is one tensor for each layer.
 
-    Inside `prune` the gradients are already masked, and masked weights get no noise. The norm is then that of the live
+    As `noise` of `prune`, it gets masked gradients, and its result is masked again. The norm is then that of the live
     gradients, so the noise of a tensor decreases with the square root of its density, as in the reference code.
 
     A tensor whose norm is not finite gets no noise, so that one bad element does not affect the others. An element gets
@@ -44,9 +48,10 @@ def gradient_noise(key: jax.Array, scale: float | optax.Schedule = 1.0) -> optax
         noise on every device.
       scale: standard deviation of the noise relative to the root mean square of the tensor's gradient, at least 0. It
         may be a schedule, any traceable function from the number of updates done, so that the noise fades or ends.
+      stacked: for tensors that hold several layers, the number of leading axes that number the layers; see `prune`.
 
     Returns:
-      An optax transformation, to be chained before the optimizer. Its update accepts `masks` as an extra argument.
+      An optax transformation, to be chained before the optimizer, or to be passed to `prune` as `noise`.
 
     Raises:
       ValueError: if `key` is not one PRNG key, or `scale` is a negative number.
@@ -67,33 +72,42 @@ def gradient_noise(key: jax.Array, scale: float | optax.Schedule = 1.0) -> optax
     if scale_at is None:
         _errors.not_negative("scale", scale)
 
-    def init(params):
-        del params
-        # The key is copied, so that donating the state does not delete the caller's key.
-        return GradientNoiseState(jnp.copy(key), jnp.zeros((), jnp.int32))
+    implementation = str(jax.random.key_impl(key))
 
-    def update(updates, state, params=None, *, masks: Any = None, **extra_args):
+    def init(params):
+        all_layer_axes(stacked, params)
+        # The key is copied, so that donating the state does not delete the caller's key.
+        return GradientNoiseState(jnp.copy(jax.random.key_data(key)), jnp.zeros((), jnp.int32))
+
+    def update(updates, state, params=None, **extra_args):
         del params, extra_args
-        next_key, step_key = jax.random.split(state.noise_key)
+        next_key, step_key = jax.random.split(jax.random.wrap_key_data(state.noise_key, impl=implementation))
         leaves, treedef = jax.tree.flatten(updates)
         keys = jax.random.split(step_key, len(leaves)) if leaves else ()
-        mask_leaves = jax.tree.leaves(masks) if masks is not None else [True] * len(leaves)
+        axes = [
+            number
+            for number, leaf in zip(all_layer_axes(stacked, updates), _holes.leaves(updates), strict=True)
+            if not _holes.is_hole(leaf)
+        ]
         current = scale if scale_at is None else scale_at(state.noise_count)
-        noisy = [_add_noise(k, leaf, mask, current) for k, leaf, mask in zip(keys, leaves, mask_leaves, strict=True)]
+        noisy = [_add_noise(k, leaf, number, current) for k, leaf, number in zip(keys, leaves, axes, strict=True)]
         return treedef.unflatten(noisy), GradientNoiseState(
-            next_key, jnp.asarray(optax.safe_increment(state.noise_count))
+            jax.random.key_data(next_key), jnp.asarray(optax.safe_increment(state.noise_count))
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _add_noise(key: jax.Array, gradient: jax.Array, mask: Any, scale: Any) -> jax.Array:
+def _add_noise(key: jax.Array, gradient: jax.Array, leading: int, scale: Any) -> jax.Array:
     if not jnp.issubdtype(gradient.dtype, jnp.inexact) or gradient.size == 0:
         return gradient
     # In half precision, the sum of squares would overflow or underflow.
     wide = jnp.abs(gradient).astype(_numerics.wider(jnp.finfo(gradient.dtype).dtype, jnp.float32))
-    std = scale * jnp.sqrt(jnp.sum(jnp.square(wide))) / math.sqrt(gradient.size)
-    std = jnp.where(jnp.isfinite(std) & jnp.asarray(mask), std, 0).astype(wide.dtype)
+    squares = jnp.square(wide)
+    # Without layers, the sum is a scalar, which is reduced across devices as such.
+    total = jnp.sum(squares) if not leading else jnp.sum(squares, tuple(range(leading, gradient.ndim)), keepdims=True)
+    std = scale * jnp.sqrt(total) / math.sqrt(math.prod(gradient.shape[leading:]))
+    std = jnp.where(jnp.isfinite(std), std, 0).astype(wide.dtype)
     draw = _numerics.sharded_like(lambda key: jax.random.normal(key, gradient.shape, gradient.dtype), gradient)
     noise = draw(key)
     dtype = _numerics.wider(noise.dtype, std.dtype)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import DictKey, GetAttrKey, SequenceKey
 
+from . import _holes
 from ._errors import ArgumentError
 
 KeyPath = tuple[Any, ...]
@@ -114,13 +115,13 @@ def select(prunable: Any, params: Any) -> list[bool]:
     Raises:
       ValueError: if nothing is selected, a selected leaf is not floating-point, or the tree does not match.
     """
-    leaves = jax.tree.leaves_with_path(params)
+    leaves = _holes.leaves_with_path(params)
     if not leaves:
         return []
     check_arrays("params", leaves)
     if callable(prunable):
         try:
-            chosen = [bool(prunable(path, leaf)) for path, leaf in leaves]
+            chosen = [not _holes.is_hole(leaf) and bool(prunable(path, leaf)) for path, leaf in leaves]
         except TypeError as error:
             raise ArgumentError(
                 "prunable", f"must be a predicate on (key path, leaf), got {prunable!r}, which fails: {error}."
@@ -129,7 +130,10 @@ def select(prunable: Any, params: Any) -> list[bool]:
     else:
         chosen = _booleans(prunable, params)
         name = "the boolean tree"
-    chosen = [is_chosen and leaf.ndim > 0 for is_chosen, (_, leaf) in zip(chosen, leaves, strict=True)]
+    chosen = [
+        is_chosen and not _holes.is_hole(leaf) and leaf.ndim > 0
+        for is_chosen, (_, leaf) in zip(chosen, leaves, strict=True)
+    ]
     if not any(chosen):
         some = ", ".join(path_string(path) or "(the root)" for path, _ in leaves[:8])
         if len(leaves) > 8:
@@ -159,7 +163,7 @@ def select(prunable: Any, params: Any) -> list[bool]:
 def check_arrays(name: str, leaves: list[tuple[KeyPath, Any]]) -> None:
     """Raises an `ArgumentError` unless every leaf is an array, or at least has a shape and a dtype."""
     for path, leaf in leaves:
-        if not (hasattr(leaf, "dtype") and hasattr(leaf, "shape")):
+        if not _holes.is_hole(leaf) and not (hasattr(leaf, "dtype") and hasattr(leaf, "shape")):
             raise ArgumentError(
                 name,
                 f"must hold arrays, got {leaf!r} at {path_string(path) or 'the root'!r}. For an Equinox "

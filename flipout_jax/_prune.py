@@ -6,62 +6,75 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array, lax
-from jax.core import Tracer
 
-from . import _errors, _numerics
+from . import _arguments, _errors, _holes, _linesearch, _masking
 from ._errors import ArgumentError
-from ._numerics import where
-from ._prunable import check_paths, check_prunable, kernels, path_string, select
+from ._left_out import warn_left_out
+from ._params import params_of
+from ._prunable import check_prunable, kernels, select
 from ._recompute import with_recompute
 from ._saliency import Saliency, magnitude
-from ._select import _target
+from ._select import _rules
 from ._select._allocation import Allocation, check_allocation, global_
-from ._select._groups import check_reachable, prune_masks
+from ._stacked import layer_axes
 from .schedules import Threshold
 
 PyTree = Any
 
 
 class PruneState(NamedTuple):
-    """State of `prune`, `flipout` and `acdc`.
+    """State of `prune`, `flipout` and `acdc`. All leaves are plain arrays.
 
     Attributes:
       count: number of updates done; int32 scalar, stops at 2**31 - 1.
+      reached: the highest target that has been pruned to, or the sparsity of the initial masks; float32 scalar, or a
+        dict of them by regular expression if `sparsity` is a dict.
+      target: the target that the schedule ends with, in the same form.
       masks: True where a weight is live. It mirrors the parameters leaf for leaf: bool of the leaf's shape if the leaf
-        is prunable, and the scalar True if it is not.
+        is prunable, and `optax.MaskedNode()`, which holds no array, if it is not.
       saliency_state: state of the saliency, such as `FlipsState`.
+      noise_state: state of the noise; () without noise.
       inner_state: state of the wrapped optimizer.
     """
 
     count: Array
+    reached: PyTree
+    target: PyTree
     masks: PyTree
     saliency_state: PyTree
+    noise_state: PyTree
     inner_state: PyTree
 
 
 def prune(
     inner: optax.GradientTransformation,
-    sparsity: _target.Schedule,
+    sparsity: Any,
     *,
     saliency: Saliency = magnitude(),
-    allocation: Allocation = global_(),
+    allocation: Allocation | None = None,
     prunable: Any = kernels,
+    stacked: Any = None,
     initial_masks: PyTree | None = None,
+    noise: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Wraps an optimizer so that it prunes during training.
 
     $$ u_j = \begin{cases} \text{inner's update} & \text{if } m_j \\ -w_j & \text{otherwise} \end{cases} $$
 
     so that after `optax.apply_updates` every pruned weight is exactly 0. The n-th update (n = 1, 2, ...) prunes at
-    its end, on the new weights, when `sparsity(n) > sparsity(n - 1)`: of N prunable weights, exactly the
-    `ceil((1 - s) * N)` with the highest scores are kept. Equal scores rank by position: the lower position in flattened
-    tree order is kept. NaN ranks lowest. A pruned weight never returns.
+    its end, on the new weights, when the target `sparsity(n)` is above what has been reached, which the state holds: 0
+    at first, or the sparsity of `initial_masks`. Of N prunable weights, exactly the `ceil((1 - s) * N)` with the
+    highest scores are kept. Equal scores rank by position: the lower position in flattened tree order is kept. NaN
+    ranks lowest. A pruned weight never returns. So a constant target prunes at the first update, a run that resumes
+    under another schedule catches up at once, and a target that falls changes nothing.
 
-    Gradients are masked before they reach `inner`, and `inner` receives the masks as the extra argument `masks`. All
-    other extra arguments are passed on. A weight that becomes NaN or infinite in the pruning update itself is ranked by
-    its previous value, so that one bad gradient does not decide what is pruned. A weight that was NaN or infinite
-    before does not become 0 when it is pruned, since no update can make it 0: use `optax.apply_if_finite` to prevent
-    such weights.
+    Gradients are masked before they reach `inner`, which receives the extra arguments that the caller gave. A weight
+    that becomes NaN or infinite in the pruning update itself is ranked by its previous value, so that one bad gradient
+    does not decide what is pruned. A weight that was NaN or infinite before does not become 0 when it is pruned, since
+    no update can make it 0: use `optax.apply_if_finite` to prevent such weights.
+
+    Line searches, as in `optax.lbfgs`, store the loss at the new weights. Where pruning has changed these weights, the
+    stored loss becomes infinite, so that `optax.value_and_grad_from_state` computes it again.
 
     It must be the outermost transformation. Anything that changes the updates afterward (a later link of `optax.chain`)
     or keeps its own parameters (`schedule_free_eval_params`, an average of parameters) breaks the exact zeros.
@@ -75,14 +88,21 @@ def prune(
       inner: any optax optimizer.
       sparsity: target sparsity by step: one of `schedules`, or any traceable function from the number of updates
         done, an int32 scalar, to a float in [0, 1). Targets outside that range are clipped to it. Alternatively
-        `schedules.threshold`, which prunes every weight that scores below a value, however many there are.
+        `schedules.threshold`, which prunes every weight that scores below a value, however many there are; or a dict
+        from regular expressions on paths to schedules, such as `{r"mlp": cubic(...), r"attention": cubic(...)}`, each
+        with an exact count of its own. Parameters that no expression matches are then not pruned.
       saliency: the pruning criterion: `magnitude()`, `flips()`, `random(key)`, `gradient()`, `movement()`, `taylor()`,
         `fisher()`, `wanda(activation_norms)`, or your own `Saliency`.
-      allocation: how sparsity is shared across layers: `global_()`, optionally with a minimum per layer, or
-        `uniform()`.
+      allocation: how sparsity is shared across layers: `global_()`, optionally with a minimum per layer, `uniform()`,
+        or `per_output()`. None means the saliency's own, which is `global_()` for all but `wanda`.
       prunable: the parameters to prune: a predicate on (key path, leaf), such as `kernels` or `by_path(regex)`, or a
         tree of booleans with the structure of the parameters. Scalars are never pruned.
+      stacked: for parameters that hold several layers, the number of leading axes that number the layers:
+        `stacked(regex)`, `stacked_of(model)`, a function of (key path, leaf), or a tree of integers. None means that
+        each parameter is one layer. It matters to allocations, noise and tables, which go by layers.
       initial_masks: masks to start from, in the form of `PruneState.masks`; None means that all weights are live.
+      noise: a transformation of the masked gradients, such as `gradient_noise(key)`, whose result is masked again and
+        passed to `inner`.
 
     Returns:
       An optimizer whose state is a `PruneState`.
@@ -90,6 +110,9 @@ def prune(
     Raises:
       ValueError: immediately for a wrong static argument; at `init` if `prunable` selects nothing, `initial_masks`
         does not match, or `min_kept_per_layer` keeps more weights than a target; at `update` without `params`.
+
+    Warns:
+      LeftOutWarning: at `init` if `kernels` leaves out large arrays that do not look like embeddings or normalizations.
 
     Example:
       >>> import jax.numpy as jnp, optax, flipout_jax as fj
@@ -102,186 +125,100 @@ def prune(
       [[0.0, -2.0], [0.0, 3.0]]
     """
     _errors.optimizer("inner", inner)
+    _arguments.check_not_pruning(inner)
     inner = optax.with_extra_args_support(inner)
-    schedule = _target.check_schedule(sparsity)
-    if not (isinstance(saliency, Saliency) and all(map(callable, saliency))):
+    sparsity = _rules.check_sparsity(sparsity)
+    if not (isinstance(saliency, Saliency) and all(map(callable, saliency[:3]))):
         raise ArgumentError("saliency", f"must be a Saliency, such as flipout_jax.magnitude(), got {saliency!r}.")
+    if allocation is None:
+        allocation = saliency.allocation or global_()
     check_allocation(allocation)
-    if isinstance(schedule, Threshold) and allocation != global_():
+    if isinstance(sparsity, Threshold) and allocation != global_():
         raise ArgumentError(
             "allocation",
             f"must be global_(), without options, for a threshold, which all layers share, got {allocation!r}.",
         )
     check_prunable(prunable)
+    if noise is not None:
+        _errors.optimizer("noise", noise)
+        noise = optax.with_extra_args_support(noise)
 
     def init(params):
+        params = params_of(params)
+        _arguments.check_params(params)
         chosen = select(prunable, params)
-        sizes = [leaf.size for is_chosen, leaf in zip(chosen, jax.tree.leaves(params), strict=True) if is_chosen]
-        check_reachable(allocation, schedule, sizes)
+        warn_left_out(prunable, params, chosen)
+        chosen, rules = _rules.match(sparsity, params, chosen)
+        leaves = _holes.leaves(params)
+        weights = [leaf for is_chosen, leaf in zip(chosen, leaves, strict=True) if is_chosen]
+        _rules.check_all_reachable(rules, weights, layer_axes(stacked, params, chosen), allocation)
         if initial_masks is None:
-            leaves = [
-                jnp.ones_like(leaf, bool) if is_chosen else jnp.ones((), bool)
-                for is_chosen, leaf in zip(chosen, jax.tree.leaves(params), strict=True)
-            ]
-            masks = jax.tree.unflatten(jax.tree.structure(params), leaves)
+            masks = _holes.fill(params, _masking.all_live(chosen, leaves))
+            reached = jax.tree.map(jnp.zeros_like, _rules.targets(rules))
         else:
             # The masks are copied, so that donating the state does not delete the caller's arrays.
-            masks = jax.tree.map(jnp.copy, check_masks("initial_masks", initial_masks, params, chosen))
+            masks = jax.tree.map(jnp.copy, _arguments.check_masks("initial_masks", initial_masks, params, chosen))
+            reached = _rules.reached_by(rules, jax.tree.leaves(masks))
+        inner_state = inner.init(params)
+        _arguments.check_no_inner_pruning(inner_state, PruneState)
         return PruneState(
             count=jnp.zeros((), jnp.int32),
+            reached=reached,
+            target=_rules.targets(rules),
             masks=masks,
-            saliency_state=saliency.init(_prunable_only(params, masks)),
-            inner_state=inner.init(params),
+            saliency_state=saliency.init(_masking.prunable_only(params, masks)),
+            noise_state=() if noise is None else noise.init(params),
+            inner_state=inner_state,
         )
 
     def update(updates, state, params=None, **extra_args):
-        params = check_update_arguments(state, params)
-        _check_shapes(updates, params)
+        _arguments.check_state(state, PruneState)
         masks = state.masks
+        grads, params = _arguments.check_update(updates, params, masks)
 
-        def inner_update(reusable, inner_state):
+        def inner_update(reusable, consumed):
             grads, params, masks = reusable
-            return inner.update(_masked(masks, grads), inner_state, params, masks=masks, **extra_args)
+            noise_state, inner_state = consumed
+            grads = _masking.masked(masks, grads)
+            if noise is not None:
+                grads, noise_state = noise.update(grads, noise_state, params)
+                grads = _masking.masked(masks, grads)
+            updates, inner_state = inner.update(grads, inner_state, params, **extra_args)
+            return updates, (noise_state, inner_state)
 
-        grads = updates
-        (updates, inner_state), recompute = with_recompute(inner_update, (grads, params, masks), state.inner_state)
+        consumed = (state.noise_state, state.inner_state)
+        (updates, consumed), recompute = with_recompute(inner_update, (grads, params, masks), consumed)
+        noise_state, inner_state = consumed
 
         # The saliency and the pruning each recompute the new weights, so that a step without a pruning keeps neither
         # the updates nor the new weights in memory.
         def old_and_new(masks):
             updates = recompute((grads, params, masks))
-            new = optax.apply_updates(params, _clear(masks, updates, params))
-            return _prunable_only(params, masks), _prunable_only(new, masks)
+            new = optax.apply_updates(params, _masking.clear(masks, updates, params))
+            return _masking.prunable_only(params, masks), _masking.prunable_only(new, masks)
 
-        prunable_grads = _prunable_only(grads, masks)
+        prunable_grads = _masking.prunable_only(grads, masks)
         saliency_state = saliency.update(state.saliency_state, *old_and_new(masks), masks, prunable_grads)
         count = jnp.asarray(optax.safe_increment(state.count))
+        chosen, rules = _rules.match(sparsity, params, _masking.chosen(masks))
+        axes = layer_axes(stacked, params, chosen)
 
-        def prune_now(masks):
+        def prune_now(carry):
+            masks, reached = carry
             old, new = old_and_new(masks)
             # A weight that has just become NaN or infinite is scored by its previous value.
             finite = jax.tree.map(lambda before, after: jnp.where(jnp.isfinite(after), after, before), old, new)
             scores = saliency.score(*lax.stop_gradient((saliency_state, finite)))
-            _check_scores(scores, masks)
-            if isinstance(schedule, Threshold):
-                return _target.clear_below(schedule, scores, masks)
-            return prune_masks(scores, masks, schedule, allocation, count)
+            _arguments.check_scores(scores, masks)
+            live, treedef = jax.tree.flatten(masks)
+            live, reached = _rules.prune(rules, jax.tree.leaves(scores), live, reached, count, allocation, axes)
+            return treedef.unflatten(live), reached
 
         # A saturated count no longer increases, and must not repeat a pruning.
-        is_due = _target.due(schedule, count) & (count > state.count)
-        masks = if_due(is_due, prune_now, masks)
-        return _clear(masks, updates, params), PruneState(count, masks, saliency_state, inner_state)
+        is_due = _masking.any_of(_rules.due(rules, count, state.reached)) & (count > state.count)
+        masks, reached = _masking.if_due(is_due, prune_now, (masks, state.reached))
+        cleared = _masking.clear(masks, updates, params)
+        inner_state = _linesearch.forget(inner_state, updates, cleared)
+        return cleared, PruneState(count, reached, state.target, masks, saliency_state, noise_state, inner_state)
 
-    return optax.GradientTransformationExtraArgs(init, update)
-
-
-def is_prunable(mask: Array, leaf: Any) -> bool:
-    """Returns True if a leaf is prunable, which the shape of its mask shows."""
-    return mask.shape == leaf.shape and leaf.ndim > 0
-
-
-def _prunable_only(tree: PyTree, masks: PyTree) -> PyTree:
-    """Returns parameters or gradients in the form passed to a `Saliency`: a scalar zero for each unprunable leaf."""
-    return jax.tree.map(lambda mask, leaf: leaf if mask.ndim else jnp.zeros((), jnp.float32), masks, tree)
-
-
-def _masked(masks: PyTree, grads: PyTree) -> PyTree:
-    """Returns the gradients with zeros where the masks are False."""
-
-    def one(mask, grad):
-        if mask.ndim == 0:
-            return grad
-        return where(mask, grad, jnp.zeros_like(grad))
-
-    return jax.tree.map(one, masks, grads)
-
-
-def _clear(masks: PyTree, updates: PyTree, params: PyTree) -> PyTree:
-    """Returns the updates where the masks are True and `-params` elsewhere."""
-
-    def one(mask, update, param):
-        if not is_prunable(mask, param):
-            return update
-        # The wider type makes `param + update` exactly 0 even if the updates have less precision than the parameters.
-        dtype = _numerics.wider(update.dtype, param.dtype)
-        return where(mask, update.astype(dtype), -param.astype(dtype))
-
-    return jax.tree.map(one, masks, updates, params)
-
-
-def if_due(due: Array, change, masks: PyTree) -> PyTree:
-    """Returns `change(masks)` if it is due, and `masks` otherwise.
-
-    This is a loop of at most one iteration instead of a `lax.cond`: a loop carries the masks in place, while a cond
-    would copy them at every step. Under `vmap`, where a cond becomes a select of both branches, steps without a change
-    still compute nothing.
-    """
-
-    def iterate(carry):
-        return jnp.zeros_like(carry[0]), change(carry[1])
-
-    return lax.while_loop(lambda carry: carry[0], iterate, (due, masks))[1]
-
-
-def check_update_arguments(state: Any, params: Any) -> PyTree:
-    """Returns the parameters of an update, or raises an `ArgumentError` unless it got them and a `PruneState`."""
-    _errors.given_params(params)
-    if not isinstance(state, PruneState):
-        raise ArgumentError(
-            "state",
-            f"must be the PruneState that init made, or that the last update returned, got "
-            f"{type(state).__name__}: call optimizer.update(grads, opt_state, params).",
-        )
-    return params
-
-
-def _check_shapes(grads: PyTree, params: PyTree) -> None:
-    by_path = jax.tree.leaves_with_path(params)
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(grads)]
-    if len(shapes) != len(by_path):
-        raise ArgumentError(
-            "updates", f"must have a gradient for each of {len(by_path)} parameters, got {len(shapes)}."
-        )
-    for (path, param), shape in zip(by_path, shapes, strict=True):
-        if shape != jnp.shape(param):
-            raise ArgumentError(
-                "updates",
-                f"must have the shapes of the parameters, got {shape} for {path_string(path)!r}, whose shape "
-                f"is {jnp.shape(param)}.",
-            )
-
-
-def _check_scores(scores: PyTree, masks: PyTree) -> None:
-    wanted = "must give a tree like the parameters, with floats or unsigned integers of their shapes"
-    if jax.tree.structure(scores) != jax.tree.structure(masks):
-        raise ArgumentError("saliency.score", f"{wanted}, got the structure {jax.tree.structure(scores)}.")
-    for (path, mask), score in zip(jax.tree.leaves_with_path(masks), jax.tree.leaves(scores), strict=True):
-        dtype = jnp.result_type(score)
-        is_ordered = jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.unsignedinteger)
-        if mask.ndim and not (is_ordered and jnp.shape(score) == mask.shape):
-            raise ArgumentError(
-                "saliency.score",
-                f"{wanted}, got {dtype}{list(jnp.shape(score))} for {path_string(path)!r} of shape {mask.shape}.",
-            )
-
-
-def check_masks(name: str, masks: PyTree, params: PyTree, chosen: list[bool]) -> PyTree:
-    """Returns the masks in the structure of the parameters, or raises an `ArgumentError` for the argument `name`."""
-    check_paths(name, masks, params)
-    checked = []
-    for is_chosen, (path, leaf), mask in zip(
-        chosen, jax.tree.leaves_with_path(params), jax.tree.leaves(masks), strict=True
-    ):
-        mask = jnp.asarray(mask)
-        shape = leaf.shape if is_chosen else ()
-        if mask.dtype != jnp.bool_ or mask.shape != shape:
-            kind = "prunable" if is_chosen else "not prunable"
-            raise ArgumentError(
-                name,
-                f"must hold bool{list(shape)} for {path_string(path)!r}, which is {kind}, got "
-                f"{mask.dtype}{list(mask.shape)}.",
-            )
-        if not is_chosen and not isinstance(mask, Tracer) and not mask:
-            raise ArgumentError(name, f"must be True for {path_string(path)!r}, which is not prunable, got {mask!r}.")
-        checked.append(mask)
-    return jax.tree.unflatten(jax.tree.structure(params), checked)
+    return _arguments.mark(optax.GradientTransformationExtraArgs(init, update))

@@ -4,11 +4,12 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 
-from . import _table
-from ._masks import find_state, paired
-from ._prune import is_prunable
+from . import _holes, _states, _table
+from ._masks import not_reached
+from ._pairing import paired
+from ._params import params_of
+from ._stacked import all_layer_axes
 
 PyTree = Any
 
@@ -40,11 +41,13 @@ class Summary(NamedTuple):
       rows: a row for each parameter, in tree order.
       total: the sums over the prunable weights; its flips are those of all weights that are kept.
       parameters: the number of all parameters, prunable or not.
+      not_reached: a sentence for each target of a schedule that the masks have not reached.
     """
 
     rows: tuple[Row, ...]
     total: Row
     parameters: int
+    not_reached: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """The table as text."""
@@ -54,21 +57,25 @@ class Summary(NamedTuple):
             header += ["flips min", "mean", "max"]
         body = [_cells(row, with_flips) for row in self.rows]
         lines = _table.ruled(header, body, _cells(self.total, with_flips), left=2)
-        lines.append(
-            f"{self.parameters:,} parameters in all, {self.total.prunable:,} of them prunable; kept by the masks"
-        )
         empty = [row.path for row in self.rows if row.prunable and not row.kept]
         if empty:
             lines.append(f"nothing is left of {', '.join(empty)}")
+        lines += self.not_reached
+        share = self.total.prunable / self.parameters if self.parameters else 0.0
+        lines.append(
+            f"prunable share of all parameters: {self.total.prunable:,} of {self.parameters:,}, {100 * share:.1f} %"
+        )
         return "\n".join(lines)
 
 
-def summary(params: PyTree, opt_state: PyTree) -> Summary:
+def summary(params: PyTree, opt_state: PyTree, *, stacked: Any = None) -> Summary:
     """Counts the weights that the masks keep, layer by layer.
 
     Args:
-      params: the parameters.
-      opt_state: the optimizer state that belongs to them.
+      params: the parameters, or an NNX or Equinox model.
+      opt_state: the optimizer state that belongs to them, or anything that holds it, such as `nnx.Optimizer`.
+      stacked: for parameters that hold several layers, the number of leading axes that number the layers; each layer
+        then has a row of its own. See `prune`.
 
     Returns:
       A `Summary`, to be printed or read.
@@ -87,25 +94,35 @@ def summary(params: PyTree, opt_state: PyTree) -> Summary:
       dense/kernel  (3, 2)         6     6    0.00 %
       ----------------------------------------------
       total                        6     6    0.00 %
-      8 parameters in all, 6 of them prunable; kept by the masks
+      target 50 %, reached 0 %
+      prunable share of all parameters: 6 of 8, 75.0 %
     """
-    state = find_state(opt_state)
-    masks = state.masks
-    flips = optax.tree.get(state.saliency_state, "flips", None)
+    merged = _states.merged(opt_state)
+    params = params_of(params, getattr(opt_state, "wrt", None))
+    flips = merged.masks if merged.flips is None else merged.flips
+    axes = [
+        number
+        for number, leaf in zip(all_layer_axes(stacked, params), _holes.leaves(params), strict=True)
+        if not _holes.is_hole(leaf)
+    ]
     rows: list[Row] = []
     all_counts: list[np.ndarray] = []
     parameters = 0
-    for path, leaf, mask, count in paired(params, masks, masks if flips is None else flips):
+    for (path, leaf, mask, count), leading in zip(paired(params, merged.masks, flips), axes, strict=True):
         parameters += leaf.size
-        if not is_prunable(mask, leaf):
-            rows.append(Row(path, leaf.shape, 0, 0, None, None))
-            continue
-        kept = np.asarray(jax.device_get(mask))
-        counts = np.zeros(0, np.uint32) if flips is None else np.asarray(jax.device_get(count))[kept]
-        all_counts.append(counts)
-        rows.append(_row(path, leaf.shape, leaf.size, int(kept.sum()), [counts]))
+        kept = None if _holes.is_hole(mask) else np.asarray(jax.device_get(mask))
+        counts = None if merged.flips is None or _holes.is_hole(count) else np.asarray(jax.device_get(count))
+        for index in np.ndindex(leaf.shape[:leading]):
+            name = path + "".join(f"[{i}]" for i in index)
+            shape = leaf.shape[leading:]
+            if kept is None:
+                rows.append(Row(name, shape, 0, 0, None, None))
+                continue
+            live = counts[index][kept[index]] if counts is not None else np.zeros(0, np.uint32)
+            all_counts.append(live)
+            rows.append(_row(name, shape, kept[index].size, int(kept[index].sum()), [live]))
     total = _row("total", (), sum(row.prunable for row in rows), sum(row.kept for row in rows), all_counts)
-    return Summary(tuple(rows), total, parameters)
+    return Summary(tuple(rows), total, parameters, not_reached(merged))
 
 
 def _row(path: str, shape: tuple[int, ...], prunable: int, kept: int, counts: list[np.ndarray]) -> Row:

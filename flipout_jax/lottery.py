@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from . import _errors, schedules
+from . import _errors, _holes, _masking, schedules
+from ._arguments import check_masks
 from ._errors import ArgumentError
 from ._prunable import kernels, path_string
-from ._prune import PruneState, check_masks, is_prunable, prune
+from ._prune import PruneState, prune
 from ._saliency import Saliency, magnitude
-from ._select._allocation import Allocation, global_
+from ._select._allocation import Allocation
 
 PyTree = Any
 
@@ -40,8 +41,9 @@ def tickets(
     *,
     rounds: int,
     saliency: Saliency = magnitude(),
-    allocation: Allocation = global_(),
+    allocation: Allocation | None = None,
     prunable: Any = kernels,
+    stacked: Any = None,
     after: Ticket | None = None,
 ) -> Iterator[Ticket]:
     r"""Finds lottery tickets by iterative magnitude pruning with rewinding.
@@ -68,6 +70,7 @@ def tickets(
         as a control. A criterion that follows training, as `flips()` does, has nothing to follow here.
       allocation: how sparsity is shared across layers: `global_()` or `uniform()`.
       prunable: the parameters to prune; see `prune`.
+      stacked: for parameters that hold several layers, the number of leading axes that number them; see `prune`.
       after: a ticket of an interrupted search, which continues with the round after it as if uninterrupted.
 
     Returns:
@@ -113,10 +116,10 @@ def tickets(
     if not callable(train):
         raise ArgumentError("train", f"must be a function from masks to trained parameters, got {train!r}.")
     rounds = _errors.integer("rounds", rounds, at_least=1)
-    pruner = _pruner(sparsity, rounds, saliency, allocation, prunable)
+    pruner = _pruner(sparsity, rounds, saliency, allocation, prunable, stacked)
     state: Any = pruner.init(params)
     # A saliency that follows training has a state with an entry for each weight.
-    shapes = {leaf.shape for leaf in jax.tree.leaves(state.masks) if leaf.ndim}
+    shapes = {leaf.shape for leaf in jax.tree.leaves(state.masks)}
     if any(jnp.shape(leaf) in shapes for leaf in jax.tree.leaves(state.saliency_state)):
         raise ArgumentError(
             "saliency",
@@ -136,8 +139,9 @@ def next_masks(
     round: int,
     rounds: int,
     saliency: Saliency = magnitude(),
-    allocation: Allocation = global_(),
+    allocation: Allocation | None = None,
     prunable: Any = kernels,
+    stacked: Any = None,
 ) -> PyTree:
     r"""Returns the masks with which the next training run of a search starts.
 
@@ -157,6 +161,7 @@ def next_masks(
       saliency: the pruning criterion; see `tickets`.
       allocation: how sparsity is shared across layers.
       prunable: the parameters to prune; see `prune`.
+      stacked: for parameters that hold several layers, the number of leading axes that number them; see `prune`.
 
     Returns:
       The masks, in the form of `PruneState.masks`.
@@ -178,18 +183,20 @@ def next_masks(
     round = _errors.integer("round", round, at_least=1)
     if round > rounds:
         raise ArgumentError("round", f"must be at most `rounds`, which is {rounds}, got {round!r}.")
-    pruner = _pruner(sparsity, rounds, saliency, allocation, prunable)
+    pruner = _pruner(sparsity, rounds, saliency, allocation, prunable, stacked)
     state: Any = pruner.init(trained)
-    chosen = [mask.ndim > 0 for mask in jax.tree.leaves(state.masks)]
+    chosen = _masking.chosen(state.masks)
     masks = check_masks("masks", masks, trained, chosen)
     state = state._replace(count=jnp.array(round - 1, jnp.int32), masks=masks)
     return jax.jit(_next_round, static_argnums=0)(pruner.update, state, trained).masks
 
 
-def _pruner(sparsity, rounds: int, saliency, allocation, prunable) -> optax.GradientTransformationExtraArgs:
+def _pruner(sparsity, rounds: int, saliency, allocation, prunable, stacked) -> optax.GradientTransformationExtraArgs:
     """`prune` around an optimizer that changes nothing, with one step per round, so that selection is the same."""
     schedule = schedules.geometric(sparsity, begin=1, end=rounds, prunings=rounds)
-    return prune(optax.set_to_zero(), schedule, saliency=saliency, allocation=allocation, prunable=prunable)
+    return prune(
+        optax.set_to_zero(), schedule, saliency=saliency, allocation=allocation, prunable=prunable, stacked=stacked
+    )
 
 
 def _next_round(update, state: PruneState, trained: PyTree) -> PruneState:
@@ -215,7 +222,7 @@ def _resumed(state: PruneState, params: PyTree, after: Any, rounds: int) -> Prun
     done = _errors.integer("after.round", after.round, at_least=0)
     if done > rounds:
         raise ArgumentError("after.round", f"must be at most `rounds`, which is {rounds}, got {done!r}.")
-    chosen = [mask.ndim > 0 for mask in jax.tree.leaves(state.masks)]
+    chosen = _masking.chosen(state.masks)
     masks = check_masks("after.masks", after.masks, params, chosen)
     _check_trained("after.params", "must hold", after._replace(masks=masks), params)
     return state._replace(count=jnp.array(done, jnp.int32), masks=masks)
@@ -233,9 +240,9 @@ def _check_trained(argument: str, must: str, ticket: Ticket, params: PyTree) -> 
             f"{_described(expected)}.",
         )
     leaves = jax.tree.leaves(ticket.params)
-    masks = jax.tree.leaves(ticket.masks)
+    masks = _holes.leaves(ticket.masks)
     for (path, _), leaf, mask in zip(wanted, leaves, masks, strict=True):
-        if not is_prunable(mask, leaf):
+        if _holes.is_hole(mask):
             continue
         if not jnp.isfinite(leaf).all():
             raise ArgumentError(

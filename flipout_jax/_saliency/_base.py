@@ -9,7 +9,8 @@ PyTree = Any
 class Saliency(NamedTuple):
     """A pruning criterion: three pure functions over trees that mirror the parameters.
 
-    A leaf that is not prunable is passed as a scalar zero, so its state is a scalar, and its score is ignored.
+    A parameter that is not prunable is passed as `optax.MaskedNode()`, which holds no array: `jax.tree.map` passes over
+    it, and so it has neither state nor scores.
 
     Attributes:
       init: `params -> state`.
@@ -34,6 +35,7 @@ class Saliency(NamedTuple):
     init: Callable[[PyTree], PyTree]
     update: Callable[[PyTree, PyTree, PyTree, PyTree, PyTree], PyTree]
     score: Callable[[PyTree, PyTree], PyTree]
+    allocation: Any = None
 
 
 def stateless(score: Callable[[PyTree], PyTree]) -> Saliency:

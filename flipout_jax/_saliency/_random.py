@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .. import _errors, _numerics
+from .. import _errors, _holes, _numerics
 from ._base import Saliency
 
 
@@ -13,7 +13,7 @@ class RandomState(NamedTuple):
     """State of `random`.
 
     Attributes:
-      saliency_key: the key of all draws, a scalar typed key.
+      saliency_key: the data of the key of all draws; uint32.
     """
 
     saliency_key: jax.Array
@@ -43,15 +43,20 @@ def random(key: jax.Array) -> Saliency:
     """
     key = _errors.key("key", key)
 
+    implementation = str(jax.random.key_impl(key))
+
     def init(params):
         del params
         # A copy, so that donating the state does not delete the caller's key.
-        return RandomState(jnp.copy(key))
+        return RandomState(jnp.copy(jax.random.key_data(key)))
 
     def score(state, params):
-        leaves, treedef = jax.tree.flatten(params)
-        keys = jax.random.split(state.saliency_key, len(leaves)) if leaves else ()
-        return treedef.unflatten([_draw(k, leaf) for k, leaf in zip(keys, leaves, strict=True)])
+        # Holes have keys too, so that what is not prunable does not change the numbers of the others.
+        leaves = _holes.leaves(params)
+        root = jax.random.wrap_key_data(state.saliency_key, impl=implementation)
+        keys = jax.random.split(root, len(leaves)) if leaves else ()
+        drawn = [leaf if _holes.is_hole(leaf) else _draw(key, leaf) for key, leaf in zip(keys, leaves, strict=True)]
+        return _holes.fill(params, drawn)
 
     return Saliency(init, lambda state, *_: state, score)
 

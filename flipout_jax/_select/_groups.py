@@ -20,23 +20,27 @@ PyTree = Any
 Groups = tuple[tuple[int, ...], ...]
 
 
-def prune_masks(scores: PyTree, masks: PyTree, schedule, allocation: Allocation, step: Array) -> PyTree:
+def layer_sizes(leaves, axes):
+    """Returns the sizes of layers."""
+    return [leaf.size for leaf in leaves]
+
+
+def prune_masks(scores, masks, schedule, allocation: Allocation, step: Array, layer_axes=()) -> PyTree:
     """Returns the masks after pruning each group of the allocation to the schedule's target at a step."""
-    leaves, treedef = jax.tree.flatten(masks)
-    score_leaves = treedef.flatten_up_to(scores)
-    prunable = [i for i, mask in enumerate(leaves) if mask.ndim > 0]
-    sizes = [leaves[i].size for i in prunable]
+    live, treedef = jax.tree.flatten(masks)
+    sizes = layer_sizes(live, layer_axes)
     groups = group(allocation, sizes)
     keep = [_target.kept(schedule, step, sum(sizes[i] for i in members)) for members in groups]
-    live = [leaves[i] for i in prunable]
-    kept = keep_in_groups([score_leaves[i] for i in prunable], live, keep, groups, allocation)
-    for i, mask in zip(prunable, kept, strict=True):
-        leaves[i] = mask
-    return treedef.unflatten(leaves)
+    return treedef.unflatten(keep_in_groups(jax.tree.leaves(scores), live, keep, groups, allocation, layer_axes))
 
 
 def keep_in_groups(
-    scores: Sequence[Array], live: Sequence[Array], keep: Sequence[UInt64], groups: Groups, allocation: Allocation
+    scores: Sequence[Array],
+    live: Sequence[Array],
+    keep: Sequence[UInt64],
+    groups: Groups,
+    allocation: Allocation,
+    axes=(),
 ) -> list[Array]:
     """Returns masks of the highest live scores, `keep[i]` of them in the i-th group, by the rules of the allocation."""
     if allocation.normalized:

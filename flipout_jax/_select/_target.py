@@ -1,13 +1,16 @@
 """When a schedule prunes and how many weights it keeps: exact, without synchronizing with the host."""
 
 import decimal
+import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 from .. import _errors, _numerics
 from .._errors import ArgumentError
@@ -15,10 +18,10 @@ from ..schedules import Milestones, Threshold
 from . import _uint64
 from ._uint64 import UInt64
 
-PyTree = Any
 Target = Callable[[Any], Any]
 Schedule = Target | Threshold
 
+_LAST_STEP = 2**31 - 1
 _MILLION = 10**6
 # This is half the distance between adjacent float32 numbers just below 1, in units of 2**-32.
 _HALF_STEP = 2**7
@@ -45,10 +48,15 @@ def check_schedule(sparsity: Any) -> Schedule:
         raise ArgumentError(
             "sparsity", f"{wanted}, got {sparsity!r}, which gives {out.dtype}{list(out.shape)} and not one float."
         )
-    for step in (0, *(10**i for i in range(10)), 2**31 - 1):
-        target = float(jnp.asarray(sparsity(jnp.int32(step))))
-        if not 0 <= target < 1:
-            raise ArgumentError("sparsity", f"{wanted}, got {sparsity!r}, which gives {target!r} at step {step}.")
+    for step in (0, *(10**i for i in range(10)), _LAST_STEP):
+        target = jnp.asarray(sparsity(jnp.int32(step)))
+        if isinstance(target, Tracer):
+            # A target that is itself computed in the traced program is clipped to the range instead.
+            break
+        if not 0 <= float(target) < 1:
+            raise ArgumentError(
+                "sparsity", f"{wanted}, got {sparsity!r}, which gives {float(target)!r} at step {step}."
+            )
     return sparsity
 
 
@@ -87,15 +95,53 @@ def _check_rising(steps: tuple[int, ...], sparsity: Schedule) -> None:
         raise ArgumentError("sparsity", f"must have rising steps, got {sparsity!r}.")
 
 
-def due(schedule: Schedule, step: Array) -> Array:
-    """Returns True if the update that ends step `step` prunes.
+class Repeated(Milestones):
+    """Milestones that are pruned to at their own steps alone, since weights return between them, as in `acdc`."""
 
-    `Milestones` and `Threshold` prune at their steps. Any other schedule prunes when its target rises, that is, when
-    `schedule(step) > schedule(step - 1)`.
+
+def due(schedule: Schedule, step: Array, reached: Array) -> Array:
+    """Returns True if the update that ends step `step` prunes: if its target is above what has been reached.
+
+    `Threshold` and `Repeated` prune at their steps. So do `Milestones`, whose densities may differ by less than a
+    float32 shows.
     """
-    if isinstance(schedule, Milestones | Threshold):
+    if isinstance(schedule, Threshold | Repeated):
         return is_among(schedule.steps, step)
-    return jnp.asarray(schedule(step)) > jnp.asarray(schedule(step - 1))
+    target = at(schedule, step)
+    if isinstance(schedule, Milestones):
+        return (target > reached) | (is_among(schedule.steps, step) & (target == reached))
+    return target > reached
+
+
+def at(schedule: Target, step: Array | int) -> Array:
+    """Returns the target at a step, clipped to the range from 0 to the largest float32 below 1."""
+    return jnp.clip(jnp.asarray(schedule(step), jnp.float32), 0, 1 - 2**-24)
+
+
+def last(schedule: Schedule) -> Array:
+    """Returns the target that a schedule ends with; 0 for a threshold, which has none."""
+    if isinstance(schedule, Threshold):
+        return jnp.float32(0)
+    return at(schedule, jnp.int32(_LAST_STEP))
+
+
+def reached_by(masks: Sequence[Array]) -> Array:
+    """Returns the sparsity of masks, as float32.
+
+    It is the lowest decimal of at most six digits that leads to these counts, if there is one.
+    """
+    size = sum(mask.size for mask in masks)
+    if size == 0:
+        return jnp.float32(0)
+    pruned = functools.reduce(_uint64.add, [_uint64.of(jnp.sum(~mask, dtype=jnp.uint32)) for mask in masks])
+    fraction = _uint64.to_float(pruned) / np.float32(size)
+    nearest = jnp.round(fraction * _MILLION).astype(jnp.uint32)
+    # The lowest decimal at or above the fraction, which the rounding of a float may have moved by one.
+    candidates = nearest + jnp.array([0, 1, 2], jnp.uint32)
+    candidates = jnp.clip(jnp.where(candidates > 0, candidates - 1, 0), 0, _MILLION - 1)
+    leads_here = _uint64.equal(_times_millionths(candidates, size), pruned)
+    decimal_ = candidates[jnp.argmax(leads_here)].astype(jnp.float32) / np.float32(_MILLION)
+    return jnp.where(jnp.any(leads_here), decimal_, fraction)
 
 
 def is_among(steps: tuple[int, ...], step: Array) -> Array:
@@ -103,16 +149,10 @@ def is_among(steps: tuple[int, ...], step: Array) -> Array:
     return jnp.any(step == jnp.array(steps, jnp.int32))
 
 
-def clear_below(threshold: Threshold, scores: PyTree, masks: PyTree) -> PyTree:
-    """Returns the masks without the weights whose score is NaN or below the value of the threshold."""
-
-    def one(mask, score):
-        if not mask.ndim:
-            return mask
-        dtype = _numerics.wider(score.dtype, jnp.float32)
-        return mask & (score.astype(dtype) >= jnp.asarray(threshold.value, dtype))
-
-    return jax.tree.map(one, masks, scores)
+def clear_below(threshold: Threshold, score: Array, mask: Array) -> Array:
+    """Returns the mask without the weights whose score is NaN or below the value of the threshold."""
+    dtype = _numerics.wider(score.dtype, jnp.float32)
+    return mask & (score.astype(dtype) >= jnp.asarray(threshold.value, dtype))
 
 
 def kept(schedule: Target, step: Array, size: int) -> UInt64:
@@ -124,7 +164,7 @@ def kept(schedule: Target, step: Array, size: int) -> UInt64:
     """
     if isinstance(schedule, Milestones):
         return _uint64.take(_uint64.table([size, *schedule.kept(size)]), schedule.passed(step))
-    sparsity = jnp.clip(jnp.asarray(schedule(step), jnp.float32), 0, 1 - 2**-24)
+    sparsity = at(schedule, step)
     binary = (sparsity * 2.0**32).astype(jnp.uint32)
     millionths = jnp.round(sparsity * _MILLION).astype(jnp.uint32)
     nearest = _times_millionths(millionths, 2**32)

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 
@@ -51,6 +52,16 @@ def subtract(a: UInt64, b: UInt64) -> UInt64:
 def at_least(a: UInt64, b: UInt64) -> Array:
     """Returns `a >= b`."""
     return (a.high > b.high) | ((a.high == b.high) & (a.low >= b.low))
+
+
+def equal(a: UInt64, b: UInt64) -> Array:
+    """Returns `a == b`."""
+    return (a.high == b.high) & (a.low == b.low)
+
+
+def to_float(a: UInt64) -> Array:
+    """Returns the nearest float32, but for rounding."""
+    return a.high.astype(jnp.float32) * np.float32(2**32) + a.low.astype(jnp.float32)
 
 
 def where(condition: Array, a: UInt64, b: UInt64) -> UInt64:

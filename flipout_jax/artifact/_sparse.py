@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.experimental import multihost_utils
 
+from .. import _holes
 from .._errors import ArgumentError
 from .._files import _host_leaves, _leaf_spec, _one_file, _placement
 from .._files._host_leaves import HostLeaf
 from .._files._leaf_spec import LeafSpec
 from .._files._manifest import CheckpointError
-from .._prunable import check_arrays, check_paths, path_string
+from .._pairing import aligned
+from .._prunable import check_arrays, path_string
 from . import _layout, _pieces, _zstd
 from ._layout import SparseLeaf
 
@@ -55,8 +56,8 @@ def save_sparse(path: str | os.PathLike[str], params: PyTree, masks: PyTree | No
       path: the file. Its folder must exist. A file of that name is replaced.
       params: the parameters, or any tree of numeric arrays, such as parameters and batch statistics. If it spans
         several processes, all of them must call this; the first one writes.
-      masks: the masks, as `get_masks` gives them: bool of the leaf's shape, or the scalar True. They take almost no
-        space if no weight that they keep is 0. With None, the file has no masks.
+      masks: the masks, as `get_masks` gives them: bool of the leaf's shape, or `optax.MaskedNode()`. They take almost
+        no space if no weight that they keep is 0. With None, the file has no masks.
 
     Returns:
       The size of the file in bytes.
@@ -90,9 +91,13 @@ def save_sparse(path: str | os.PathLike[str], params: PyTree, masks: PyTree | No
             raise ArgumentError(
                 "params", f"must hold arrays of numbers, got {leaf.dtype} in a {type(leaf).__name__} for {name!r}."
             )
+    mask_leaves: list[Any] = [_holes.HOLE] * len(by_path)
     if masks is not None:
-        check_paths("masks", masks, params)
-    mask_leaves = [None] * len(by_path) if masks is None else jax.tree.leaves(masks)
+        mask_leaves = [
+            mask
+            for mask, leaf in zip(aligned("masks", masks, params), _holes.leaves(params), strict=True)
+            if not _holes.is_hole(leaf)
+        ]
     for (name, leaf), mask in zip(named, mask_leaves, strict=True):
         _check_mask(name, leaf.shape, mask)
     leaves = _copies_on_host(named, mask_leaves)
@@ -132,10 +137,10 @@ def load_sparse(path: str | os.PathLike[str], like: PyTree | None = None) -> tup
       ImportError: if zstandard is not installed.
 
     Example:
-      >>> import tempfile, pathlib, jax.numpy as jnp, flipout_jax as fj
+      >>> import tempfile, pathlib, jax.numpy as jnp, optax, flipout_jax as fj
       >>> file = pathlib.Path(tempfile.mkdtemp(), "network.safetensors")
       >>> params = {"bias": jnp.ones(2), "kernel": jnp.array([[0.0, 0.5, 0.0]])}
-      >>> size = fj.save_sparse(file, params, {"bias": True, "kernel": jnp.array([[True, True, False]])})
+      >>> size = fj.save_sparse(file, params, {"bias": optax.MaskedNode(), "kernel": jnp.array([[True, True, False]])})
       >>> params, masks = fj.load_sparse(file, params)
       >>> params["kernel"], masks["kernel"]
       (Array([[0. , 0.5, 0. ]], dtype=float32), Array([[ True,  True, False]], dtype=bool))
@@ -165,19 +170,17 @@ def load_sparse(path: str | os.PathLike[str], like: PyTree | None = None) -> tup
             _leaf_spec.check_total_size(specs)
             arrays = [_read_leaf(stream, path, leaf) for leaf in index.leaves]
             params = _host_leaves.by_name([leaf for leaf, _ in arrays])
-            masks = {leaf.name: np.asarray(True) if mask is None else mask for leaf, mask in arrays}
+            masks = {leaf.name: _holes.HOLE if mask is None else mask for leaf, mask in arrays}
     return params, masks if index.masks else None
 
 
 def _check_mask(name: str, shape: tuple[int, ...], mask: Any) -> None:
-    if mask is None:
+    if _holes.is_hole(mask):
         return
     dtype = mask.dtype if hasattr(mask, "dtype") else np.asarray(mask).dtype
-    fits = dtype == np.bool_ and np.shape(mask) in ((), shape) and not isinstance(mask, Tracer)
-    # A scalar is the mask of a leaf that is not pruned, so it must be True.
-    if not fits or (np.shape(mask) == () and not bool(mask)):
+    if dtype != np.bool_ or np.shape(mask) != shape or isinstance(mask, Tracer):
         got = f"{dtype}{list(np.shape(mask))}" if np.shape(mask) else repr(mask)
-        raise ArgumentError("masks", f"must hold bool{list(shape)} or the scalar True for {name!r}, got {got}.")
+        raise ArgumentError("masks", f"must hold bool{list(shape)} or optax.MaskedNode() for {name!r}, got {got}.")
 
 
 def _copies_on_host(
@@ -186,7 +189,7 @@ def _copies_on_host(
     """The leaves and their masks on the host, one at a time."""
     for (name, leaf), mask in zip(named, masks, strict=True):
         array = _to_host(leaf)
-        kept = None if np.ndim(mask) == 0 else _to_host(mask)
+        kept = None if _holes.is_hole(mask) else _to_host(mask)
         if kept is not None:
             _check_masked_zeros(name, array, kept)
         yield SparseLeaf(LeafSpec(name, array.dtype.name, array.shape), kept is not None), array, kept
@@ -227,10 +230,6 @@ def _read_leaf(stream: Any, path: Path, leaf: SparseLeaf) -> tuple[HostLeaf, np.
 
 
 def _placed(leaf: HostLeaf, mask: np.ndarray | None, like: Any) -> tuple[Any, Any]:
-    """The array where `like` is, and its mask beside it; the scalar True where there is no mask."""
+    """The array where `like` is, and its mask beside it; a hole where there is no mask."""
     weights = _placement.place_leaf(leaf, like)
-    if mask is not None:
-        return weights, _placement.place_mask(mask, weights)
-    if isinstance(weights, jax.Array):
-        return weights, jnp.asarray(True)
-    return weights, np.asarray(True)
+    return weights, _holes.HOLE if mask is None else _placement.place_mask(mask, weights)

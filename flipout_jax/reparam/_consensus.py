@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .. import _errors, _numerics
+from .. import _errors, _holes, _numerics
 from .._errors import ArgumentError
 from .._prunable import check_prunable, kernels
 from ._trees import map_prunable, paired
@@ -160,7 +160,7 @@ def consensus(*, prunable: Any = kernels, axis: int = -1, keep_one: bool = True)
     def masks(params, gates):
         def mask(leaf, gate):
             if gate.ndim == 0:
-                return jnp.ones((), bool)
+                return _holes.HOLE
             # `ones_like` shards the mask like the leaf.
             return jnp.ones_like(leaf, bool) & open_channels(leaf, gate)
 

@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .. import _errors, _numerics, schedules
+from .. import _errors, _holes, _masking, _numerics, schedules
 from .._prunable import check_prunable, kernels
 from .._select._allocation import Allocation, check_allocation, uniform
 from .._select._groups import prune_masks
+from .._stacked import layer_axes
 from ._fans import check_axis, fans
 from ._supermask import Supermask, apply, split
 from ._trees import all_live, map_prunable
@@ -81,8 +82,13 @@ def edge_popup(
 
     def harden(trainable):
         live = all_live("trainable", prunable, trainable, schedule, allocation)
-        scores = jax.tree.map(lambda mask, leaf: jnp.abs(leaf) if mask.ndim else mask, live, trainable)
-        masks = prune_masks(scores, live, schedule, allocation, jnp.int32(1))
-        return jax.tree.map(lambda mask, leaf: mask.astype(jnp.int8) if mask.ndim else leaf, masks, trainable)
+        scores = jax.tree.map(jnp.abs, _masking.prunable_only(trainable, live))
+        axes = layer_axes(None, trainable, _masking.chosen(live))
+        masks = prune_masks(scores, live, schedule, allocation, jnp.int32(1), axes)
+
+        def hard(mask, leaf):
+            return leaf if _holes.is_hole(mask) else mask.astype(jnp.int8)
+
+        return _holes.tree_map(hard, masks, trainable)
 
     return Supermask(init, functools.partial(apply, harden, jnp.abs), harden)

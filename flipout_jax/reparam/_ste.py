@@ -8,13 +8,14 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.core import Tracer
 
-from .. import _errors, _saliency, schedules
+from .. import _errors, _holes, _masking, _saliency, schedules
 from .._errors import ArgumentError
 from .._masks import apply_masks
 from .._prunable import check_prunable, kernels
 from .._select._allocation import Allocation, check_allocation, global_
 from .._select._groups import prune_masks
 from .._select._target import Schedule, check_schedule
+from .._stacked import layer_axes
 from ._straight_through import straight_through
 from ._trees import all_live
 
@@ -165,21 +166,20 @@ def _ste(saliency_of: Callable[[Any], _saliency.Saliency], sparsity: Any, alloca
     def masks(frozen, weights, *, step=None):
         live = all_live("weights", prunable, weights, schedule, allocation)
         saliency = saliency_of(frozen)
-        # As in `prune`, parameters that are not prunable are passed to the saliency as scalar zeros.
-        prunable_only = jax.tree.map(
-            lambda mask, leaf: lax.stop_gradient(leaf) if mask.ndim else jnp.zeros((), jnp.float32), live, weights
-        )
+        prunable_only = lax.stop_gradient(_masking.prunable_only(weights, live))
         scores = saliency.score(saliency.init(prunable_only), prunable_only)
         updates_done = jnp.int32(1) if is_fixed else _updates_done(step)
-        return prune_masks(scores, live, schedule, allocation, updates_done)
+        return prune_masks(
+            scores, live, schedule, allocation, updates_done, layer_axes(None, weights, _masking.chosen(live))
+        )
 
     def apply(frozen, weights, *, step=None):
         current = masks(frozen, weights, step=step)
 
         def effective(mask, masked, leaf):
-            return straight_through(masked, jnp.asarray(leaf)) if mask.ndim else leaf
+            return leaf if _holes.is_hole(mask) else straight_through(masked, jnp.asarray(leaf))
 
-        return jax.tree.map(effective, current, apply_masks(weights, current), weights)
+        return _holes.tree_map(effective, current, apply_masks(weights, current), weights)
 
     return Ste(init, apply, masks)
 

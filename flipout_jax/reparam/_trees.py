@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from .. import _holes
 from .._errors import ArgumentError
 from .._prunable import check_arrays, check_paths, path_string, select
 from .._select._allocation import Allocation
@@ -61,6 +62,6 @@ def paired(name: str, tree: PyTree, params: PyTree) -> list[tuple[str, Array, Ar
 
 def all_live(name: str, prunable: Any, tree: PyTree, schedule: Any, allocation: Allocation) -> PyTree:
     """Returns masks that keep everything, or raises an `ArgumentError` if a target cannot be reached."""
-    live = map_prunable(name, prunable, tree, lambda _, leaf: jnp.ones_like(leaf, bool), lambda _: jnp.ones((), bool))
-    check_reachable(allocation, schedule, [mask.size for mask in jax.tree.leaves(live) if mask.ndim])
+    live = map_prunable(name, prunable, tree, lambda _, leaf: jnp.ones_like(leaf, bool), lambda _: _holes.HOLE)
+    check_reachable(allocation, schedule, [mask.size for mask in jax.tree.leaves(live)])
     return live

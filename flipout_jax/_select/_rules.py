@@ -1,0 +1,204 @@
+"""Targets by path: which schedule each prunable parameter follows, and what has been reached so far.
+
+A single schedule is one rule for all prunable parameters. A dict from regular expressions to schedules has a rule for
+each entry, with an exact count of its own.
+"""
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from .. import _holes
+from .._errors import ArgumentError
+from .._prunable import path_string
+from ..schedules import Threshold
+from . import _target, _uint64
+from ._allocation import Allocation
+from ._groups import check_reachable, group, keep_in_groups, layer_sizes
+
+PyTree = Any
+
+
+class Rule(NamedTuple):
+    """A schedule and the prunable parameters that follow it.
+
+    Attributes:
+      pattern: the regular expression on the path; None for a schedule that all prunable parameters follow.
+      schedule: the schedule.
+      members: indices of these parameters among the prunable ones.
+    """
+
+    pattern: str | None
+    schedule: _target.Schedule
+    members: tuple[int, ...]
+
+
+def check_sparsity(sparsity: Any) -> Any:
+    """Returns the schedule, or the dict of schedules, or raises an `ArgumentError`."""
+    if not isinstance(sparsity, Mapping):
+        return _target.check_schedule(sparsity)
+    if not sparsity:
+        raise ArgumentError("sparsity", f"must have at least one pattern, got {sparsity!r}.")
+    checked = {}
+    for pattern, schedule in sparsity.items():
+        try:
+            re.compile(pattern)
+        except (re.error, TypeError) as error:
+            raise ArgumentError(
+                "sparsity", f"must have regular expressions as keys, got {pattern!r}: {error}."
+            ) from error
+        if isinstance(schedule, Threshold):
+            raise ArgumentError(
+                f"sparsity[{pattern!r}]",
+                f"must be a schedule with a target, such as schedules.cubic, got {schedule!r}.",
+            )
+        try:
+            checked[pattern] = _target.check_schedule(schedule)
+        except ArgumentError as error:
+            raise ArgumentError(f"sparsity[{pattern!r}]", error.problem) from error
+    return checked
+
+
+def schedules_of(sparsity: Any) -> list[_target.Schedule]:
+    """Returns all schedules of a checked sparsity."""
+    return list(sparsity.values()) if isinstance(sparsity, dict) else [sparsity]
+
+
+def match(sparsity: Any, params: PyTree, chosen: Sequence[bool]) -> tuple[list[bool], list[Rule]]:
+    """Returns which parameters are pruned at all, and the rules that they follow.
+
+    Args:
+      sparsity: a checked sparsity.
+      params: the parameters.
+      chosen: for each leaf, holes included, True if it is prunable.
+
+    Returns:
+      For each leaf, True if it is prunable and matches a rule; and the rules.
+
+    Raises:
+      ValueError: if a rule matches no prunable parameter, or two rules match one.
+    """
+    if not isinstance(sparsity, dict):
+        return list(chosen), [Rule(None, sparsity, tuple(range(sum(chosen))))]
+    paths = [path_string(path) for path, _ in _holes.leaves_with_path(params)]
+    found: list[str | None] = []
+    for path, is_chosen in zip(paths, chosen, strict=True):
+        patterns = [pattern for pattern in sparsity if is_chosen and re.search(pattern, path)]
+        if len(patterns) > 1:
+            raise ArgumentError(
+                "sparsity",
+                f"must have one rule for each parameter, got {patterns[0]!r} and {patterns[1]!r} for {path!r}.",
+            )
+        found.append(patterns[0] if patterns else None)
+    for pattern in sparsity:
+        if chosen and pattern not in found:
+            some = ", ".join([path for path, is_chosen in zip(paths, chosen, strict=True) if is_chosen][:8])
+            raise ArgumentError(
+                "sparsity",
+                f"must have rules that match a prunable parameter, got {pattern!r}, which matches none of: {some}.",
+            )
+    pruned = [pattern for pattern in found if pattern is not None]
+    rules = [
+        Rule(pattern, schedule, tuple(i for i, other in enumerate(pruned) if other == pattern))
+        for pattern, schedule in sparsity.items()
+    ]
+    return [pattern is not None for pattern in found], rules
+
+
+def check_all_reachable(rules: Sequence[Rule], weights: Sequence[Any], axes: Sequence[int], allocation: Allocation):
+    """Raises an `ArgumentError` if the allocation keeps more weights than the target of a rule."""
+    for rule in rules:
+        sizes = layer_sizes([weights[i] for i in rule.members], [axes[i] for i in rule.members])
+        check_reachable(allocation, rule.schedule, sizes)
+
+
+def _as_tree(rules: Sequence[Rule], values: Sequence[Array]) -> PyTree:
+    """Returns a value for each rule as the state holds them: the value itself, or a dict by pattern."""
+    if rules and rules[0].pattern is None:
+        return values[0]
+    return {rule.pattern: value for rule, value in zip(rules, values, strict=True)}
+
+
+def _as_list(rules: Sequence[Rule], tree: PyTree) -> list[Array]:
+    return [tree if rule.pattern is None else tree[rule.pattern] for rule in rules]
+
+
+def targets(rules: Sequence[Rule]) -> PyTree:
+    """Returns the target that each rule ends with, in the form of `PruneState.target`."""
+    return _as_tree(rules, [_target.last(rule.schedule) for rule in rules])
+
+
+def reached_by(rules: Sequence[Rule], masks: Sequence[Array]) -> PyTree:
+    """Returns the sparsities that masks of the prunable parameters have, in the form of `PruneState.reached`."""
+    return _as_tree(rules, [_target.reached_by([masks[i] for i in rule.members]) for rule in rules])
+
+
+def remeasured(reached: PyTree, masks: PyTree) -> PyTree:
+    """Returns `PruneState.reached` for other masks, a tree with holes."""
+    by_path = [(path_string(path), mask) for path, mask in _holes.leaves_with_path(masks) if not _holes.is_hole(mask)]
+    if not isinstance(reached, dict):
+        return _target.reached_by([mask for _, mask in by_path])
+    return {
+        pattern: _target.reached_by([mask for path, mask in by_path if re.search(pattern, path)]) for pattern in reached
+    }
+
+
+def due(rules: Sequence[Rule], step: Array, reached: PyTree) -> list[Array]:
+    """Returns, for each rule, True if the update that ends step `step` prunes."""
+    pairs = zip(rules, _as_list(rules, reached), strict=True)
+    return [_target.due(rule.schedule, step, before) for rule, before in pairs]
+
+
+def prune(
+    rules: Sequence[Rule],
+    scores: Sequence[Array],
+    masks: Sequence[Array],
+    reached: PyTree,
+    step: Array,
+    allocation: Allocation,
+    axes: Sequence[int],
+) -> tuple[list[Array], PyTree]:
+    """Prunes the parameters of every rule that is due.
+
+    Args:
+      rules: the rules.
+      scores: the scores of the prunable parameters.
+      masks: their masks.
+      reached: `PruneState.reached`.
+      step: the number of this update.
+      allocation: how sparsity is shared across layers.
+      axes: for each prunable parameter, the number of leading axes that number layers.
+
+    Returns:
+      The new masks, and what has been reached.
+    """
+    if isinstance(rules[0].schedule, Threshold):
+        new = [_target.clear_below(rules[0].schedule, *pair) for pair in zip(scores, masks, strict=True)]
+        return new, _target.reached_by(new)
+    layers = _numbered([len(layer_sizes([mask], [leading])) for mask, leading in zip(masks, axes, strict=True)])
+    groups = []
+    keep = []
+    values = []
+    for rule, before in zip(rules, _as_list(rules, reached), strict=True):
+        is_due = _target.due(rule.schedule, step, before)
+        sizes = layer_sizes([masks[i] for i in rule.members], [axes[i] for i in rule.members])
+        numbers = [layer for i in rule.members for layer in layers[i]]
+        for members in group(allocation, sizes):
+            count = _target.kept(rule.schedule, step, sum(sizes[i] for i in members))
+            if len(rules) > 1:
+                # A rule that is not due keeps all that is live.
+                count = _uint64.where(is_due, count, _uint64.of(2**64 - 1))
+            groups.append(tuple(numbers[i] for i in members))
+            keep.append(count)
+        values.append(jnp.where(is_due, _target.at(rule.schedule, step), before))
+    return keep_in_groups(scores, masks, keep, tuple(groups), allocation, axes), _as_tree(rules, values)
+
+
+def _numbered(counts: Sequence[int]) -> list[range]:
+    """Returns consecutive ranges of these lengths, which number the layers of all parameters."""
+    ends = list(itertools.accumulate(counts))
+    return [range(end - count, end) for end, count in zip(ends, counts, strict=True)]
