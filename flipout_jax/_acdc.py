@@ -23,7 +23,7 @@ PyTree = Any
 
 def acdc(
     inner: optax.GradientTransformation,
-    sparsity: float,
+    sparsity: Any,
     phases: Phases,
     *,
     saliency: Saliency = magnitude(),
@@ -93,13 +93,13 @@ def acdc(
       Peste et al., [AC/DC](https://arxiv.org/abs/2106.12379), 2021.
     """
     _errors.optimizer("inner", inner)
-    (density,) = schedules.one_shot(sparsity, step=1).densities
     sparse, dense = _check_phases(phases)
+    target = schedules.one_shot(sparsity, step=sparse[0])
     _errors.boolean("reset_momentum", reset_momentum)
     inner = optax.with_extra_args_support(inner)
     pruner = prune(
         inner,
-        Repeated(sparse, (density,) * len(sparse)),
+        Repeated(sparse, target),
         saliency=saliency,
         allocation=allocation,
         prunable=prunable,

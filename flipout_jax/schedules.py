@@ -1,7 +1,8 @@
 """Sparsity schedules: functions from the step to the target sparsity.
 
 A schedule is any function of the step that JAX can trace, as optax schedules are. Those of this module also know
-their targets exactly, so that the rounding of a float never changes a count. Steps count optimizer updates, and the
+their targets exactly, so that the rounding of a float never changes a count. A target may also be a traced number, as
+under `jax.vmap` over targets; its count is then that of the float it is. Steps count optimizer updates, and the
 first update is step 1: a pruning at step n happens at the end of the n-th update. `threshold` alone has no target
 sparsity: the scores decide how many weights are pruned.
 """
@@ -16,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from . import _errors
+from . import _errors, _traced_targets
 from ._errors import ArgumentError
+from ._traced_targets import TracedTargets
 
 # These are enough digits for the root of a power to come out as an exact integer, for any tree of up to 2**40 weights.
 _EXACT = decimal.Context(prec=80)
@@ -58,7 +60,7 @@ class Milestones(NamedTuple):
         return [_round_up(_EXACT.multiply(density, decimal.Decimal(size))) for density in self.densities]
 
 
-def geometric(sparsity: float, *, begin: int, end: int, prunings: int) -> Milestones:
+def geometric(sparsity: Any, *, begin: int, end: int, prunings: int) -> Milestones | TracedTargets:
     r"""Prunes the same fraction of the remaining weights each time: the schedule of FlipOut.
 
     $$ s_i = 1 - (1 - s)^{i / n}, \qquad i = 1, \dots, n $$
@@ -89,6 +91,8 @@ def geometric(sparsity: float, *, begin: int, end: int, prunings: int) -> Milest
     References:
       Apostol, Stol and Forré, [FlipOut](https://arxiv.org/abs/2009.02594), 2020.
     """
+    if _traced_targets.is_traced(sparsity):
+        return _traced_targets.geometric(sparsity, _steps(begin, end, prunings))
     density = _one_minus(_exact(sparsity))
     steps = _steps(begin, end, prunings)
     prunings = len(steps)
@@ -101,7 +105,7 @@ def geometric(sparsity: float, *, begin: int, end: int, prunings: int) -> Milest
     return Milestones(steps, tuple(root(i) for i in range(1, prunings + 1)))
 
 
-def cubic(sparsity: float, *, begin: int, end: int, prunings: int) -> Milestones:
+def cubic(sparsity: Any, *, begin: int, end: int, prunings: int) -> Milestones | TracedTargets:
     r"""Prunes fast at first and slowly toward the end: the gradual schedule of Zhu and Gupta.
 
     $$ s_i = s \left(1 - \left(1 - \tfrac{i}{n}\right)^3\right), \qquad i = 1, \dots, n $$
@@ -120,6 +124,8 @@ def cubic(sparsity: float, *, begin: int, end: int, prunings: int) -> Milestones
     References:
       Zhu and Gupta, [To prune, or not to prune](https://arxiv.org/abs/1710.01878), 2017.
     """
+    if _traced_targets.is_traced(sparsity):
+        return _traced_targets.cubic(sparsity, _steps(begin, end, prunings))
     target = _exact(sparsity)
     steps = _steps(begin, end, prunings)
     prunings = len(steps)
@@ -131,7 +137,7 @@ def cubic(sparsity: float, *, begin: int, end: int, prunings: int) -> Milestones
     return Milestones(steps, tuple(ramp(i) for i in range(1, prunings + 1)))
 
 
-def one_shot(sparsity: float, *, step: int) -> Milestones:
+def one_shot(sparsity: Any, *, step: int) -> Milestones | TracedTargets:
     """Reaches the target sparsity in a single pruning.
 
     Args:
@@ -150,6 +156,8 @@ def one_shot(sparsity: float, *, step: int) -> Milestones:
       >>> float(schedule(99)), float(schedule(100))
       (0.0, 0.75)
     """
+    if _traced_targets.is_traced(sparsity):
+        return _traced_targets.one_shot(sparsity, _errors.step("step", step))
     return Milestones((_errors.step("step", step),), (_one_minus(_exact(sparsity)),))
 
 

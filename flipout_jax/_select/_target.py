@@ -4,7 +4,7 @@ import decimal
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jax.core import Tracer
 
 from .. import _errors, _numerics
 from .._errors import ArgumentError
+from .._traced_targets import TracedTargets
 from ..schedules import Milestones, Threshold
 from . import _uint64
 from ._uint64 import UInt64
@@ -95,8 +96,20 @@ def _check_rising(steps: tuple[int, ...], sparsity: Schedule) -> None:
         raise ArgumentError("sparsity", f"must have rising steps, got {sparsity!r}.")
 
 
-class Repeated(Milestones):
-    """Milestones that are pruned to at their own steps alone, since weights return between them, as in `acdc`."""
+class Repeated(NamedTuple):
+    """A target that is pruned to at several steps and at no other, since weights return between them, as in `acdc`.
+
+    Attributes:
+      steps: the pruning steps.
+      schedule: the schedule that has the target from the first of these steps on.
+    """
+
+    steps: tuple[int, ...]
+    schedule: Milestones | TracedTargets
+
+    def __call__(self, step: Any) -> Array:
+        """Returns the target at a step."""
+        return self.schedule(step)
 
 
 def due(schedule: Schedule, step: Array, reached: Array) -> Array:
@@ -113,7 +126,7 @@ def due(schedule: Schedule, step: Array, reached: Array) -> Array:
     return target > reached
 
 
-def at(schedule: Target, step: Array | int) -> Array:
+def at(schedule: Any, step: Array | int) -> Array:
     """Returns the target at a step, clipped to the range from 0 to the largest float32 below 1."""
     return jnp.clip(jnp.asarray(schedule(step), jnp.float32), 0, 1 - 2**-24)
 
@@ -155,13 +168,15 @@ def clear_below(threshold: Threshold, score: Array, mask: Array) -> Array:
     return mask & (score.astype(dtype) >= jnp.asarray(threshold.value, dtype))
 
 
-def kept(schedule: Target, step: Array, size: int) -> UInt64:
+def kept(schedule: Any, step: Array, size: int) -> UInt64:
     """Returns how many of `size` weights the schedule keeps at a step, `ceil((1 - s) * size)`.
 
     The targets of `Milestones` are exact. Any other schedule returns a float32. If the nearest decimal of at most six
     digits lies within the rounding error of that number, the target is this decimal; otherwise it is the binary
     fraction itself. Values are clipped to the range from 0 to the largest float32 below 1.
     """
+    if isinstance(schedule, Repeated):
+        schedule = schedule.schedule
     if isinstance(schedule, Milestones):
         return _uint64.take(_uint64.table([size, *schedule.kept(size)]), schedule.passed(step))
     sparsity = at(schedule, step)
