@@ -124,8 +124,7 @@ def train(config: Config) -> Training:
                 if len(prunings) == 1:
                     first = _flat(optax.tree.get(opt_state, "flips"))[_FOLLOWED].ravel()
                 for path, mask in _flat(fj.get_masks(opt_state)).items():
-                    if mask.ndim:
-                        left.setdefault(path, []).append(float(mask.mean()))
+                    left.setdefault(path, []).append(float(mask.mean()))
     return Training(np.stack(values), first, prunings, left)
 
 
@@ -137,7 +136,7 @@ def _pruning(step: int, params: Any, before: Any, after: Any) -> Pruning:
     """Returns the weights that were alive before a step that prunes, with their values before that step."""
     weights, flips = _flat(params), _flat(optax.tree.get(after, "flips"))
     old, new = _flat(fj.get_masks(before)), _flat(fj.get_masks(after))
-    paths = [path for path, mask in old.items() if mask.ndim]
+    paths = list(old)
     live = {path: old[path] for path in paths}
 
     def joined(tree):

@@ -167,7 +167,7 @@ def plan(model: Model, devices: int, options: Options) -> Plan:
     print(f"{model} on {devices:,} devices: compiled in {time.perf_counter() - start:.0f} s", flush=True)
     program = programs.read(compiled.as_text(), devices)
     masks = fj.get_masks(state)
-    prunable = [mask for mask in jax.tree.leaves(masks) if mask.ndim]
+    prunable = jax.tree.leaves(masks)
     return Plan(
         model=model,
         devices=devices,

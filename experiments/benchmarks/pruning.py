@@ -69,8 +69,8 @@ def _times(params: Any, seconds: float) -> list[float]:
     """Returns the milliseconds of a pruning step, and of the other ways to select weights."""
     optimizer = fj.prune(optax.sgd(0.1, momentum=0.9), fj.schedules.one_shot(1 - _KEPT, step=1))
     step = compiled(optimizer, params)
-    masks = jax.tree.leaves(fj.get_masks(optimizer.init(params)))
-    prunable = [leaf for leaf, mask in zip(jax.tree.leaves(params), masks, strict=True) if mask.ndim]
+    chosen = jax.tree.leaves(jax.tree.map_with_path(fj.kernels, params))
+    prunable = [leaf for leaf, is_chosen in zip(jax.tree.leaves(params), chosen, strict=True) if is_chosen]
     scores = jnp.concatenate([jnp.abs(leaf).ravel() for leaf in prunable])
     keep = round(_KEPT * scores.size)
     others = (jnp.sort, jnp.argsort, lambda x: jax.lax.top_k(x, keep))

@@ -48,9 +48,8 @@ def count(epoch: int, masks_before: Any, opt_state: Any) -> Pruning:
     removed = [np.zeros(0, np.int64)]
     for leaf in trees:
         f, before, after = (np.asarray(x) for x in jax.device_get(leaf))
-        if f.ndim:
-            kept.append(np.bincount(f[after].astype(np.int64)))
-            removed.append(np.bincount(f[before & ~after].astype(np.int64)))
+        kept.append(np.bincount(f[after].astype(np.int64)))
+        removed.append(np.bincount(f[before & ~after].astype(np.int64)))
     return Pruning(epoch, _sum(kept), _sum(removed))
 
 

@@ -254,7 +254,7 @@ def forget_from(folder: Path, epoch: int) -> None:
 def save_parameters(folder: Path, params: Any, masks: Any, model_state: Any) -> None:
     """Writes one safetensors file: `params/PATH`, `masks/PATH` of prunable parameters, and `state/PATH` of the rest."""
     leaves = {f"params/{fj.path_string(path)}": leaf for path, leaf in jax.tree.leaves_with_path(params)}
-    leaves |= {f"masks/{fj.path_string(path)}": m for path, m in jax.tree.leaves_with_path(masks) if m.ndim}
+    leaves |= {f"masks/{fj.path_string(path)}": m for path, m in jax.tree.leaves_with_path(masks)}
     leaves |= {f"state/{fj.path_string(path)}": leaf for path, leaf in jax.tree.leaves_with_path(model_state)}
     files.write(folder / PARAMETERS, lambda partial: files.save_arrays(partial, jax.device_get(leaves)))
 

@@ -4,7 +4,6 @@ import dataclasses
 from typing import Annotated
 
 import jax
-import jax.numpy as jnp
 
 import flipout_jax as fj
 
@@ -62,18 +61,14 @@ class Consensus(Method):
     def after(self, context, epoch, state):
         """Prunes the channels whose gates are closed, which the forward pass did not use."""
         del epoch
-        weights, gates = state.params["weights"], state.params["gates"]
-        open_channels = {
-            "gates": jax.tree.map(jnp.ones_like, gates),
-            "weights": _gates(context.options, context.data).masks(weights, gates),
-        }
-        # Leaf by leaf, because only one of the trees has variables around its leaves.
-        old, treedef = jax.tree.flatten(fj.get_masks(state.opt_state))
-        new = [
-            mask & (jnp.ones((), bool) if mask.ndim == 0 else is_open)
-            for mask, is_open in zip(old, jax.tree.leaves(open_channels), strict=True)
-        ]
-        return masked(state, treedef.unflatten(new))
+        weights = state.params["weights"]
+        open_channels = _gates(context.options, context.data).masks(weights, state.params["gates"])
+        # By path, because only one of the trees has variables around its leaves, and the first layer has no gates.
+        is_open = {fj.path_string(path): mask for path, mask in jax.tree.leaves_with_path({"weights": open_channels})}
+        masks = jax.tree.map_with_path(
+            lambda path, mask: mask & is_open.get(fj.path_string(path), True), fj.get_masks(state.opt_state)
+        )
+        return masked(state, masks)
 
 
 def _gates(options: TrainingOptions, data: Dataset) -> fj.reparam.Consensus:

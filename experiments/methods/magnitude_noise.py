@@ -4,7 +4,6 @@ import dataclasses
 from typing import Annotated
 
 import jax
-import optax
 
 import flipout_jax as fj
 
@@ -37,5 +36,5 @@ class MagnitudeNoise(Method):
         inner = with_hoyer(inner, self.hoyer_strength)
         if self.noise_scale:
             scale = scale_by_step(self.noise_scale, self.noise_schedule, schedule)
-            inner = optax.chain(fj.gradient_noise(jax.random.split(key)[0], scale), inner)
+            return by_magnitude(options, schedule, inner, noise=fj.gradient_noise(jax.random.split(key)[0], scale))
         return by_magnitude(options, schedule, inner)

@@ -15,16 +15,20 @@ def pruned(
     schedule: Any,
     inner: optax.GradientTransformation,
     saliency: fj.Saliency,
+    noise: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Returns `prune` with a saliency that also counts flips, so that the pictures of all runs show the same."""
-    return fj.prune(inner, schedule, saliency=with_flips(saliency), allocation=allocation(options))
+    return fj.prune(inner, schedule, saliency=with_flips(saliency), allocation=allocation(options), noise=noise)
 
 
 def by_magnitude(
-    options: TrainingOptions, schedule: Any, inner: optax.GradientTransformation
+    options: TrainingOptions,
+    schedule: Any,
+    inner: optax.GradientTransformation,
+    noise: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Returns the optimizer of methods that prune by magnitude, or that do not prune during training."""
-    return pruned(options, schedule, inner, fj.magnitude())
+    return pruned(options, schedule, inner, fj.magnitude(), noise)
 
 
 def allocation(options: TrainingOptions) -> fj.Allocation:

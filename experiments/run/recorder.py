@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import sys
+from typing import Any
 
 import jax
 import numpy as np
@@ -64,7 +65,7 @@ class Recorder:
             run_directory.append_flip_counts(self._folder, counts)
         if pruned or self._config.method.masks_change_every_step:
             self._masks = jax.device_get(fj.get_masks(state.opt_state))
-        prunable = [mask for mask in jax.tree.leaves(self._masks) if mask.ndim]
+        prunable = jax.tree.leaves(self._masks)
         kept = sum(int(mask.sum()) for mask in prunable)
         train_loss = float(np.divide(train.loss, train.count)) if train.count else math.nan
         metrics = EpochMetrics(
@@ -99,5 +100,9 @@ class Recorder:
 
 def _scale(state: TrainState) -> float:
     """Returns the factor by which plateaus have reduced the learning rate."""
-    plateaus = [scale for _, scale in optax.tree.get_all_with_path(state.opt_state, "scale")]
-    return float(plateaus[0]) if plateaus else 1.0
+    nodes = jax.tree.leaves(state.opt_state, is_leaf=_is_plateau)
+    return next((float(node.scale) for node in nodes if _is_plateau(node)), 1.0)
+
+
+def _is_plateau(node: Any) -> bool:
+    return isinstance(node, optax.contrib.ReduceLROnPlateauState)
