@@ -15,6 +15,8 @@ from ._flipout import flipout as flipout
 from ._flops import Flops as Flops
 from ._flops import LayerFlops as LayerFlops
 from ._flops import flops as flops
+from ._kernels_of import kernels_of as kernels_of
+from ._left_out import LeftOutWarning as LeftOutWarning
 from ._masks import TargetNotReachedWarning as TargetNotReachedWarning
 from ._masks import apply_masks as apply_masks
 from ._masks import check as check
@@ -53,6 +55,8 @@ from ._select._groups import check_reachable as check_reachable
 from ._sgdw import IndependentWeightDecayState as IndependentWeightDecayState
 from ._sgdw import independent_weight_decay as independent_weight_decay
 from ._sgdw import sgdw as sgdw
+from ._stacked import stacked as stacked
+from ._stacked import stacked_of as stacked_of
 from ._summary import Row as Row
 from ._summary import Summary as Summary
 from ._summary import summary as summary

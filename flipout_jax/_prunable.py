@@ -1,25 +1,20 @@
 """Selecting prunable parameters: predicates on the key path and the leaf."""
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax.tree_util import DictKey, GetAttrKey, SequenceKey
 
 from . import _holes
 from ._errors import ArgumentError
+from ._kinds import Kind, by_name
 
 KeyPath = tuple[Any, ...]
 Predicate = Callable[[KeyPath, Any], bool]
-
-# Flax (Linen, NNX) names them kernel; Haiku w, and w_i and w_h in recurrent cells; Equinox weight, and weight_ih and
-# weight_hh in recurrent cells.
-_UNAMBIGUOUS = {"kernel"}
-_AMBIGUOUS = {"w", "w_i", "w_h", "weight", "weight_ih", "weight_hh"}
-_NOT_A_KERNEL = re.compile(r"embed|norm|^(wte|wpe|[blgr]n)\d*$", re.IGNORECASE)
 
 
 def path_string(path: KeyPath) -> str:
@@ -37,16 +32,30 @@ def path_string(path: KeyPath) -> str:
       >>> fj.path_string(path)
       'layers/0/kernel'
     """
-    return "/".join(_names(path))
+    return "/".join(key_names(path))
 
 
 def kernels(path: KeyPath, leaf: Any) -> bool:
-    """Selects the kernels of dense and convolution layers. This is the default of `prunable`.
+    """Selects the kernels of dense and convolution layers by their names. This is the default of `prunable`.
 
-    A kernel is a floating-point array of at least two axes, named as in Flax (`kernel`), Haiku (`w`, `w_i`, `w_h`)
-    or Equinox (`weight`, `weight_ih`, `weight_hh`). Biases, normalizations and embeddings are not kernels. Equinox
-    names their arrays `weight` as well, so there the name of the layer decides: a layer is skipped if its name contains
-    `embed` or `norm`, or is `wte`, `wpe`, or one of `bn`, `ln`, `gn`, `rn` with or without a number.
+    A kernel is a floating-point array of at least two axes whose name says so. Names are read word by word: they are
+    split at underscores, digits and capitals. The last word that says what an array is decides, so `embed_proj` is a
+    layer, and `attn_norm` is a normalization.
+
+    - An array named `kernel`, as in Flax and Keras, is a kernel. An array named `bias` or `b` is not.
+    - An array named `w` or `weight`, as in Haiku, Equinox and PyTorch, also with `ih` or `hh`, goes by the name of its
+      layer: it is a kernel unless that is an embedding or a normalization. Where the name of the layer says nothing,
+      such as `0` or `inner`, the name around it decides.
+    - Any other array is a kernel if its own name is that of a layer, such as `gate_proj`, `gating_einsum`, `wi_0` or
+      `lora_a`, or of a place in one, such as `up`, `query` or `out`.
+    - Names of embeddings are `embed`, `emb`, `wte`, `wpe`, `vocab`, `token`, `pos` and such. But `patch_embed` is a
+      layer, since patches are no tokens, and `unembed` is one.
+    - Names of normalizations are `norm`, names that end in it, `ln`, `bn`, `gn` and `rms`, also where more follows, as
+      in `ln_f` and `norm_mlp`. Arrays named `scale`, `gamma` and such belong to them.
+
+    Names do not tell everything: an embedding in an `equinox.nn.Sequential` is `layers/0/weight`, as a layer is. For
+    NNX and Equinox models, `kernels_of(model)` goes by the types of the modules instead. docs/selection.md lists what
+    both select.
 
     Args:
       path: the key path of the leaf.
@@ -61,14 +70,12 @@ def kernels(path: KeyPath, leaf: Any) -> bool:
       >>> jax.tree_util.tree_map_with_path(fj.kernels, params)
       {'dense': {'bias': False, 'kernel': True}}
     """
-    if not (jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.ndim >= 2):
-        return False
-    *layers, name = [name for name in _names(path) if not name.isdigit()] or [""]
-    if name in _AMBIGUOUS:
-        # Haiku nests modules in one name, such as `block/~/linear`.
-        layer = layers[-1].split("/")[-1] if layers else ""
-        return not _NOT_A_KERNEL.search(layer)
-    return name in _UNAMBIGUOUS
+    return can_be_kernel(leaf) and by_name(key_names(path)) is Kind.KERNEL
+
+
+def can_be_kernel(leaf: Any) -> bool:
+    """Returns True for a floating-point array of at least two axes."""
+    return bool(jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.ndim >= 2)
 
 
 def by_path(pattern: str) -> Predicate:
@@ -79,7 +86,9 @@ def by_path(pattern: str) -> Predicate:
         `layers/0/kernel`.
 
     Returns:
-      A predicate for `prunable`. A pattern that matches no parameter raises a `ValueError` at `init`.
+      A predicate for `prunable`. A pattern that matches no parameter, or none of a floating-point type, raises a
+      `ValueError` at `init`. If it matches complex parameters besides, which cannot be pruned, a `LeftOutWarning` says
+      so there.
 
     Raises:
       ValueError: if `pattern` is not a valid regular expression.
@@ -90,62 +99,60 @@ def by_path(pattern: str) -> Predicate:
       >>> jax.tree_util.tree_map_with_path(fj.by_path("^first/.*kernel"), params)
       {'first': {'kernel': True}, 'last': {'kernel': False}}
     """
+    return ByPath(compiled("pattern", pattern))
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class ByPath:
+    """The predicate of `by_path`."""
+
+    pattern: re.Pattern[str]
+
+    def __call__(self, path: KeyPath, leaf: Any) -> bool:
+        return bool(jnp.issubdtype(leaf.dtype, jnp.floating) and self.matches(path))
+
+    def matches(self, path: KeyPath) -> bool:
+        """Returns True if the pattern matches the path."""
+        return bool(self.pattern.search(path_string(path)))
+
+    def __repr__(self) -> str:
+        return f"by_path({self.pattern.pattern!r})"
+
+
+def compiled(name: str, pattern: Any) -> re.Pattern[str]:
+    """Returns the regular expression, or raises an `ArgumentError` if it is none."""
     try:
-        compiled = re.compile(pattern)
+        return re.compile(pattern)
     except (re.error, TypeError) as error:
-        raise ArgumentError("pattern", f"must be a regular expression, got {pattern!r}: {error}.") from error
-
-    def matches(path: KeyPath, leaf: Any) -> bool:
-        return bool(jnp.issubdtype(leaf.dtype, jnp.floating) and compiled.search(path_string(path)))
-
-    matches.__qualname__ = f"by_path({pattern!r})"
-    return matches
+        raise ArgumentError(name, f"must be a regular expression, got {pattern!r}: {error}.") from error
 
 
 def select(prunable: Any, params: Any) -> list[bool]:
     """Returns which leaves of `params` to prune, in tree order.
 
     Args:
-      prunable: a predicate on (key path, leaf), or a tree of Python booleans with the structure of `params`.
-      params: the parameters.
+      prunable: a predicate on (key path, leaf), or a tree of Python booleans with the structure of `params`, which may
+        have holes.
+      params: the parameters, which may have holes: `optax.MaskedNode()` in place of what is not to be seen here.
 
     Returns:
-      A boolean for each leaf. Scalars are never pruned.
+      A boolean for each leaf and for each hole. Scalars and holes are never pruned.
 
     Raises:
-      ValueError: if nothing is selected, a selected leaf is not floating-point, or the tree does not match.
+      ValueError: if there are arrays and none is selected, a selected leaf is not floating-point, or the tree does not
+        match.
     """
     leaves = _holes.leaves_with_path(params)
-    if not leaves:
-        return []
+    arrays = [(path, leaf) for path, leaf in leaves if not _holes.is_hole(leaf)]
+    if not arrays:
+        return [False] * len(leaves)
     check_arrays("params", leaves)
-    if callable(prunable):
-        try:
-            chosen = [not _holes.is_hole(leaf) and bool(prunable(path, leaf)) for path, leaf in leaves]
-        except TypeError as error:
-            raise ArgumentError(
-                "prunable", f"must be a predicate on (key path, leaf), got {prunable!r}, which fails: {error}."
-            ) from error
-        name = getattr(prunable, "__qualname__", repr(prunable))
-    else:
-        chosen = _booleans(prunable, params)
-        name = "the boolean tree"
+    chosen = _chosen(prunable, params, leaves)
     chosen = [
-        is_chosen and not _holes.is_hole(leaf) and leaf.ndim > 0
-        for is_chosen, (_, leaf) in zip(chosen, leaves, strict=True)
+        is_chosen and not _holes.is_hole(x) and x.ndim > 0 for is_chosen, (_, x) in zip(chosen, leaves, strict=True)
     ]
     if not any(chosen):
-        some = ", ".join(path_string(path) or "(the root)" for path, _ in leaves[:8])
-        if len(leaves) > 8:
-            some += f", ... ({len(leaves)} in all)"
-        hint = ""
-        if prunable is kernels:
-            hint = "It looks for arrays of two axes or more named kernel, weight or w. "
-        raise ArgumentError(
-            "prunable",
-            f"must select at least one parameter, got {name}, which selects none of: {some}. {hint}"
-            "Give by_path(regex), a predicate on (key path, leaf), or a tree of booleans.",
-        )
+        raise ArgumentError("prunable", _nothing_selected(prunable, arrays))
     for is_chosen, (path, leaf) in zip(chosen, leaves, strict=True):
         if is_chosen and not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ArgumentError(
@@ -160,8 +167,21 @@ def select(prunable: Any, params: Any) -> list[bool]:
     return chosen
 
 
+def some_paths(leaves: list[tuple[KeyPath, Any]]) -> str:
+    """Returns the first paths as text, and how many there are if there are more."""
+    return listed([path_string(path) or "(the root)" for path, _ in leaves])
+
+
+def listed(texts: list[str]) -> str:
+    """Returns the first texts as one, and how many there are if there are more."""
+    some = ", ".join(texts[:8])
+    if len(texts) > 8:
+        some += f", ... ({len(texts)} in all)"
+    return some
+
+
 def check_arrays(name: str, leaves: list[tuple[KeyPath, Any]]) -> None:
-    """Raises an `ArgumentError` unless every leaf is an array, or at least has a shape and a dtype."""
+    """Raises an `ArgumentError` unless every leaf is an array, a hole, or at least has a shape and a dtype."""
     for path, leaf in leaves:
         if not _holes.is_hole(leaf) and not (hasattr(leaf, "dtype") and hasattr(leaf, "shape")):
             raise ArgumentError(
@@ -172,10 +192,13 @@ def check_arrays(name: str, leaves: list[tuple[KeyPath, Any]]) -> None:
 
 
 def check_paths(name: str, tree: Any, params: Any) -> None:
-    """Raises an `ArgumentError` for the argument `name` unless the tree has the leaf paths of the parameters."""
+    """Raises an `ArgumentError` for the argument `name` unless the tree has the leaf paths of the parameters.
+
+    A hole in either has a path as a leaf has.
+    """
     # This compares paths and not structures, so that a tree without the variables of NNX around its arrays matches.
-    wanted_paths = [path_string(path) for path, _ in jax.tree.leaves_with_path(params)]
-    paths = [path_string(path) for path, _ in jax.tree.leaves_with_path(tree)]
+    wanted_paths = [path_string(path) for path, _ in _holes.leaves_with_path(params)]
+    paths = [path_string(path) for path, _ in _holes.leaves_with_path(tree)]
     for expected, actual in itertools.zip_longest(wanted_paths, paths):
         if expected != actual:
             raise ArgumentError(
@@ -196,21 +219,57 @@ def check_prunable(prunable: Any) -> None:
         )
 
 
+def _chosen(prunable: Any, params: Any, leaves: list[tuple[KeyPath, Any]]) -> list[bool]:
+    if not callable(prunable):
+        return _booleans(prunable, params)
+    try:
+        return [not _holes.is_hole(leaf) and bool(prunable(path, leaf)) for path, leaf in leaves]
+    except TypeError as error:
+        raise ArgumentError(
+            "prunable", f"must be a predicate on (key path, leaf), got {prunable!r}, which fails: {error}."
+        ) from error
+
+
+def _nothing_selected(prunable: Any, arrays: list[tuple[KeyPath, Any]]) -> str:
+    """Returns the message for a selection of nothing, which says why if it is known."""
+    name = "the boolean tree"
+    hint = ""
+    if callable(prunable):
+        name = getattr(prunable, "__qualname__", repr(prunable))
+    if isinstance(prunable, ByPath):
+        others = [(path, leaf) for path, leaf in arrays if prunable.matches(path)]
+        if others:
+            path, leaf = others[0]
+            what = f"of {leaf.dtype}" if not jnp.issubdtype(leaf.dtype, jnp.floating) else "a scalar"
+            return (
+                f"must select at least one floating-point array, got {name}, which matches only what cannot be "
+                f"pruned: {some_paths(others)}; {path_string(path)!r} is {what}."
+            )
+    if prunable is kernels:
+        hint = "It looks for arrays of two axes or more named as kernels and layers are; see docs/selection.md. "
+    return (
+        f"must select at least one parameter, got {name}, which selects none of: {some_paths(arrays)}. {hint}"
+        "Give by_path(regex), a predicate on (key path, leaf), or a tree of booleans."
+    )
+
+
 def _booleans(prunable: Any, params: Any) -> list[bool]:
-    values, treedef = jax.tree.flatten(prunable)
-    if treedef != jax.tree.structure(params):
+    values = _holes.leaves(prunable)
+    treedef = _holes.structure(prunable)
+    if treedef != _holes.structure(params):
         raise ArgumentError(
             "prunable",
             f"must be a predicate or a tree of booleans with the structure of the parameters, got "
-            f"{treedef} for {jax.tree.structure(params)}.",
+            f"{treedef} for {_holes.structure(params)}.",
         )
     for value in values:
-        if not isinstance(value, bool):
+        if not isinstance(value, bool) and not _holes.is_hole(value):
             raise ArgumentError("prunable", f"must be a tree of Python booleans, got the leaf {value!r}.")
-    return values
+    return [value is True for value in values]
 
 
-def _names(path: KeyPath) -> list[str]:
+def key_names(path: KeyPath) -> list[str]:
+    """Returns the names of the keys of a path; the `.value` of an NNX variable is omitted."""
     if len(path) > 1 and isinstance(path[-1], GetAttrKey) and path[-1].name == "value":
         path = path[:-1]
     return [_name(key) for key in path]

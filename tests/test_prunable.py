@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import flipout_jax as fj
-from flipout_jax._prunable import select
+from flipout_jax._prunable import check_paths, select
 
 KEY = jax.random.key(0)
 
@@ -241,3 +241,36 @@ def test_what_cannot_be_pruned_raises():
     with pytest.raises(ValueError, match=r"^`prunable` must select arrays of fewer than 2\*\*32 elements, got 'a'"):
         select(lambda path, x: True, {"a": leaf(2**16, 2**16)})
     assert select(lambda path, x: True, {"a": leaf(2**16, 2**16 - 1)}) == [True]
+
+
+HOLE = optax.MaskedNode()
+
+
+@pytest.mark.parametrize("prunable", [fj.kernels, fj.by_path("kernel"), {"a": {"kernel": True}, "b": HOLE, "c": False}])
+def test_holes_are_leaves_that_are_not_prunable(prunable):
+    params = {"a": {"kernel": leaf(2, 2)}, "b": HOLE, "c": leaf(2)}
+    assert select(prunable, params) == [True, False, False]
+
+
+def test_a_tree_may_say_anything_of_a_hole():
+    params = {"a": leaf(2), "b": HOLE}
+    assert select({"a": True, "b": True}, params) == select({"a": True, "b": HOLE}, params) == [True, False]
+    assert select({"a": HOLE, "b": True}, {"a": leaf(2), "b": leaf(2)}) == [False, True]
+    assert select(fj.kernels, {"a": HOLE, "b": HOLE}) == [False, False]
+
+
+def test_paths_of_holes_count():
+    check_paths("masks", {"a": HOLE, "b": leaf(2)}, {"a": leaf(2), "b": HOLE})
+    with pytest.raises(ValueError, match=r"^`masks` must have the structure of the parameters, got 'c' where"):
+        check_paths("masks", {"a": HOLE, "c": HOLE}, {"a": leaf(2), "b": HOLE})
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "int32", "bool"])
+def test_by_path_says_why_it_left_what_it_matches(dtype):
+    params = {"a": {"kernel": leaf(2, 2, dtype=dtype)}, "b": leaf(2)}
+    with pytest.raises(
+        ValueError, match=rf"got by_path\('\^a'\), which matches only what cannot be pruned: a/kernel; .* of {dtype}\."
+    ):
+        select(fj.by_path("^a"), params)
+    with pytest.raises(ValueError, match=r"what cannot be pruned: a; 'a' is a scalar\."):
+        select(fj.by_path("^a"), {"a": leaf(), "b": leaf(2)})
