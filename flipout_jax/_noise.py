@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from . import _errors, _holes, _numerics
-from ._stacked import all_layer_axes
+from ._stacked import all_layer_axes, check_stacked
 
 
 class GradientNoiseState(NamedTuple):
@@ -68,6 +68,7 @@ def gradient_noise(
       Apostol, Stol and Forré, [FlipOut](https://arxiv.org/abs/2009.02594), 2020.
     """
     key = _errors.key("key", key)
+    check_stacked(stacked)
     scale_at = scale if callable(scale) else None
     if scale_at is None:
         _errors.not_negative("scale", scale)

@@ -35,7 +35,7 @@ def path_string(path: KeyPath) -> str:
     return "/".join(key_names(path))
 
 
-def kernels(path: KeyPath, leaf: Any) -> bool:
+def kernels(path: KeyPath, leaf: Any = None) -> bool:
     """Selects the kernels of dense and convolution layers by their names. This is the default of `prunable`.
 
     A kernel is a floating-point array of at least two axes whose name says so. Names are read word by word: they are
@@ -70,6 +70,15 @@ def kernels(path: KeyPath, leaf: Any) -> bool:
       >>> jax.tree_util.tree_map_with_path(fj.kernels, params)
       {'dense': {'bias': False, 'kernel': True}}
     """
+    if leaf is None:
+        # `optax.inject_hyperparams` takes every function among the arguments, this default too, for a schedule.
+        raise ArgumentError(
+            "prunable",
+            f"must be called with a key path and a leaf, got {path!r} alone. optax.inject_hyperparams around prune, "
+            "flipout or acdc would call their functions as schedules: put it around the inner optimizer instead, "
+            "prune(optax.inject_hyperparams(optax.adam)(learning_rate=...), ...). A target may change with the step, "
+            "and may be traced: sparsity=lambda step: ...",
+        )
     return can_be_kernel(leaf) and by_name(key_names(path)) is Kind.KERNEL
 
 

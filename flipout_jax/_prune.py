@@ -16,7 +16,7 @@ from ._recompute import with_recompute
 from ._saliency import Saliency, magnitude
 from ._select import _rules
 from ._select._allocation import Allocation, check_allocation, global_
-from ._stacked import layer_axes
+from ._stacked import check_stacked, layer_axes
 from .schedules import Threshold
 
 PyTree = Any
@@ -139,6 +139,7 @@ def prune(
             f"must be global_(), without options, for a threshold, which all layers share, got {allocation!r}.",
         )
     check_prunable(prunable)
+    check_stacked(stacked)
     if noise is not None:
         _errors.optimizer("noise", noise)
         noise = optax.with_extra_args_support(noise)
