@@ -76,8 +76,10 @@ def add_hoyer_square(strength: float | optax.Schedule, prunable: Any = None) -> 
 
     $$ g \leftarrow g + \lambda \, \nabla H(w) $$
 
-    with $\lambda$ = `strength` and $H$ = `hoyer_square`. Chain it before the optimizer, inside `prune`. A weight that
-    is 0, as pruned weights are, gets no gradient from it.
+    with $\lambda$ = `strength` and $H$ = `hoyer_square`. Chain it before the optimizer. A weight that is 0, as pruned
+    weights are, gets no gradient from it. Before `flipout`, as in `optax.chain(add_hoyer_square(1e-4), flipout(...))`,
+    the penalty is a part of the loss: its gradient is masked and counts for the size of the noise, as in the reference
+    code. Inside, it is added after the noise.
 
     The recipe of FlipOut's comparison is 350 epochs with this penalty and a weight decay of $5 \times 10^{-4}$ on all
     parameters, then one pruning of every weight below $10^{-4}$, then 150 epochs of fine-tuning without the penalty.

@@ -37,9 +37,12 @@ class Flipout(Method):
         return dataclasses.replace(self, noise_schedule=self.noise_schedule or default_schedule(options.recipe))
 
     def optimizer(self, options, schedule, inner, key):
-        """Adds noise to gradients, counts flips, and prunes by both."""
-        return fj.flipout(
-            with_hoyer(inner, self.hoyer_strength),
+        """Adds noise to gradients, counts flips, and prunes by both.
+
+        The penalty is a part of the loss, as in the reference code, so its gradient is masked and noisy too.
+        """
+        optimizer = fj.flipout(
+            inner,
             schedule,
             key=jax.random.split(key)[0],
             power=self.power,
@@ -47,3 +50,4 @@ class Flipout(Method):
             flip_decay=self.flip_decay,
             allocation=allocation(options),
         )
+        return with_hoyer(optimizer, self.hoyer_strength)

@@ -11,7 +11,7 @@ from ..recipe.training_options import Parameters
 
 def with_hoyer(
     inner: optax.GradientTransformation, strength: Any, params: Parameters = "all"
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     """Returns the optimizer with the gradient of the penalty added to its gradients.
 
     Args:
@@ -20,6 +20,6 @@ def with_hoyer(
       params: the parameters with a penalty, all or only the prunable kernels.
     """
     if isinstance(strength, float) and not strength:
-        return inner
+        return optax.with_extra_args_support(inner)
     prunable = fj.kernels if params == "kernels" else None
     return optax.chain(fj.penalties.add_hoyer_square(strength, prunable=prunable), inner)

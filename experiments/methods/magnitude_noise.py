@@ -33,8 +33,9 @@ class MagnitudeNoise(Method):
 
     def optimizer(self, options, schedule, inner, key):
         """Adds noise to gradients, and prunes by magnitude."""
-        inner = with_hoyer(inner, self.hoyer_strength)
+        noise = None
         if self.noise_scale:
             scale = scale_by_step(self.noise_scale, self.noise_schedule, schedule)
-            return by_magnitude(options, schedule, inner, noise=fj.gradient_noise(jax.random.split(key)[0], scale))
-        return by_magnitude(options, schedule, inner)
+            noise = fj.gradient_noise(jax.random.split(key)[0], scale)
+        # The penalty is a part of the loss, so its gradient is masked and noisy too.
+        return with_hoyer(by_magnitude(options, schedule, inner, noise), self.hoyer_strength)

@@ -2,7 +2,9 @@
 
 Only the abstract of the paper, arXiv 2406.02773, was available. It describes any sparse mask, a cyclic learning rate,
 one pruning by magnitude that couples the mask to the weights, and training after it. The cosines, their number and
-common length, and the initial sparsity are our choices; the initial density is the square root of the final one.
+common length, and the initial sparsity are our choices; the initial density is the square root of the final one. The
+authors' public harness for cyclic training starts a new optimizer in each cycle, so that momentum starts at 0, with a
+triangular learning rate; here momentum is carried over.
 """
 
 import dataclasses

@@ -63,7 +63,8 @@ def flips(power: float = 2.0, *, decay: float = 1.0, dtype: DTypeLike | None = N
       [4.0, 2.0]
 
     Differs from the reference code: the magnitude is taken before the power, so odd powers rank negative and positive
-    weights alike.
+    weights alike. With a power of 0, the code gives pruned weights the score $0^0 = 1$, and so keeps too few of the
+    others; here a pruned weight has no rank.
 
     References:
       Apostol, Stol and Forré, [FlipOut](https://arxiv.org/abs/2009.02594), 2020.

@@ -101,7 +101,8 @@ def consensus(*, prunable: Any = kernels, axis: int = -1, keep_one: bool = True)
     Differs from the paper, of which only the abstract and a summary were available: they describe binary gates on
     channels or layers, the straight-through estimator and a polarizing penalty. Our own choices are the form of both
     terms, their normalization, the threshold of 1/2, the initial value of 0.75, and the channel that stays open. There
-    are no gates for whole layers.
+    are no gates for whole layers. The abstract speaks of *dynamic* pruning by a binary gating module, which decides for
+    each input; here a gate is one number for each channel, the same for all inputs.
 
     References:
       Zhi et al., [Learning a consensus sub-network with polarization regularization and one pass
