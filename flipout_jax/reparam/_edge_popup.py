@@ -60,9 +60,9 @@ def edge_popup(
       >>> int((popup.apply(frozen, scores)["kernel"] != 0).sum())
       16
 
-    Differs from the reference code: it scales the weights by the square root of the fraction that it calls its prune
-    rate, which is the fraction that is *kept*, so one minus it is what it divides by. The scale above divides by the
-    fraction kept, as the paper argues. Its networks normalize batches without a scale and a bias.
+    Differs from the reference code: there the fan is multiplied by one minus the prune rate, which in that code is the
+    fraction *kept*. The magnitude above has the fraction kept itself in that place, as the paper argues. The code's
+    networks normalize batches without a scale and a bias.
 
     References:
       Ramanujan et al., [What's hidden in a randomly weighted neural network?](https://arxiv.org/abs/1911.13299), 2020.
