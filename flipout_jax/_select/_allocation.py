@@ -45,8 +45,9 @@ def global_(*, min_kept_per_layer: int = 0, normalized: bool = False) -> Allocat
 
     $$ \frac{s_j}{\frac{1}{n} \sum_i |s_i|} $$
 
-    where the mean is over the $n$ live weights of the layer whose scores are finite, in float32 at least. It is rounded
-    to a multiple of $2^{-31} \max_i |s_i|$. If all scores of a layer are 0, they are not divided.
+    where the mean is over the $n$ live weights of the layer whose scores are finite, in float32 at least. It is exact
+    but for the part of each magnitude below $2^{-31}$ of the largest. If all scores of a layer are 0, they are not
+    divided.
 
     A layer is a prunable parameter, or each slice of one that is stacked; see `prune`.
 

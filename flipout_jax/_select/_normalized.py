@@ -10,8 +10,8 @@ from . import _uint64
 from ._slices import Slices
 from ._uint64 import UInt64
 
-# Bits after the point of the fractions that are summed, and how many of them a pass sums.
-_BITS = 31
+# Bits of the fractions that are summed, and how many of them a pass sums.
+_BITS = 32
 _BITS_PER_PASS = 4
 
 
@@ -27,28 +27,25 @@ def normalized(scores: Sequence[Array], live: Sequence[Array], layers: Slices) -
 
 
 def _divided(scores: list[Array], live: list[Array], layers: Slices) -> list[Array]:
-    # Magnitudes are summed as fractions of the largest one, so that the sum stays finite.
     counted = [alive & jnp.isfinite(score) for score, alive in zip(scores, live, strict=True)]
-    magnitudes = [jnp.where(which, jnp.abs(score), 0) for score, which in zip(scores, counted, strict=True)]
-    largest = []
-    for magnitude, groups in zip(magnitudes, layers.of_leaves, strict=True):
+    exponents = []
+    fractions = []
+    for score, which, groups in zip(scores, counted, layers.of_leaves, strict=True):
+        magnitude = jnp.where(which, jnp.abs(score), jnp.zeros_like(score))
         axes = tuple(axis for axis, size in enumerate(groups.shape) if size == 1)
-        highest = jnp.max(magnitude, axes, keepdims=True, initial=0)
-        largest.append(jnp.where(highest > 0, highest, 1))
-    fractions = [
-        jnp.round(magnitude / highest * 2.0**_BITS).astype(jnp.uint32)
-        for magnitude, highest in zip(magnitudes, largest, strict=True)
-    ]
+        _, exponent = jnp.frexp(jnp.max(magnitude, axes, keepdims=True, initial=0))
+        exponents.append(exponent)
+        # Scaling by a power of two is exact, while a compiler may take a division for a product with the reciprocal.
+        fractions.append((jnp.ldexp(magnitude, -exponent) * 2.0**_BITS).astype(jnp.uint32))
     total = _sum(fractions, layers)
-    numbers = jnp.concatenate([layers.count(i, [which])[0] for i, which in enumerate(counted)])
-    means = []
-    words = (layers.split(word) for word in (*total, numbers))
-    for score, high, low, number in zip(scores, *words, strict=True):
+    number = jnp.concatenate([layers.count(i, [which])[0] for i, which in enumerate(counted)])
+    words = (layers.split(word) for word in (*total, number))
+    divided = []
+    for score, exponent, high, low, n in zip(scores, exponents, *words, strict=True):
         dtype = score.dtype
-        sum_ = (high.astype(dtype) * 2.0**32 + low.astype(dtype)) / 2.0**_BITS
-        mean = sum_ / jnp.maximum(number.astype(dtype), 1)
-        means.append(jnp.where(mean > 0, mean, 1))
-    return [score / highest / mean for score, highest, mean in zip(scores, largest, means, strict=True)]
+        mean = (high.astype(dtype) + low.astype(dtype) / 2.0**_BITS) / jnp.maximum(n.astype(dtype), 1)
+        divided.append(jnp.ldexp(score, -exponent) / jnp.where(mean > 0, mean, 1))
+    return divided
 
 
 def _sum(numbers: list[Array], layers: Slices) -> UInt64:
@@ -64,5 +61,5 @@ def _sum(numbers: list[Array], layers: Slices) -> UInt64:
         return total, None
 
     start = _uint64.table([0] * len(layers.sizes))
-    shifts = jnp.arange(_BITS + 1 - _BITS_PER_PASS, -1, -_BITS_PER_PASS, jnp.uint32)
+    shifts = jnp.arange(_BITS - _BITS_PER_PASS, -1, -_BITS_PER_PASS, jnp.uint32)
     return lax.scan(add_bits, start, shifts)[0]

@@ -170,7 +170,12 @@ def take(counts: UInt64, index: np.ndarray) -> UInt64:
 
 
 def _take(values: Array, index: np.ndarray) -> Array:
-    """Returns `values[index]` for constant indices, without a gather where they are a range."""
-    if index.size and np.array_equal(index, np.arange(index[0], index[0] + index.size)):
-        return lax.slice(values, [int(index[0])], [int(index[0]) + index.size])
+    """Returns `values[index]` for constant indices, without a gather where they are one index or a range."""
+    if not index.size:
+        return values[:0]
+    first = int(index[0])
+    if (index == first).all():
+        return jnp.broadcast_to(lax.slice(values, [first], [first + 1]), index.shape)
+    if np.array_equal(index, np.arange(first, first + index.size)):
+        return lax.slice(values, [first], [first + index.size])
     return values[index]
