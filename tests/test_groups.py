@@ -122,7 +122,9 @@ def numpy_per_output(scores, live, keep, out_axis):
 
 
 @pytest.mark.parametrize("out_axis", [-1, 0])
-@given(seed=st.integers(0, 2**32 - 1), sparsity=st.sampled_from([0.0, 0.3, 0.5, 0.9]), distinct=st.sampled_from([3, 99]))
+@given(
+    seed=st.integers(0, 2**32 - 1), sparsity=st.sampled_from([0.0, 0.3, 0.5, 0.9]), distinct=st.sampled_from([3, 99])
+)
 def test_each_output_keeps_its_highest(out_axis, seed, sparsity, distinct):
     rng = np.random.default_rng(seed)
     params = [{"kernel": rng.integers(distinct, size=shape).astype(np.float32)} for shape in [(6, 4), (2, 2, 3, 5)]]

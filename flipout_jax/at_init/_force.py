@@ -68,8 +68,11 @@ def force(
       >>> fj.at_init.force(loss_fn, params, batches, 0.5, iterations=4)["kernel"].tolist()
       [[True, True], [False, False]]
 
-    Differs from the reference code: the default is 60 iterations, as in the authors' instructions, while the default of
-    their function is 10.
+    Differs from the reference code:
+
+    - The default is 60 iterations, as in the authors' instructions, while the default of their function is 10.
+    - The code draws new batches in every iteration. To reproduce this, give `batches` as a function.
+    - The code rounds the number of kept weights down, and here it is rounded up.
 
     References:
       de Jorge et al., [Progressive skeletonization](https://arxiv.org/abs/2006.09081), 2020.

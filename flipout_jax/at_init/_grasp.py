@@ -101,7 +101,7 @@ def grasp(
 
 
 def gradient_flow(loss_fn: Loss, problem: Problem, batches: list[Any]) -> Callable[[list[Array], int], list[Array]]:
-    """Returns a function from masks and the only iteration to `w * (H g)`, whose lowest scores mark the weights to prune.
+    """Returns a function from masks and the only iteration to `w * (H g)`, the lowest of which are pruned.
 
     The Hessian is that of the unpruned network, which is all that one-shot pruning needs.
     """

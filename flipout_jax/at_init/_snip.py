@@ -76,7 +76,9 @@ def snip(
 
     Differs from the reference code: it scores in evaluation mode and prunes biases as well; to reproduce this, give a
     `loss_fn` in evaluation mode and a `prunable` that includes the biases. It also divides the scores by their sum,
-    which does not change their ranking. The baseline of the same name in FlipOut's repository is different: it
+    which does not change their ranking, and it rounds the number of kept weights down, while here it is rounded up.
+    Iterative SNIP in the code of FORCE draws new batches in every iteration; to reproduce this, give `batches` as a
+    function. The baseline of the same name in FlipOut's repository is different: it
     reinitializes the network for scoring, and its loss is the negative mean of the labels' logits.
 
     References:

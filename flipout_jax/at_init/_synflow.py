@@ -76,7 +76,8 @@ def synflow(
       ([[True, False]], [[True], [False]])
 
     Differs from the reference code: a masked weight is excluded from the ranking by its mask, and not by its score of
-    0. The number of kept weights is exact, even with ties.
+    0. The number of kept weights is exact, even with ties. On a trained network the code also replaces running means by
+    their absolute values; at initialization they are 0.
 
     References:
       Tanaka et al., [Pruning neural networks without any data](https://arxiv.org/abs/2006.05467), 2020.
