@@ -230,7 +230,7 @@ def test_a_saliency_gets_the_gradients_as_they_were_given(train):
 def test_a_training_compiles_once_and_keeps_its_types():
     """All in one test, as emptying the cache has the tests that follow compile again."""
     for name in ("gradient averaged", "taylor 2", "fisher", "wanda"):
-        optimizer = fj.prune(optax.sgd(RATE), SCHEDULE, saliency=CASES[name][0])
+        optimizer = fj.prune(optax.sgd(RATE), SCHEDULE, saliency=CASES[name][0], allocation=fj.global_())
         params, grads = draw(0, "bfloat16"), draw(1, "bfloat16")
         state = optimizer.init(params)
         types = jax.tree.map(jnp.result_type, state)
