@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flipout_jax as fj
+from flipout_jax import _holes
 from flipout_jax.at_init import _problem, _snip
 
 SHAPES = [(4, 9), (9, 2)]
@@ -56,7 +57,7 @@ def ceil_kept(sparsity, size):
 
 def left(masks):
     """How many weights stay of each kernel."""
-    return [int(mask.sum()) for mask in jax.tree.leaves(masks) if mask.ndim]
+    return [int(mask.sum()) for mask in jax.tree.leaves(masks)]
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
@@ -70,11 +71,8 @@ def test_exactly_the_asked_number_stays_with_any_allocation(method, sparsity, gu
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Nothing is left of", UserWarning)
         masks = method(params, sparsity, allocation=fj.global_(min_kept_per_layer=guard))
-    assert jax.tree.structure(masks) == jax.tree.structure(params)
-    assert [(m.shape, m.dtype) for m in jax.tree.leaves(masks)] == [
-        (leaf.shape if leaf.ndim == 2 else (), bool) for leaf in jax.tree.leaves(params)
-    ]
-    assert all(bool(mask) for mask in jax.tree.leaves(masks) if not mask.ndim)
+    assert all(layer["bias"] == optax.MaskedNode() for layer in masks)
+    assert [(layer["kernel"].shape, layer["kernel"].dtype) for layer in masks] == [(shape, bool) for shape in SHAPES]
     assert sum(left(masks)) == keep
     assert min(left(masks)) >= guard
     each = method(params, sparsity, allocation=fj.uniform())
@@ -162,9 +160,85 @@ def test_any_tree_of_parameters_gives_masks_that_prune_takes(net):
     for masks in found:
         optimizer = fj.prune(optax.sgd(0.1), fj.schedules.one_shot(0.7, step=9), initial_masks=masks)
         state = optimizer.init(params)
-        assert jax.tree.structure(state.masks) == jax.tree.structure(params) == jax.tree.structure(masks)
+        assert _holes.structure(state.masks) == jax.tree.structure(params) == _holes.structure(masks)
         assert left(masks) == left(state.masks)
         assert sum(left(masks)) == 15
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_parameters_with_holes_have_masks_with_the_same_holes(method, assert_same):
+    """As `optax.partition` hands a part of the parameters to each transformation."""
+    params = [*PARAMS, optax.MaskedNode()]
+    assert_same(method(params, 0.5), [*method(PARAMS, 0.5), optax.MaskedNode()])
+
+
+STACK = {"kernel": jnp.stack([layer * jnp.asarray(draw(3)[0]["kernel"]) for layer in (1.0, 1e-3, 1e-6)])}
+LAYERS = [{"kernel": layer} for layer in STACK["kernel"]]
+
+
+def one(path, leaf):
+    """The rule of parameters of which the first axis numbers layers."""
+    return 1
+
+
+@pytest.mark.parametrize(
+    "allocation",
+    [fj.uniform(), fj.per_output(), fj.global_(min_kept_per_layer=2), fj.global_(normalized=True)],
+    ids=["uniform", "per_output", "guard", "normalized"],
+)
+def test_a_stack_is_pruned_as_its_layers_apart(allocation):
+    apart = fj.at_init.magnitude(LAYERS, 0.75, allocation=allocation)
+    together = fj.at_init.magnitude(STACK, 0.75, allocation=allocation, stacked=one)
+    for mask, layer in zip(together["kernel"], apart, strict=True):
+        np.testing.assert_array_equal(mask, layer["kernel"])
+
+
+def test_the_guard_of_a_stack_is_checked_by_layers():
+    with pytest.raises(ValueError, match=r"6 of 108 weights in 3 layers, got 3, which takes 9\.$"):
+        fj.at_init.magnitude(STACK, 0.95, allocation=fj.global_(min_kept_per_layer=3), stacked=one)
+    fj.at_init.magnitude(STACK, 0.95, allocation=fj.global_(min_kept_per_layer=3))
+
+
+def test_an_emptied_layer_of_a_stack_is_named():
+    with pytest.warns(fj.at_init.EmptyLayersWarning, match=r"^Nothing is left of 'kernel\[1\]', 'kernel\[2\]'"):
+        fj.at_init.magnitude(STACK, 0.75, stacked=one)
+    two = {"kernel": STACK["kernel"].reshape(3, 2, 18)}
+    with pytest.warns(fj.at_init.EmptyLayersWarning) as caught:
+        fj.at_init.magnitude(two, 0.75, stacked=lambda path, leaf: 2)
+    assert caught[0].message.layers == tuple(f"kernel[{i}, {j}]" for i in (1, 2) for j in (0, 1))
+
+
+@pytest.mark.parametrize("method", ["snip", "force"])
+def test_each_iteration_may_see_other_batches(method, assert_same):
+    find = getattr(fj.at_init, method)
+    seen = []
+
+    def batches(iteration):
+        seen.append(iteration)
+        return iter([(INPUTS[iteration::3], LABELS[iteration::3])])
+
+    options = {"iterations": 3, "allocation": fj.uniform()}
+    masks = find(LOSS, PARAMS, batches, 0.8, **options)
+    assert seen == [0, 1, 2]
+    # A last iteration on the first batch would keep other weights.
+    first = find(LOSS, PARAMS, lambda iteration: batches(0), 0.8, **options)
+    assert_same(first, find(LOSS, PARAMS, [(INPUTS[::3], LABELS[::3])], 0.8, **options))
+    with pytest.raises(AssertionError):
+        assert_same(masks, first)
+
+
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        ([], r"`batches` must be a list of batches, .* got none"),
+        (INPUTS, r"`batches` must be a list of batches, .* got one array"),
+        ([(INPUTS, LABELS + 1)], r"`labels` must be in \[0, 2\), .* got 2\."),
+        (None, r"`batches` must be a list of batches, .* got NoneType"),
+    ],
+)
+def test_wrong_batches_of_a_later_iteration(last, said):
+    with pytest.raises(ValueError, match=rf"^{said}"):
+        fj.at_init.force(LOSS, PARAMS, [BATCHES, last].__getitem__, 0.5, iterations=2)
 
 
 def test_masks_can_be_donated():
@@ -177,9 +251,8 @@ def test_half_precision_weights_are_scored_in_float32():
     scales = jnp.array([1e-4, 1e-4, 1.0, 1.0], jnp.float16)
     batches = [scales, 2 * scales]
     problem = _problem.make_problem(params, 0.25, 1, fj.kernels, fj.global_())
-    scores = _snip.sensitivity(lambda p, batch: jnp.sum(p["kernel"][0] * batch), problem, batches)(
-        [jnp.ones((1, 4), bool)]
-    )
+    score = _snip.sensitivity(lambda p, batch: jnp.sum(p["kernel"][0] * batch), problem, lambda iteration: batches)
+    scores = score([jnp.ones((1, 4), bool)], 0)
     expected = 1.5 * np.abs(np.float64(params["kernel"]) * np.float64(scales))
     np.testing.assert_allclose(scores[0], expected, rtol=2e-3)
     halves = [(INPUTS.astype(np.float16), LABELS)]

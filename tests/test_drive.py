@@ -95,11 +95,44 @@ def test_gradients_of_zero_leave_the_magnitude():
 
 def test_masks_start_a_training_from_the_reset_weights():
     masks = fj.drive(loss_fn, PARAMS, iter(BATCHES), 0.8, prunable=fj.by_path("first/kernel"))
-    assert [mask.shape for mask in jax.tree.leaves(masks)] == [(), (5, 6), (), ()]
+    assert [mask.shape for mask in jax.tree.leaves(masks)] == [(5, 6)]
+    assert masks["last"] == {"bias": optax.MaskedNode(), "kernel": optax.MaskedNode()}
     assert int(masks["first"]["kernel"].sum()) == 6
     optimizer = fj.prune(optax.sgd(0.1), lambda step: 0.0, prunable=fj.by_path("first/kernel"), initial_masks=masks)
     initial = fj.apply_masks(jax.tree.map(lambda w: w + 1, PARAMS), masks)
     fj.check(initial, optimizer.init(initial))
+
+
+def test_each_iteration_may_see_other_batches(assert_same):
+    seen = []
+
+    def batches(iteration):
+        seen.append(iteration)
+        return [BATCHES[iteration]]
+
+    masks = fj.drive(loss_fn, PARAMS, batches, 0.8, iterations=3)
+    assert seen == [0, 1, 2]
+    with pytest.raises(AssertionError):
+        assert_same(masks, fj.drive(loss_fn, PARAMS, BATCHES[:1], 0.8, iterations=3))
+    assert_same(masks, fj.drive(loss_fn, PARAMS, lambda i: iter(BATCHES[i : i + 1]), 0.8, iterations=3))
+
+
+def test_a_stack_is_pruned_as_its_layers_apart():
+    kernels = jnp.stack([PARAMS["first"]["kernel"][:3, :3] * scale for scale in (1.0, 0.1)])
+    layers = [{"kernel": kernel} for kernel in kernels]
+
+    def apart(params, batch):
+        hidden = jnp.tanh(batch[0][:, :3] @ params[0]["kernel"])
+        return jnp.sum((hidden @ params[1]["kernel"] - batch[1]) ** 2)
+
+    def together(params, batch):
+        return apart([{"kernel": kernel} for kernel in params["kernel"]], batch)
+
+    options = {"iterations": 2, "allocation": fj.global_(min_kept_per_layer=2)}
+    masks = fj.drive(together, {"kernel": kernels}, BATCHES, 0.7, stacked=lambda path, leaf: 1, **options)
+    expected = fj.drive(apart, layers, BATCHES, 0.7, **options)
+    for mask, layer in zip(masks["kernel"], expected, strict=True):
+        np.testing.assert_array_equal(mask, layer["kernel"])
 
 
 def test_allocation_uniform_brings_each_layer_to_the_sparsity():

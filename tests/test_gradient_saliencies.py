@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import flipout_jax as fj
+from flipout_jax._select._groups import prune_masks
 
 SHAPES = {"conv": {"kernel": (3, 2, 4, 5)}, "dense": {"bias": (7,), "kernel": (13, 7)}}
 PATHS = ["conv/kernel", "dense/kernel"]
@@ -118,7 +119,7 @@ def test_a_training_follows_the_transcription(name, dtype, train, to_x64):
         to_x64()
     saliency, formula = CASES[name]
     params, grads = draw(0, dtype), draw(1, dtype, STEPS)
-    optimizer = fj.prune(optax.sgd(RATE, momentum=MOMENTUM), SCHEDULE, saliency=saliency)
+    optimizer = fj.prune(optax.sgd(RATE, momentum=MOMENTUM), SCHEDULE, saliency=saliency, allocation=fj.global_())
     seen, states = jax.device_get(train(optimizer, params, grads))
     masks, margin, last = transcribed(formula, params, grads)
     # Otherwise rounding could decide the test: choose other seeds.
@@ -203,7 +204,8 @@ def test_one_bad_gradient_does_not_decide_what_goes(name, train):
 def test_a_weight_that_is_nan_goes_first(name):
     saliency = fj.wanda({"kernel": np.ones(1)}) if name == "wanda" else CASES[name][0]
     params, grads = {"kernel": jnp.array([[5.0, jnp.nan, -3.0, 4.0]])}, {"kernel": jnp.full((1, 4), -1.0)}
-    optimizer = fj.prune(optax.sgd(0.1), fj.schedules.one_shot(0.25, step=1), saliency=saliency)
+    schedule = fj.schedules.one_shot(0.25, step=1)
+    optimizer = fj.prune(optax.sgd(0.1), schedule, saliency=saliency, allocation=fj.global_())
     _, state = optimizer.update(grads, optimizer.init(params), params)
     assert state.masks["kernel"].tolist() == [[True, False, True, True]]
 
@@ -228,7 +230,7 @@ def test_a_saliency_gets_the_gradients_as_they_were_given(train):
 def test_a_training_compiles_once_and_keeps_its_types():
     """All in one test, as emptying the cache has the tests that follow compile again."""
     for name in ("gradient averaged", "taylor 2", "fisher", "wanda"):
-        optimizer = fj.prune(optax.sgd(RATE), SCHEDULE, saliency=CASES[name][0])
+        optimizer = fj.prune(optax.sgd(RATE), SCHEDULE, saliency=CASES[name][0], allocation=fj.global_())
         params, grads = draw(0, "bfloat16"), draw(1, "bfloat16")
         state = optimizer.init(params)
         types = jax.tree.map(jnp.result_type, state)
@@ -243,8 +245,8 @@ def test_a_training_compiles_once_and_keeps_its_types():
 # Wanda's norms.
 
 
-def wanda_scores(norm, shape):
-    saliency = fj.wanda({"x/weight": norm, "of/another": np.ones(99)})
+def wanda_scores(norm, shape, out_axis=-1):
+    saliency = fj.wanda({"x/weight": norm, "of/another": np.ones(99)}, out_axis=out_axis)
     params = {"x": {"weight": jnp.full(shape, -2.0), "bias": jnp.zeros(())}}
     return np.asarray(saliency.score(saliency.init(params), params)["x"]["weight"])
 
@@ -255,9 +257,75 @@ def test_norms_are_of_input_features_or_of_any_shape_that_fits():
     np.testing.assert_array_equal(wanda_scores(norms, (5, 3, 2)), np.broadcast_to(2 * norms[:, None], (5, 3, 2)))
     # In a square matrix a single axis is that of the inputs, too.
     np.testing.assert_array_equal(wanda_scores(norms, (3, 3)), 2 * np.repeat(norms[:, None], 3, 1))
-    np.testing.assert_array_equal(wanda_scores(norms[None], (3, 3)), 2 * np.repeat(norms[None], 3, 0))
+    np.testing.assert_array_equal(wanda_scores(norms[None], (3, 3), out_axis=0), 2 * np.repeat(norms[None], 3, 0))
     np.testing.assert_array_equal(wanda_scores([[[1], [2]]], (4, 2, 3))[0, :, 0], [2, 4])
     np.testing.assert_array_equal(wanda_scores(norms, (3,)), 2 * norms)
+
+
+@pytest.mark.parametrize("layout", ["flax", "equinox", "stack"])
+@pytest.mark.parametrize("sparsity", [0.25, 0.5, 0.9])
+def test_wanda_keeps_as_many_weights_of_each_output(layout, sparsity):
+    """As the authors' code does: each row of |W| * norms is sorted by itself."""
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((3, 10, 24)).astype(np.float32)
+    norms = rng.random((3, 24)).astype(np.float32)
+    keep = math.ceil(round((1 - sparsity) * 24, 6))
+    order = np.argsort(-np.abs(rows) * norms[:, None], axis=-1, kind="stable")
+    kept = np.zeros(rows.shape, bool)
+    np.put_along_axis(kept, order[..., :keep], True, axis=-1)
+    if layout == "flax":
+        params, given, out_axis = rows[0].T, norms[0], -1
+        expected = kept[0].T
+    elif layout == "equinox":
+        params, given, out_axis = rows[0], norms[0][None], 0
+        expected = kept[0]
+    else:
+        params, given, out_axis = rows.transpose(0, 2, 1), norms[:, :, None], -1
+        expected = kept.transpose(0, 2, 1)
+    saliency = fj.wanda({"kernel": given}, out_axis=out_axis)
+    assert saliency.allocation == fj.per_output(out_axis=out_axis)
+    scores = saliency.score(saliency.init({"kernel": jnp.asarray(params)}), {"kernel": jnp.asarray(params)})
+    masks = prune_masks(
+        scores,
+        {"kernel": jnp.ones(params.shape, bool)},
+        fj.schedules.one_shot(sparsity, step=1),
+        saliency.allocation,
+        jnp.int32(1),
+        [1 if layout == "stack" else 0],
+    )
+    np.testing.assert_array_equal(masks["kernel"], expected)
+
+
+def test_prune_compares_within_outputs_unless_it_is_told_otherwise():
+    w = jnp.array([[1.0, 40.0], [2.0, 30.0], [3.0, 20.0], [4.0, 10.0]])
+    params = {"kernel": w}
+    by_allocation = {None: [[0, 1], [0, 1], [1, 0], [1, 0]], fj.global_(): [[0, 1]] * 4}
+    for allocation, expected in by_allocation.items():
+        saliency = fj.wanda({"kernel": np.ones(4)})
+        optimizer = fj.prune(
+            optax.sgd(0.1), fj.schedules.one_shot(0.5, step=1), saliency=saliency, allocation=allocation
+        )
+        _, state = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+        np.testing.assert_array_equal(state.masks["kernel"], expected)
+
+
+@pytest.mark.parametrize(
+    ("norm", "out_axis", "shape"),
+    [(np.ones((1, 3)), -1, (1, 3)), (np.ones(4), 0, (4, 1)), (np.ones((4, 1)), 0, (4, 1))],
+)
+def test_norms_by_output_raise_at_init(norm, out_axis, shape):
+    saliency = fj.wanda({"x/kernel": norm}, out_axis=out_axis)
+    said = (
+        rf"^`activation_norms` must be norms of input features, got the shape \({shape[0]}, {shape[1]}\) for 'x/kernel'"
+    )
+    with pytest.raises(ValueError, match=said):
+        saliency.init({"x": {"kernel": jnp.ones((4, 3))}})
+
+
+@pytest.mark.parametrize("out_axis", [1, -2, None, True])
+def test_wrong_axes_of_outputs(raises, out_axis):
+    with raises("out_axis", out_axis):
+        fj.wanda({"kernel": np.ones(3)}, out_axis=out_axis)
 
 
 def test_donating_the_state_leaves_the_callers_norms():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flipout_jax._select import _uint64
+from flipout_jax._select import _slices, _uint64
 from flipout_jax._select._selection import keep_highest
 
 # The selection is exact as XLA compiles it for users.
@@ -21,13 +21,20 @@ FLOATS = {"float32": np.float32, "float16": np.float16, "bfloat16": jnp.bfloat16
 UNSIGNED = {"uint8": np.uint8, "uint16": np.uint16, "uint32": np.uint32, "uint64": np.uint64}
 
 
+def together(scores, live, keep, per_leaf=0):
+    """Ranks all leaves together, each of which is a layer."""
+    layers = _slices.layers([score.shape for score in scores], [0] * len(scores))
+    return keep_highest(scores, live, keep, _slices.grouped(layers, [range(len(scores))]), layers, per_leaf)
+
+
 @functools.cache
 def compiled():
-    return jax.jit(keep_highest, static_argnums=3)
+    return jax.jit(together, static_argnums=3)
 
 
 def choose(scores, live, keep, per_leaf=0):
-    masks = compiled()([jnp.asarray(s) for s in scores], [jnp.asarray(m) for m in live], _uint64.of(keep), per_leaf)
+    keep = _uint64.table([keep])
+    masks = compiled()([jnp.asarray(s) for s in scores], [jnp.asarray(m) for m in live], keep, per_leaf)
     assert [(m.shape, m.dtype) for m in masks] == [(m.shape, bool) for m in live]
     return [np.asarray(m) for m in masks]
 
@@ -149,25 +156,25 @@ def test_distinct_scores(keep):
 
 
 def test_no_guard_costs_nothing():
-    arguments = [jnp.ones((4, 4)), jnp.ones(5)], [jnp.ones((4, 4), bool), jnp.ones(5, bool)], _uint64.of(7)
-    programs = [str(jax.make_jaxpr(keep_highest, static_argnums=3)(*arguments, k)) for k in (0, 1)]
-    assert programs[0] == str(jax.make_jaxpr(keep_highest)(*arguments))
+    arguments = [jnp.ones((4, 4)), jnp.ones(5)], [jnp.ones((4, 4), bool), jnp.ones(5, bool)], _uint64.table([7])
+    programs = [str(jax.make_jaxpr(together, static_argnums=3)(*arguments, k)) for k in (0, 1)]
+    assert programs[0] == str(jax.make_jaxpr(together)(*arguments))
     assert programs[0] != programs[1]
 
 
 def test_nothing_in_nothing_out():
-    assert keep_highest([], [], _uint64.of(0)) == []
+    assert keep_highest([], [], _uint64.table([0]), _slices.layers([], [])) == []
 
 
 @pytest.mark.parametrize("per_leaf", [0, 2])
-def test_no_sort_and_no_concatenation_of_leaves(equations, per_leaf):
+def test_no_sort_no_gather_and_no_concatenation_of_leaves(equations, per_leaf):
     leaves = [jnp.ones((100, 100)), jnp.ones(5000)]
-    jaxpr = jax.make_jaxpr(keep_highest, static_argnums=3)(leaves, [x > 0 for x in leaves], _uint64.of(7), per_leaf)
+    jaxpr = jax.make_jaxpr(together, static_argnums=3)(leaves, [x > 0 for x in leaves], _uint64.table([7]), per_leaf)
     found = list(equations(jaxpr))
     names = {eqn.primitive.name for eqn in found}
     # The walk reaches the inner functions: this is in a branch of a cond.
     assert {"cond", "reduce"} <= names
-    assert not {name for name in names if "sort" in name or "top_k" in name or "scatter" in name}
+    assert not {name for name in names if "sort" in name or "top_k" in name or "scatter" in name or "gather" in name}
     assert all(
         out.aval.size <= len(leaves) + 3 for eqn in found if eqn.primitive.name == "concatenate" for out in eqn.outvars
     )

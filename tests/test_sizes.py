@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import flipout_jax as fj
-from flipout_jax._select import _selection, _uint64
+from flipout_jax._select import _selection, _slices, _uint64
 
 ONE = fj.schedules.one_shot(0.9, step=1)
 METHODS = {
@@ -49,7 +49,13 @@ def test_the_program_grows_with_the_number_of_leaves_and_not_with_its_square():
     def length(leaves):
         scores = [jax.ShapeDtypeStruct((2, 3), jnp.float32)] * leaves
         live = [jax.ShapeDtypeStruct((2, 3), bool)] * leaves
-        return len(jax.jit(_selection.keep_highest).lower(scores, live, _uint64.of(7)).compile().as_text())
+        layers = _slices.layers([score.shape for score in scores], [0] * leaves)
+        groups = _slices.grouped(layers, [range(leaves)])
+
+        def keep_highest(scores, live):
+            return _selection.keep_highest(scores, live, _uint64.table([7]), groups)
+
+        return len(jax.jit(keep_highest).lower(scores, live).compile().as_text())
 
     few, more, most = length(4), length(10), length(28)
     assert (most - more) / 18 < 1.3 * (more - few) / 6
@@ -116,9 +122,10 @@ def test_a_leaf_of_2_to_the_32_says_to_be_stored_as_several():
 def test_the_threshold_is_found_among_more_weights_than_32_bits_count(copies, monkeypatch):
     """Each element stands for many equal ones, so that there are up to 2**35 weights, 2**33 of them equal."""
     count = _selection._count_at_least
+    one = _slices.layers([(2,)], [0])
 
-    def many_times(keys, live, thresholds):
-        of_leaves = [count([key], [alive], thresholds) for key, alive in zip(keys, live, strict=True)]
+    def many_times(keys, live, thresholds, groups):
+        of_leaves = [count([key], [alive], thresholds, one) for key, alive in zip(keys, live, strict=True)]
         return [
             functools.reduce(_uint64.add, [_uint64.multiply(one.low, copies) for one in counts])
             for counts in zip(*of_leaves, strict=True)
@@ -129,12 +136,14 @@ def test_the_threshold_is_found_among_more_weights_than_32_bits_count(copies, mo
     values = np.random.default_rng(0).permutation((np.arange(20, dtype=np.uint32) // 4 + 1) * 2**29)
     keys = [jnp.asarray(values[i : i + 2]) for i in range(0, 20, 2)]
     live = [jnp.ones(2, bool)] * 10
-    find = jax.jit(lambda k: _selection._kth_highest(lambda zero: (keys, live), keys[0].dtype, k))
+    layers = _slices.layers([key.shape for key in keys], [0] * len(keys))
+    groups = _slices.grouped(layers, [range(len(keys))])
+    find = jax.jit(lambda k: _selection._kth_highest(lambda zero: (keys, live), keys[0].dtype, k, groups))
     for k in {1, copies, 4 * copies, 4 * copies + 1, 7 * copies, 13 * copies - 1, 16 * copies, 20 * copies}:
-        found = find(_uint64.of(k))
+        found = find(_uint64.table([k]))
         above, _ = divmod(k - 1, 4 * copies)
-        assert int(found.value) == (5 - above) * 2**29
-        counts = [int(x.high) * 2**32 + int(x.low) for x in (found.above, found.at_least)]
+        assert found.value.tolist() == [(5 - above) * 2**29]
+        counts = [int(x.high[0]) * 2**32 + int(x.low[0]) for x in (found.above, found.at_least)]
         assert counts == [above * 4 * copies, (above + 1) * 4 * copies]
 
 

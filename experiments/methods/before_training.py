@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Callable
 from typing import Annotated, Any
 
+import jax
+
 import flipout_jax as fj
 
 from ..errors import UserError
@@ -35,7 +37,8 @@ class ScoredOnBatches(MaskedBeforeTraining):
     """A method whose masks come from the loss on some batches, in several iterations."""
 
     score_batches: Annotated[int, AT_LEAST_1] = 1
-    """Batches of training images over which the gradient is averaged."""
+    """Batches of training images over which the gradient of an iteration is averaged. As in the authors' code, each
+    iteration draws others."""
 
     def check_data(self, options, data, batch_size):
         """Raises a `UserError` if there are too few images."""
@@ -48,7 +51,7 @@ class ScoredOnBatches(MaskedBeforeTraining):
             find,
             cross_entropy(context, state),
             state.params,
-            score_batches(context, self.score_batches),
+            lambda iteration: _batches_of_iteration(context, self.score_batches, iteration),
             sparsity,
             iterations=iterations,
         )
@@ -89,6 +92,12 @@ def cross_entropy(context: MethodContext, state: TrainState) -> fj.at_init.Cross
         return context.steps.network(params, state.model_state, context.steps.inputs(images), True)
 
     return fj.at_init.cross_entropy(logits)
+
+
+def _batches_of_iteration(context: MethodContext, count: int, iteration: int) -> list[Any]:
+    """Returns random batches of training images, others in each iteration."""
+    key = jax.random.fold_in(context.key, iteration)
+    return samples.batches(context.data, count, context.batch_size, key)
 
 
 def score_batches(context: MethodContext, count: int) -> list[Any]:

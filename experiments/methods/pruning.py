@@ -35,6 +35,8 @@ def allocation(options: TrainingOptions) -> fj.Allocation:
     """Returns the allocation, which shares the sparsity across layers."""
     if options.allocation == "uniform":
         return fj.uniform()
+    if options.allocation == "per_output":
+        return fj.per_output()
     normalized = options.allocation == "normalized"
     return fj.global_(min_kept_per_layer=options.min_kept_per_layer, normalized=normalized)
 

@@ -14,7 +14,8 @@ class Snip(ScoredOnBatches):
     """Prunes the lowest |w g| before training; arXiv 1810.02340."""
 
     iterations: Annotated[int, AT_LEAST_1] = 1
-    """Prunings, each with gradients of the remaining network: 1 as in the paper, or more for iterative SNIP."""
+    """Prunings, each with gradients of the remaining network on other batches: 1 as in the paper, or more for iterative
+    SNIP."""
 
     def masks(self, context, state, sparsity):
         """Returns masks by |w g|."""

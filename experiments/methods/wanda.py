@@ -21,8 +21,8 @@ from .pruning import allocation, masked
 class Wanda(Method):
     """Prunes the lowest |w| times the norm of the weight's input, during training; arXiv 2306.11695.
 
-    The authors prune after training, without training further, and rank the weights of each output separately. Here
-    --allocation decides which weights are ranked together.
+    As the authors do, it ranks the weights of each output unit separately, unless --allocation says otherwise. They
+    prune once, after training, and do not train further.
     """
 
     is_gradual = True
@@ -34,6 +34,10 @@ class Wanda(Method):
         """Needs the inputs of layers, which are known only for dense and convolution layers."""
         if options.model == "vit":
             yield Problem("model", "of dense and convolution layers alone with --method wanda")
+
+    def defaults(self, options):
+        """Ranks the weights of each output separately."""
+        return {"allocation": "per_output"}
 
     def check_data(self, options, data, batch_size):
         """Needs enough images."""

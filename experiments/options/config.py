@@ -106,6 +106,7 @@ def resolved(config: Config) -> Config:
         weight_decay=weight_decay,
         normalization=config.normalization or defaults.get("normalization", "dataset"),
         augment=config.augment or defaults.get("augment"),
+        allocation=config.allocation or defaults.get("allocation", "global"),
         milestones=_milestones(config, schedule),
     )
     if config.model is None:

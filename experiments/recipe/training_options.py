@@ -10,7 +10,7 @@ from .ranges import AT_LEAST_1, FRACTION, INNER_FRACTION, NOT_NEGATIVE, POSITIVE
 Augment = Literal["none", "crop_flip", "resized_crop"]
 Optimizer = Literal["sgd", "adam", "adamw", "rmsprop", "lion", "sgdw"]
 Schedule = Literal["milestones", "cosine", "constant", "exponential", "plateau", "cosine_restarts"]
-Allocation = Literal["global", "normalized", "uniform"]
+Allocation = Literal["global", "normalized", "uniform", "per_output"]
 SparsitySchedule = Literal["geometric", "cubic"]
 Recipe = Literal["paper", "best"]
 Parameters = Literal["all", "kernels"]
@@ -64,11 +64,12 @@ class TrainingOptions:
     """Fraction of the epochs after which the last pruning comes, in (0, 1); the others are evenly spaced before it.
     Default: prunings divide the epochs into equal parts, as in the paper: with 350 epochs and 10 prunings, there is one
     every 32 epochs, and the last comes after 320. With --recipe best: 0.5."""
-    allocation: Allocation = "global"
+    allocation: Allocation | None = None
     """How sparsity is shared across layers: global ranks all weights together; normalized does so too, but divides each
-    score by the mean score of its layer; uniform gives each layer the same sparsity."""
+    score by the mean score of its layer; uniform gives each layer the same sparsity, and per_output each output unit.
+    Default: global, or per_output with --method wanda."""
     min_kept_per_layer: Annotated[int, NOT_NEGATIVE] = 0
-    """Minimum number of weights that each layer keeps, with an allocation other than uniform."""
+    """Minimum number of weights that each layer keeps, with an allocation other than uniform and per_output."""
     epochs: Annotated[int, AT_LEAST_1] = 140
     """Passes over the training images. The paper's number is 350."""
     batch_size: Annotated[int | None, AT_LEAST_1] = None

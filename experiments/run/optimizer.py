@@ -51,7 +51,7 @@ def check(config: Config, data: Dataset, batch_size: int, steps: Steps) -> None:
     params = jax.eval_shape(lambda: steps.init(0).params)
     sizes = [leaf.size for path, leaf in jax.tree.leaves_with_path(params) if fj.kernels(path, leaf)]
     try:
-        fj.check_reachable(allocation(config), config.sparsity, sizes)
+        fj.check_reachable(allocation(resolved(config)), config.sparsity, sizes)
     except fj.ArgumentError as error:
         raise as_user_error(error) from error
     if (1 - Decimal(str(config.sparsity))) * sum(sizes) < 1:

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from .._select._allocation import Allocation
+
 PyTree = Any
 
 
@@ -18,6 +20,7 @@ class Saliency(NamedTuple):
         are those passed to the step, taken at `old_params`: before masking and before any noise.
       score: `(state, params) -> scores`, called on pruning steps only; the weights with the lowest scores are pruned
         first. Scores have the shape of their parameter and are floats or unsigned integers. NaN ranks lowest.
+      allocation: how sparsity is shared across layers where `prune` is not told; None for `global_()`.
 
     Example:
       A custom criterion that keeps the weights nearest to 1:
@@ -35,7 +38,7 @@ class Saliency(NamedTuple):
     init: Callable[[PyTree], PyTree]
     update: Callable[[PyTree, PyTree, PyTree, PyTree, PyTree], PyTree]
     score: Callable[[PyTree, PyTree], PyTree]
-    allocation: Any = None
+    allocation: Allocation | None = None
 
 
 def stateless(score: Callable[[PyTree], PyTree]) -> Saliency:

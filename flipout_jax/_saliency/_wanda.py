@@ -12,6 +12,7 @@ from jax.core import Tracer
 from .. import _numerics
 from .._errors import ArgumentError
 from .._prunable import path_string
+from .._select._allocation import per_output
 from ._base import Saliency
 
 
@@ -25,7 +26,7 @@ class WandaState(NamedTuple):
     activation_norms: dict[str, Array]
 
 
-def wanda(activation_norms: Mapping[str, jax.typing.ArrayLike]) -> Saliency:
+def wanda(activation_norms: Mapping[str, jax.typing.ArrayLike], *, out_axis: int = -1) -> Saliency:
     r"""Saliency by weights and activations: even a large weight is pruned if its input is hardly ever active.
 
     $$ s_{ij} = |w_{ij}| \cdot \lVert x_j \rVert_2 $$
@@ -35,8 +36,8 @@ def wanda(activation_norms: Mapping[str, jax.typing.ArrayLike]) -> Saliency:
     squares instead of norms differ by one factor per layer, so scores of several layers are comparable only if all
     layers use the same of the two.
 
-    The paper compares the weights of each output with one another. Here the allocation determines which weights are
-    compared: `global_()` compares all weights, and `uniform()` those of a layer.
+    As in the paper, the weights of each output unit are compared with one another and with no others: `prune` takes
+    `per_output()` unless it is given another `allocation`.
 
     Scores are float32, or wider for wider weights. The state takes 4 bytes per norm, and nothing per weight.
 
@@ -44,15 +45,19 @@ def wanda(activation_norms: Mapping[str, jax.typing.ArrayLike]) -> Saliency:
       activation_norms: the norms by the path of the parameter, as `path_string` gives it, such as
         `{"dense/kernel": norms}`. An array with one axis has a norm for each input feature, which is axis -2 of a
         kernel of shape `(in, out)` or `(height, width, in, out)`. For any other layout, give an array with as many axes
-        as the parameter, which broadcasts against it: `norms[None, :]` for the `(out, in)` weights of Equinox. Norms
-        that belong to no prunable parameter are ignored.
+        as the parameter, which broadcasts against it: `norms[None, :]` for the `(out, in)` weights of Equinox,
+        `norms[:, :, None]` for the `(layer, in, out)` weights of a stack. Norms that belong to no prunable parameter
+        are ignored.
+      out_axis: the axis of a kernel that numbers its outputs: -1, the last, in Flax and Haiku; 0, the first, in
+        Equinox.
 
     Returns:
-      A saliency whose state holds the norms.
+      A saliency whose state holds the norms, and whose allocation is `per_output(out_axis=out_axis)`.
 
     Raises:
       ValueError: immediately if `activation_norms` is not a mapping from paths to arrays of finite numbers of at least
-        0; at `init` if a prunable parameter has no norms, or they do not fit.
+        0, or `out_axis` is neither 0 nor -1; at `init` if a prunable parameter has no norms, they do not fit, or they
+        differ by output alone.
 
     Example:
       >>> import jax.numpy as jnp, optax, flipout_jax as fj
@@ -73,11 +78,12 @@ def wanda(activation_norms: Mapping[str, jax.typing.ArrayLike]) -> Saliency:
       models](https://arxiv.org/abs/2306.11695), 2023.
     """
     norms = _check_norms(activation_norms)
+    allocation = per_output(out_axis=out_axis)
 
     def init(params):
         for path, leaf in jax.tree.leaves_with_path(params):
             if leaf.ndim:
-                _norms_of(norms, path_string(path), leaf)
+                _check_outputs(path_string(path), _norms_of(norms, path_string(path), leaf), out_axis)
         # Copies, so that donating the state does not delete the caller's arrays.
         return WandaState({path: jnp.copy(norm) for path, norm in norms.items()})
 
@@ -90,7 +96,7 @@ def wanda(activation_norms: Mapping[str, jax.typing.ArrayLike]) -> Saliency:
 
         return jax.tree.map_with_path(one, params)
 
-    return Saliency(init, lambda state, *_: state, score)
+    return Saliency(init, lambda state, *_: state, score, allocation)
 
 
 def _check_norms(activation_norms: Any) -> dict[str, Array]:
@@ -111,6 +117,17 @@ def _check_norms(activation_norms: Any) -> dict[str, Array]:
             raise ArgumentError("activation_norms", f"{wanted}, got {wrong[0]!s} for {path!r}.")
         checked[path] = norm
     return checked
+
+
+def _check_outputs(path: str, norm: Array, out_axis: int) -> None:
+    """Raises an `ArgumentError` if norms differ along the axis of outputs alone, which is then that of the inputs."""
+    differing = [axis for axis, size in enumerate(norm.shape) if size > 1]
+    if norm.ndim > 1 and differing == [out_axis % norm.ndim]:
+        raise ArgumentError(
+            "activation_norms",
+            f"must be norms of input features, got the shape {norm.shape} for {path!r}, which has one for each output, "
+            f"axis {out_axis}. Give out_axis=0 for weights of shape (out, in), and norms of as many axes.",
+        )
 
 
 def _norms_of(norms: dict[str, Array], path: str, leaf: Any) -> Array:

@@ -3,16 +3,18 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from .. import _numerics
+from .. import _holes
 from .._errors import ArgumentError
 from ..schedules import Milestones, Threshold, one_shot
-from . import _target
+from . import _slices, _target
 from ._allocation import Allocation
+from ._normalized import normalized
 from ._selection import keep_highest
+from ._slices import Shape, Slices
 from ._target import Schedule
 from ._uint64 import UInt64
 
@@ -20,80 +22,117 @@ PyTree = Any
 Groups = tuple[tuple[int, ...], ...]
 
 
-def layer_sizes(leaves, axes):
-    """Returns the sizes of layers."""
-    return [leaf.size for leaf in leaves]
+def prune_masks(
+    scores: PyTree,
+    masks: PyTree,
+    schedule,
+    allocation: Allocation,
+    step: Array,
+    layer_axes: Sequence[int] | None = None,
+) -> PyTree:
+    """Returns the masks after pruning each group of the allocation to the schedule's target at a step.
 
+    Args:
+      scores: a leaf of scores for each mask; what they hold where `masks` has holes is ignored.
+      masks: bool, or a hole for a parameter that is not prunable.
+      schedule: the targets.
+      allocation: how sparsity is shared across layers.
+      step: the number of updates done.
+      layer_axes: for each mask that is no hole, how many of its leading axes number layers; None for no such axes.
 
-def prune_masks(scores, masks, schedule, allocation: Allocation, step: Array, layer_axes=()) -> PyTree:
-    """Returns the masks after pruning each group of the allocation to the schedule's target at a step."""
-    live, treedef = jax.tree.flatten(masks)
-    sizes = layer_sizes(live, layer_axes)
-    groups = group(allocation, sizes)
-    keep = [_target.kept(schedule, step, sum(sizes[i] for i in members)) for members in groups]
-    return treedef.unflatten(keep_in_groups(jax.tree.leaves(scores), live, keep, groups, allocation, layer_axes))
+    Returns:
+      The new masks, with the same holes.
+    """
+    leaves = _holes.leaves(masks)
+    score_leaves = _holes.leaves(scores)
+    prunable = [i for i, mask in enumerate(leaves) if not _holes.is_hole(mask) and mask.ndim > 0]
+    live = [leaves[i] for i in prunable]
+    layer_axes = tuple(layer_axes) if layer_axes is not None else (0,) * len(live)
+    groups = ranked_together(allocation, [mask.shape for mask in live], layer_axes)
+    keep = targets(schedule, step, groups.sizes)
+    kept = keep_in_groups([score_leaves[i] for i in prunable], live, keep, groups, allocation, layer_axes)
+    for i, mask in zip(prunable, kept, strict=True):
+        leaves[i] = mask
+    return _holes.fill(masks, leaves)
 
 
 def keep_in_groups(
     scores: Sequence[Array],
     live: Sequence[Array],
-    keep: Sequence[UInt64],
-    groups: Groups,
+    keep: UInt64,
+    groups: Slices,
     allocation: Allocation,
-    axes=(),
+    layer_axes: Sequence[int],
 ) -> list[Array]:
-    """Returns masks of the highest live scores, `keep[i]` of them in the i-th group, by the rules of the allocation."""
+    """Returns masks of the highest live scores by the rules of the allocation.
+
+    Args:
+      scores: the scores of each prunable leaf.
+      live: the current masks, of the same shapes; bool.
+      keep: how many weights to keep in each group, a vector.
+      groups: the groups, as `ranked_together` returns them.
+      allocation: how sparsity is shared across layers.
+      layer_axes: how many leading axes of each leaf number layers.
+
+    Returns:
+      The new masks, of the same shapes; bool.
+    """
+    layers = _slices.layers([mask.shape for mask in live], layer_axes)
     if allocation.normalized:
-        scores = [_normalized(score, alive) for score, alive in zip(scores, live, strict=True)]
-    masks = list(live)
-    for members, count in zip(groups, keep, strict=True):
-        kept = keep_highest(
-            [scores[i] for i in members], [live[i] for i in members], count, allocation.min_kept_per_layer
-        )
-        for i, mask in zip(members, kept, strict=True):
-            masks[i] = mask
-    return masks
+        scores = normalized(scores, live, layers)
+    return keep_highest(scores, live, keep, groups, layers, allocation.min_kept_per_layer)
 
 
-def _normalized(score: Array, live: Array) -> Array:
-    """Returns the scores divided by the mean magnitude of the finite scores of live weights."""
-    score = score.astype(_numerics.wider(score.dtype, jnp.float32))
-    counted = live & jnp.isfinite(score)
-    magnitude = jnp.where(counted, jnp.abs(score), 0)
-    # Magnitudes are summed as fractions of the largest one, so that the sum stays finite.
-    largest = jnp.max(magnitude, initial=0)
-    largest = jnp.where(largest > 0, largest, 1)
-    mean = jnp.sum(magnitude / largest) / jnp.maximum(jnp.sum(counted, dtype=score.dtype), 1)
-    return score / largest / jnp.where(mean > 0, mean, 1)
+def ranked_together(allocation: Allocation, shapes: Sequence[Shape], layer_axes: Sequence[int]) -> Slices:
+    """Returns the groups in which the weights of prunable leaves of these shapes are ranked."""
+    layers = _slices.layers(shapes, layer_axes)
+    groups = group(allocation, layers.sizes)
+    if allocation.out_axis is None:
+        return _slices.grouped(layers, groups)
+    return _slices.outputs(shapes, layer_axes, allocation.out_axis)
+
+
+def layer_sizes(leaves: Sequence[Any], layer_axes: Sequence[int]) -> list[int]:
+    """Returns the number of weights of each layer: of each prunable leaf, or of each slice of a stacked one."""
+    return list(_slices.layers([leaf.shape for leaf in leaves], layer_axes).sizes)
+
+
+def targets(schedule: Any, step: Array, sizes: Sequence[int]) -> UInt64:
+    """Returns how many weights the schedule keeps in each group of these sizes."""
+    if not sizes:
+        return UInt64(jnp.zeros(0, jnp.uint32), jnp.zeros(0, jnp.uint32))
+    distinct, index = np.unique(np.array(sizes, np.int64), return_inverse=True)
+    counts = [_target.kept(schedule, step, size) for size in distinct.tolist()]
+    return _slices.take(UInt64(*(jnp.stack(words) for words in zip(*counts, strict=True))), index)
 
 
 def group(allocation: Allocation, sizes: Sequence[int]) -> Groups:
-    """Returns the groups of prunable leaves of these sizes, or raises an `ArgumentError` if they are no partition."""
+    """Returns the groups of layers of these sizes, or raises an `ArgumentError` if they are no partition."""
     groups = tuple(tuple(members) for members in allocation.scopes(sizes))
     if sorted(i for members in groups for i in members) != list(range(len(sizes))):
         raise ArgumentError(
             "allocation.scopes",
-            f"must put each of the {len(sizes)} prunable parameters into one group, got "
-            f"{[list(members) for members in groups]!r}.",
+            f"must put each of the {len(sizes)} layers into one group, got {[list(members) for members in groups]!r}.",
         )
     return groups
 
 
 def check_reachable(allocation: Allocation, sparsity: float | Schedule, sizes: Sequence[int]) -> None:
-    """Raises unless prunable parameters of the given sizes can be pruned to a sparsity under an allocation.
+    """Raises unless layers of the given sizes can be pruned to a sparsity under an allocation.
 
     `prune` and the methods of `at_init` check this by themselves; call it to find out before training. A guard,
     `min_kept_per_layer`, must not keep more weights than the target does. Targets of a schedule that is only a function
     of the step are unknown in advance and are not checked.
 
     Args:
-      allocation: how sparsity is shared across layers: `global_()`, `uniform()`, or any other `Allocation`.
+      allocation: how sparsity is shared across layers: `global_()`, `uniform()`, `per_output()`, or any other
+        `Allocation`.
       sparsity: the target, a number in [0, 1), or a schedule, as `prune` takes it.
-      sizes: number of weights of each prunable parameter.
+      sizes: number of weights of each layer: of each prunable parameter, or of each slice of a stacked one.
 
     Raises:
       ArgumentError: with the argument `min_kept_per_layer` if the guard keeps more weights than the target; with
-        `allocation.scopes` if the groups do not hold each parameter exactly once; with `sparsity` if it is out
+        `allocation.scopes` if the groups do not hold each layer exactly once; with `sparsity` if it is out
         of range.
 
     Example:
@@ -108,8 +147,6 @@ def check_reachable(allocation: Allocation, sparsity: float | Schedule, sizes: S
     """
     groups = group(allocation, sizes)
     schedule = sparsity if callable(sparsity) or isinstance(sparsity, Threshold) else one_shot(sparsity, step=1)
-    if isinstance(schedule, _target.Repeated):
-        schedule = schedule.schedule
     if not (allocation.min_kept_per_layer and isinstance(schedule, Milestones)):
         return
     for members in groups:

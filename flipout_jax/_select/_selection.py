@@ -3,7 +3,9 @@
 Each score is mapped to an unsigned integer of the same order. The k-th highest integer is found two bits at a time,
 starting from the top: each pass over the integers counts, over all leaves, how many reach each of the next three
 candidate thresholds. A pass needs only sums, so sharded leaves are reduced in place, and only three counts are
-communicated. Ties are broken by position, which is one more integer: further passes search the ties of one leaf.
+communicated. Ties are broken by position, which is one more integer: further passes search the ties of each slice.
+
+All groups are searched at once: thresholds and counts are vectors with a number for each group.
 """
 
 import functools
@@ -16,76 +18,85 @@ from jax import Array, lax
 
 from .. import _numerics
 from . import _uint64
+from ._slices import Slices
 from ._uint64 import UInt64
 
 # Two bits per pass find 32 bits in 16 passes. Fewer bits need more passes, and more bits make each pass slower.
 _DIGIT_BITS = 2
+_LARGEST = 2**32 - 1
 
 
 class _Threshold(NamedTuple):
-    """A threshold, the number of live keys at or above it, and the number of those above it."""
+    """For each group a threshold, the number of live keys at or above it, and the number of those above it."""
 
     value: Array
     at_least: UInt64
     above: UInt64
 
 
-def keep_highest(scores: Sequence[Array], live: Sequence[Array], keep: UInt64, per_leaf: int = 0) -> list[Array]:
-    """Returns masks of the `keep` highest scores among the live ones.
+def keep_highest(
+    scores: Sequence[Array],
+    live: Sequence[Array],
+    keep: UInt64,
+    groups: Slices,
+    layers: Slices | None = None,
+    per_layer: int = 0,
+) -> list[Array]:
+    """Returns masks of the highest scores among the live ones, `keep` of them in each group.
 
     Equal scores rank by position: the lower position in flattened tree order is kept. NaN ranks lowest. If fewer
-    weights are live than `keep`, all of them are kept.
+    weights of a group are live than it may keep, all of them are kept.
 
     Args:
       scores: a leaf of scores for each leaf of parameters; floats or unsigned integers.
       live: the current masks, of the same shapes; bool.
-      keep: number of weights to keep.
-      per_leaf: number of highest weights that each leaf keeps in any case; all other weights compete for the rest of
-        `keep`. If these alone exceed `keep`, they are kept and nothing else.
+      keep: number of weights to keep in each group, a vector.
+      groups: the slices of the leaves, and the groups in which they are ranked together.
+      layers: the layers of the leaves, for `per_layer`.
+      per_layer: number of highest weights that each layer keeps in any case; all other weights of a group compete for
+        the rest of its `keep`. If these alone exceed `keep`, they are kept and nothing else.
 
     Returns:
       The new masks, of the same shapes; bool.
     """
     if not scores:
         return []
-    select = functools.partial(_keep_highest, per_leaf=per_leaf)
+
+    def select(scores, live, keep):
+        # The threshold and the masks must use identical bits: without the barrier, the compiler may compute a score
+        # twice, with different rounding.
+        dtype = functools.reduce(_numerics.wider, [score.dtype for score in scores])
+        keys = lax.optimization_barrier([_ordered_bits(score.astype(dtype)) for score in scores])
+        if layers is None or not per_layer:
+            return _highest(keys, live, keep, groups)
+        least = _uint64.table([min(per_layer, size) for size in layers.sizes])
+        guarded = _highest(keys, live, least, layers)
+        taken = groups.total([groups.count(i, [mask])[0] for i, mask in enumerate(guarded)])
+        left = _uint64.subtract_to_zero(keep, taken)
+        others = _highest(keys, [alive & ~mask for alive, mask in zip(live, guarded, strict=True)], left, groups)
+        return [mask | other for mask, other in zip(guarded, others, strict=True)]
+
     return _numerics.sharded_like(select, list(live))(list(scores), list(live), keep)
 
 
-def _keep_highest(scores: list[Array], live: list[Array], keep: UInt64, per_leaf: int) -> list[Array]:
-    # The threshold and the masks must use identical bits: without the barrier, the compiler may compute a score twice,
-    # with different rounding.
-    dtype = functools.reduce(_numerics.wider, [score.dtype for score in scores])
-    keys = lax.optimization_barrier([_ordered_bits(score.astype(dtype)) for score in scores])
-    if not per_leaf:
-        return _highest(keys, live, keep)
-    pairs = list(zip(keys, live, strict=True))
-    guarded = [_highest([key], [alive], _uint64.of(min(per_leaf, key.size)))[0] for key, alive in pairs]
-    taken = functools.reduce(_uint64.add, [_uint64.of(jnp.sum(mask, dtype=jnp.uint32)) for mask in guarded])
-    left = _uint64.where(_uint64.at_least(keep, taken), _uint64.subtract(keep, taken), _uint64.of(0))
-    others = _highest(keys, [alive & ~mask for alive, mask in zip(live, guarded, strict=True)], left)
-    return [mask | other for mask, other in zip(guarded, others, strict=True)]
-
-
-def _highest(keys: list[Array], live: list[Array], keep: UInt64) -> list[Array]:
-    """Returns masks of the `keep` highest live keys, with ties broken by position."""
-    threshold = _kth_highest(lambda zero: (keys, live), keys[0].dtype, keep)
+def _highest(keys: list[Array], live: list[Array], keep: UInt64, groups: Slices) -> list[Array]:
+    """Returns masks of the highest live keys, `keep` of them in each group, with ties broken by position."""
+    threshold = _kth_highest(lambda zero: (keys, live), keys[0].dtype, keep, groups)
     ties = _uint64.subtract(threshold.at_least, threshold.above)
     ties_kept = _uint64.subtract(keep, threshold.above)
 
     def cut_within_ties():
-        return _cut(keys, live, threshold.value, ties_kept)
+        return _cuts(keys, live, threshold.value, ties_kept, groups)
 
     def cut_after_all():
-        return jnp.int32(len(keys)), jnp.uint32(0)
+        return jnp.full(groups.number, _LARGEST, jnp.uint32)
 
-    # Leaves before the one with the cut keep all of their ties, that leaf keeps those before the cut, and later leaves
-    # keep none.
-    leaf, cut = lax.cond(_uint64.at_least(ties_kept, ties), cut_after_all, cut_within_ties)
+    # Each slice keeps the ties before its cut.
+    cuts = lax.cond(jnp.all(_uint64.at_least(ties_kept, ties)), cut_after_all, cut_within_ties)
     masks = []
-    for i, (key, alive) in enumerate(zip(keys, live, strict=True)):
-        is_kept = (i < leaf) | ((i == leaf) & (_position(key.shape) < cut))
-        masks.append(alive & ((key > threshold.value) | ((key == threshold.value) & is_kept)))
+    for key, alive, level, cut in zip(keys, live, groups.spread(threshold.value), groups.split(cuts), strict=True):
+        is_kept = _position(key.shape) < cut
+        masks.append(alive & ((key > level) | ((key == level) & is_kept)))
     return masks
 
 
@@ -105,79 +116,67 @@ def _ordered_bits(score: Array) -> Array:
 
 
 def _kth_highest(
-    keys_and_live: Callable[[Array], tuple[list[Array], list[Array]]], unsigned: np.dtype, k: UInt64
+    keys_and_live: Callable[[Array], tuple[list[Array], list[Array]]], unsigned: np.dtype, k: UInt64, groups: Slices
 ) -> _Threshold:
-    """Returns the k-th highest live key, or 0 if fewer than k are live.
+    """Returns the k-th highest live key of each group, or 0 where fewer than k are live.
 
     Each pass calls `keys_and_live` with a uint32 zero. Values computed from it are not kept in memory between passes.
     """
-    digits = 2**_DIGIT_BITS
 
     def find_digit(found, shift):
-        candidates = [found.value | jnp.array(digit, unsigned) << shift for digit in range(1, digits)]
+        candidates = [found.value | jnp.array(digit, unsigned) << shift for digit in range(1, 2**_DIGIT_BITS)]
         # The barrier hides from the compiler that each pass has the same 0.
         zero, _ = lax.optimization_barrier((jnp.uint32(0), found.value))
-        counts = [found.at_least, *_count_at_least(*keys_and_live(zero), candidates), found.above]
-        counts = UInt64(*(jnp.stack(words) for words in zip(*counts, strict=True)))
-        digit = jnp.sum(_uint64.at_least(_uint64.take(counts, slice(1, digits)), k), dtype=jnp.int32)
-        value = found.value | digit.astype(unsigned) << shift
-        return _Threshold(value, _uint64.take(counts, digit), _uint64.take(counts, digit + 1)), None
+        counts = _count_at_least(*keys_and_live(zero), candidates, groups)
+        # The highest candidate that k keys reach, which is the last of those that are taken.
+        best = found._replace(above=counts[0])
+        for value, count, above in zip(candidates, counts, [*counts[1:], found.above], strict=True):
+            is_reached = _uint64.at_least(count, k)
+            best = _Threshold(
+                jnp.where(is_reached, value, best.value),
+                _uint64.where(is_reached, count, best.at_least),
+                _uint64.where(is_reached, above, best.above),
+            )
+        return best, None
 
     # Every key reaches 0, so the keys need not be counted: any number larger than k serves.
-    start = _Threshold(jnp.zeros((), unsigned), _uint64.of(2**64 - 1), _uint64.of(0))
+    start = _Threshold(jnp.zeros_like(k.low, unsigned), _uint64.full_like(k, 2**64 - 1), _uint64.full_like(k, 0))
     # The passes are a loop, since unrolled passes would repeat the code of every leaf.
     shifts = jnp.arange(8 * unsigned.itemsize - _DIGIT_BITS, -1, -_DIGIT_BITS, unsigned)
     return lax.scan(find_digit, start, shifts)[0]
 
 
-def _count_at_least(keys: Sequence[Array], live: Sequence[Array], thresholds: list[Array]) -> list[UInt64]:
-    """Counts, over all leaves, the live keys that reach each threshold."""
-    totals = [_uint64.of(0)] * len(thresholds)
-    for key, alive in zip(keys, live, strict=True):
-        counts = _count([alive & (key >= threshold) for threshold in thresholds])
-        totals = [_uint64.add(total, _uint64.of(count)) for total, count in zip(totals, counts, strict=True)]
-    return totals
+def _count_at_least(
+    keys: Sequence[Array], live: Sequence[Array], thresholds: list[Array], groups: Slices
+) -> list[UInt64]:
+    """Counts the live keys of each group that reach each of its thresholds."""
+    levels = zip(*(groups.spread(threshold) for threshold in thresholds), strict=True)
+    of_leaves = [
+        groups.count(i, [alive & (key >= level) for level in of_leaf])
+        for i, (key, alive, of_leaf) in enumerate(zip(keys, live, levels, strict=True))
+    ]
+    return [groups.total(counts) for counts in zip(*of_leaves, strict=True)]
 
 
-def _count(conditions: list[Array]) -> list[Array]:
-    """Counts the elements for which each of two or more conditions holds; uint32."""
-    # Both variants are correct on every platform. For separate sums, the CPU compiler would store the summands, four
-    # bytes per element; other compilers merge the sums into one pass, and reduce sharded leaves in place.
-    return lax.platform_dependent(conditions, cpu=_count_together, default=_count_apart)
+def _cuts(keys: list[Array], live: list[Array], thresholds: Array, keep: UInt64, groups: Slices) -> Array:
+    """Returns, for each slice, the position in its leaf before which its ties are among the first `keep` of a group."""
+    ties = []
+    for i, (key, alive, level) in enumerate(zip(keys, live, groups.spread(thresholds), strict=True)):
+        reached, above = groups.count(i, [alive & (key >= level), alive & (key > level)])
+        ties.append(reached - above)
+    left = _uint64.subtract_to_zero(groups.of_slices(keep), groups.before(ties))
+    all_ties = _uint64.of(jnp.concatenate(ties))
+    kept = _uint64.where(_uint64.at_least(left, all_ties), all_ties, left)
 
-
-def _count_together(conditions: list[Array]) -> list[Array]:
-    def add(a, b):
-        return [x + y for x, y in zip(a, b, strict=True)]
-
-    numbers = [condition.astype(jnp.uint32) for condition in conditions]
-    return list(lax.reduce(numbers, [jnp.uint32(0)] * len(numbers), add, range(numbers[0].ndim)))
-
-
-def _count_apart(conditions: list[Array]) -> list[Array]:
-    return [jnp.sum(condition, dtype=jnp.uint32) for condition in conditions]
-
-
-def _cut(keys: list[Array], live: list[Array], threshold: Array, keep: UInt64) -> tuple[Array, Array]:
-    """Returns the leaf in which the first `keep` of the ties end, and the position of that end in the leaf."""
-
-    def ties(key, alive):
-        reached, above = _count([alive & (key >= threshold), alive & (key > threshold)])
-        return reached - above
-
-    def ties_of_leaf(zero):
-        level = threshold | zero.astype(threshold.dtype)
-        live_ties = [alive & (key == level) & (leaf == i) for i, (key, alive) in enumerate(pairs)]
+    def ties_of_slices(zero):
+        levels = groups.spread(thresholds | zero.astype(thresholds.dtype))
+        live_ties = [alive & (key == level) for key, alive, level in zip(keys, live, levels, strict=True)]
         # Complements turn the lowest positions into the highest keys.
         return [~_position(key.shape, zero) for key in keys], live_ties
 
-    pairs = list(zip(keys, live, strict=True))
-    counts = _uint64.of(jnp.stack([ties(key, alive) for key, alive in pairs]))
-    _, before = lax.scan(lambda before, count: (_uint64.add(before, count), before), _uint64.of(0), counts)
-    leaf = jnp.sum(_uint64.at_least(keep, _uint64.add(before, counts)), dtype=jnp.int32)
-    left = _uint64.subtract(keep, _uint64.take(before, leaf))
-    last = _kth_highest(ties_of_leaf, jnp.dtype(jnp.uint32), left).value
-    return leaf, jnp.where(left.low == 0, 0, ~last + 1)
+    apart = groups.apart([key.shape for key in keys])
+    last = _kth_highest(ties_of_slices, jnp.dtype(jnp.uint32), kept, apart).value
+    return jnp.where(kept.low == 0, 0, ~last + 1)
 
 
 def _position(shape: tuple[int, ...], zero: Array | int = 0) -> Array:

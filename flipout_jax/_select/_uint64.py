@@ -26,6 +26,11 @@ def of(value: int | Array) -> UInt64:
     return UInt64(jnp.zeros_like(value, dtype=jnp.uint32), value.astype(jnp.uint32))
 
 
+def full_like(like: UInt64, value: int) -> UInt64:
+    """Returns counts of one value, a Python integer below 2**64, in the shape of others."""
+    return UInt64(jnp.full_like(like.high, value >> 32), jnp.full_like(like.low, value & 0xFFFFFFFF))
+
+
 def table(values: list[int]) -> UInt64:
     """Converts a list of Python integers to one array."""
     return UInt64(
@@ -47,6 +52,11 @@ def add(a: UInt64, b: UInt64) -> UInt64:
 def subtract(a: UInt64, b: UInt64) -> UInt64:
     """Returns `a - b` modulo 2**64."""
     return UInt64(a.high - b.high - (a.low < b.low).astype(jnp.uint32), a.low - b.low)
+
+
+def subtract_to_zero(a: UInt64, b: UInt64) -> UInt64:
+    """Returns `a - b`, or 0 where `b` is larger."""
+    return where(at_least(a, b), subtract(a, b), full_like(a, 0))
 
 
 def at_least(a: UInt64, b: UInt64) -> Array:

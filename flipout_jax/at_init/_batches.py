@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -17,12 +17,27 @@ from ._problem import Problem, check_concrete, format_paths, paths_not_finite
 
 PyTree = Any
 Loss = Callable[[PyTree, Any], Array]
+Batches = Iterable[Any] | Callable[[int], Iterable[Any]]
+
+
+def each_round(loss_fn: Any, params: PyTree, batches: Any) -> Callable[[int], list[Any]]:
+    """Returns a function from a round, from 0 on, to its batches, or raises an `ArgumentError` if they are wrong.
+
+    Args:
+      loss_fn: the loss.
+      params: the parameters.
+      batches: batches for all rounds, or a function from a round to its batches, which are checked when it is called.
+    """
+    if not callable(batches):
+        checked = check_batches(loss_fn, params, batches)
+        return lambda iteration: checked
+    _check_loss(loss_fn)
+    return lambda iteration: check_batches(loss_fn, params, batches(iteration))
 
 
 def check_batches(loss_fn: Any, params: PyTree, batches: Any) -> list[Any]:
     """Returns the batches as a list, or raises an `ArgumentError` unless they are batches for this loss."""
-    if not callable(loss_fn):
-        raise ArgumentError("loss_fn", f"must be a function (params, batch) -> scalar, got {loss_fn!r}.")
+    _check_loss(loss_fn)
     wanted = "must be a list of batches, each in the form that `loss_fn` takes"
     if isinstance(batches, jax.Array | np.ndarray):
         raise ArgumentError(
@@ -48,8 +63,13 @@ def check_batches(loss_fn: Any, params: PyTree, batches: Any) -> list[Any]:
     return batches
 
 
-def mean_gradient(loss_fn: Loss, problem: Problem, batches: list[Any]) -> Callable[[list[Array]], list[Array]]:
-    """Returns a function from masks to the mean gradient over all batches, taken at the masked parameters.
+def _check_loss(loss_fn: Any) -> None:
+    if not callable(loss_fn):
+        raise ArgumentError("loss_fn", f"must be a function (params, batch) -> scalar, got {loss_fn!r}.")
+
+
+def mean_gradient(loss_fn: Loss, problem: Problem) -> Callable[[list[Array], list[Any]], list[Array]]:
+    """Returns a function from masks and batches to the mean gradient over the batches, at the masked parameters.
 
     The gradient covers all prunable weights, including pruned ones, in float32 at least. It is compiled once for each
     batch shape.
@@ -62,7 +82,7 @@ def mean_gradient(loss_fn: Loss, problem: Problem, batches: list[Any]) -> Callab
         value, gradient = jax.value_and_grad(loss)(weights, leaves, batch)
         return value, _widened(gradient)
 
-    def over_batches(masks):
+    def over_batches(masks, batches):
         value, gradient = _mean(one(problem.leaves, problem.weights, masks, batch) for batch in batches)
         if not math.isfinite(value):
             raise ArgumentError(
@@ -74,8 +94,8 @@ def mean_gradient(loss_fn: Loss, problem: Problem, batches: list[Any]) -> Callab
     return over_batches
 
 
-def mean_hessian_product(loss_fn: Loss, problem: Problem, batches: list[Any]) -> Callable[[list[Array]], list[Array]]:
-    """Returns a function from a vector to its product with the mean Hessian of the prunable weights over all batches.
+def mean_hessian_product(loss_fn: Loss, problem: Problem) -> Callable[[list[Array], list[Any]], list[Array]]:
+    """Returns a function from a vector and batches to its product with the mean Hessian of the prunable weights.
 
     The product is computed in forward-over-reverse mode, as the derivative of the gradient along the vector.
     """
@@ -90,7 +110,7 @@ def mean_hessian_product(loss_fn: Loss, problem: Problem, batches: list[Any]) ->
         product = _widened(jax.jvp(lambda w: jax.grad(loss)(w, leaves, batch), (weights,), (tangents,))[1])
         return [p * scale.astype(p.dtype) for p in product]
 
-    def over_batches(vector):
+    def over_batches(vector, batches):
         product = _mean(one(problem.leaves, problem.weights, vector, batch) for batch in batches)
         _check_finite(problem, product, "second derivatives")
         return product

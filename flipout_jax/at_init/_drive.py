@@ -1,7 +1,7 @@
 """DRIVE: pruning after a few dense epochs by a sum of magnitude and two sensitivities."""
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ from .. import _errors, _numerics
 from .._errors import ArgumentError
 from .._prunable import kernels
 from .._select._allocation import Allocation, global_
-from ._batches import Loss, check_batches, mean_gradient
+from ._batches import Batches, Loss, each_round, mean_gradient
 from ._problem import make_problem, prune
 
 PyTree = Any
@@ -21,13 +21,14 @@ PyTree = Any
 def drive(
     loss_fn: Loss,
     params: PyTree,
-    batches: Iterable[Any],
+    batches: Batches,
     sparsity: float,
     *,
     iterations: int = 10,
     weights: Sequence[float] = (1.0, 1.0, 1.0),
     prunable: Any = kernels,
     allocation: Allocation = global_(),
+    stacked: Any = None,
 ) -> PyTree:
     r"""DRIVE: keeps the weights that are large, that the loss needs, or that are still learning.
 
@@ -49,17 +50,20 @@ def drive(
     Args:
       loss_fn: `(params, batch) -> scalar`.
       params: the parameters $w$ after a few dense epochs, any tree of arrays.
-      batches: the batches, each in the form that `loss_fn` takes; read once, and all used in each iteration.
+      batches: the batches, each in the form that `loss_fn` takes; read once, and all used in each iteration. Or a
+        function from the iteration, 0 to `iterations - 1`, to its batches, so that each iteration may see others.
       sparsity: fraction of the prunable weights to prune, in [0, 1). Of N weights, exactly `ceil((1 - s) * N)` are
         kept.
       iterations: number of iterations in which that sparsity is reached, at least 1.
       weights: the weights of magnitude, connection sensitivity and convergence sensitivity, at least 0 and not all 0.
       prunable: the parameters to prune: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
-      allocation: how sparsity is shared across layers: `global_()` or `uniform()`.
+      allocation: how sparsity is shared across layers: `global_()`, `uniform()` or `per_output()`.
+      stacked: a rule for the number of leading axes of each leaf that number layers, such as `fj.stacked(regex)`; None
+        if no layers are stacked; see `prune`.
 
     Returns:
       Masks like the parameters, for `initial_masks` of `prune`: bool of the leaf's shape for prunable parameters, and
-      the scalar True for all others.
+      `optax.MaskedNode()`, which holds no array, for all others.
 
     Raises:
       ValueError: if an argument is wrong, a parameter or a batch is traced, the loss is not a scalar, or the loss or a
@@ -93,9 +97,14 @@ def drive(
       2024.
     """
     factors = _check_weights(weights)
-    problem = make_problem(params, sparsity, iterations, prunable, allocation)
-    gradient = mean_gradient(loss_fn, problem, check_batches(loss_fn, params, batches))
-    return prune(problem, lambda masks: _scores(problem.weights, gradient(masks), masks, factors))
+    problem = make_problem(params, sparsity, iterations, prunable, allocation, stacked)
+    batches_of = each_round(loss_fn, params, batches)
+    gradient = mean_gradient(loss_fn, problem)
+
+    def score(masks, iteration):
+        return _scores(problem.weights, gradient(masks, batches_of(iteration)), masks, factors)
+
+    return prune(problem, score)
 
 
 @functools.partial(jax.jit, static_argnames="factors")

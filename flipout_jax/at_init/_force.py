@@ -1,11 +1,10 @@
 """FORCE: progressive skeletonization, where pruned weights may return."""
 
-from collections.abc import Iterable
 from typing import Any
 
 from .._prunable import kernels
 from .._select._allocation import Allocation, global_
-from ._batches import Loss, check_batches
+from ._batches import Batches, Loss, each_round
 from ._problem import make_problem, prune
 from ._snip import sensitivity
 
@@ -15,12 +14,13 @@ PyTree = Any
 def force(
     loss_fn: Loss,
     params: PyTree,
-    batches: Iterable[Any],
+    batches: Batches,
     sparsity: float,
     *,
     iterations: int = 60,
     prunable: Any = kernels,
     allocation: Allocation = global_(),
+    stacked: Any = None,
 ) -> PyTree:
     r"""FORCE: keeps the weights that the pruned network is most sensitive to, step by step, before training.
 
@@ -41,17 +41,20 @@ def force(
     Args:
       loss_fn: `(params, batch) -> scalar`, such as `cross_entropy(apply)`.
       params: the parameters at initialization, any tree of arrays.
-      batches: the batches, each in the form that `loss_fn` takes; read once, and all used in each iteration.
+      batches: the batches, each in the form that `loss_fn` takes; read once, and all used in each iteration. Or a
+        function from the iteration, 0 to `iterations - 1`, to its batches, so that each iteration may see others.
       sparsity: fraction of the prunable weights to prune, in [0, 1). Of N weights, exactly `ceil((1 - s) * N)` are
         kept.
       iterations: number of iterations in which that sparsity is reached, at least 1. A single iteration is `snip`.
       prunable: the parameters to prune: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
-      allocation: how sparsity is shared across layers: `global_()`, optionally with a minimum per layer, or
-        `uniform()`.
+      allocation: how sparsity is shared across layers: `global_()`, optionally with a minimum per layer,
+        `uniform()` or `per_output()`.
+      stacked: a rule for the number of leading axes of each leaf that number layers, such as `fj.stacked(regex)`; None
+        if no layers are stacked; see `prune`.
 
     Returns:
       Masks like the parameters, for `initial_masks` of `prune`: bool of the leaf's shape for prunable parameters, and
-      the scalar True for all others.
+      `optax.MaskedNode()`, which holds no array, for all others.
 
     Raises:
       ValueError: if an argument is wrong, a parameter or a batch is traced, the loss is not a scalar, or the loss or a
@@ -65,11 +68,14 @@ def force(
       >>> fj.at_init.force(loss_fn, params, batches, 0.5, iterations=4)["kernel"].tolist()
       [[True, True], [False, False]]
 
-    Differs from the reference code: the default is 60 iterations, as in the authors' instructions, while the default of
-    their function is 10.
+    Differs from the reference code:
+
+    - The default is 60 iterations, as in the authors' instructions, while the default of their function is 10.
+    - The code draws new batches in every iteration. To reproduce this, give `batches` as a function.
+    - The code rounds the number of kept weights down, and here it is rounded up.
 
     References:
       de Jorge et al., [Progressive skeletonization](https://arxiv.org/abs/2006.09081), 2020.
     """
-    problem = make_problem(params, sparsity, iterations, prunable, allocation)
-    return prune(problem, sensitivity(loss_fn, problem, check_batches(loss_fn, params, batches)), may_return=True)
+    problem = make_problem(params, sparsity, iterations, prunable, allocation, stacked)
+    return prune(problem, sensitivity(loss_fn, problem, each_round(loss_fn, params, batches)), may_return=True)

@@ -25,6 +25,7 @@ def grasp(
     temperature: float | None = 200.0,
     prunable: Any = kernels,
     allocation: Allocation = global_(),
+    stacked: Any = None,
 ) -> PyTree:
     r"""GraSP: removes the weights whose removal raises the norm of the gradient most, or lowers it least.
 
@@ -52,12 +53,14 @@ def grasp(
       temperature: divisor of the logits of a `cross_entropy`, which replaces its own temperature; None keeps its own.
         For any other `loss_fn` it must be None.
       prunable: the parameters to prune: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
-      allocation: how sparsity is shared across layers: `global_()`, optionally with a minimum per layer, or
-        `uniform()`.
+      allocation: how sparsity is shared across layers: `global_()`, optionally with a minimum per layer,
+        `uniform()` or `per_output()`.
+      stacked: a rule for the number of leading axes of each leaf that number layers, such as `fj.stacked(regex)`; None
+        if no layers are stacked; see `prune`.
 
     Returns:
       Masks like the parameters, for `initial_masks` of `prune`: bool of the leaf's shape for prunable parameters, and
-      the scalar True for all others.
+      `optax.MaskedNode()`, which holds no array, for all others.
 
     Raises:
       ValueError: if an argument is wrong, a parameter or a batch is traced, the loss is not a scalar, or the loss or a
@@ -93,15 +96,20 @@ def grasp(
     elif temperature is not None:
         _errors.above_zero("temperature", temperature)
         loss_fn = loss_fn._replace(temperature=float(temperature))
-    problem = make_problem(params, sparsity, 1, prunable, allocation)
+    problem = make_problem(params, sparsity, 1, prunable, allocation, stacked)
     return prune(problem, gradient_flow(loss_fn, problem, check_batches(loss_fn, params, batches)))
 
 
-def gradient_flow(loss_fn: Loss, problem: Problem, batches: list[Any]) -> Callable[[list[Array]], list[Array]]:
-    """Returns a function from masks to `w * (H g)`, whose lowest scores mark the weights to prune.
+def gradient_flow(loss_fn: Loss, problem: Problem, batches: list[Any]) -> Callable[[list[Array], int], list[Array]]:
+    """Returns a function from masks and the only iteration to `w * (H g)`, the lowest of which are pruned.
 
     The Hessian is that of the unpruned network, which is all that one-shot pruning needs.
     """
-    gradient = mean_gradient(loss_fn, problem, batches)
-    hessian_product = mean_hessian_product(loss_fn, problem, batches)
-    return lambda masks: product(problem.weights, hessian_product(gradient(masks)))
+    gradient = mean_gradient(loss_fn, problem)
+    hessian_product = mean_hessian_product(loss_fn, problem)
+
+    def score(masks, iteration):
+        del iteration
+        return product(problem.weights, hessian_product(gradient(masks, batches), batches))
+
+    return score

@@ -4,10 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
-from .. import _saliency
+from .. import _holes, _saliency
 from .._prunable import kernels
 from .._select._allocation import Allocation, global_
 from ._problem import Problem, make_problem, prune
@@ -21,6 +20,7 @@ def magnitude(
     *,
     prunable: Any = kernels,
     allocation: Allocation = global_(),
+    stacked: Any = None,
 ) -> PyTree:
     r"""Magnitude pruning at initialization: the smallest weights are pruned before any training.
 
@@ -34,12 +34,14 @@ def magnitude(
       sparsity: fraction of the prunable weights to prune, in [0, 1). Of N weights, exactly `ceil((1 - s) * N)` are
         kept.
       prunable: the parameters to prune: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
-      allocation: how sparsity is shared across layers: `global_()`, optionally with a minimum per layer, or
-        `uniform()`.
+      allocation: how sparsity is shared across layers: `global_()`, optionally with a minimum per layer,
+        `uniform()` or `per_output()`.
+      stacked: a rule for the number of leading axes of each leaf that number layers, such as `fj.stacked(regex)`; None
+        if no layers are stacked; see `prune`.
 
     Returns:
       Masks like the parameters, for `initial_masks` of `prune`: bool of the leaf's shape for prunable parameters, and
-      the scalar True for all others.
+      `optax.MaskedNode()`, which holds no array, for all others.
 
     Raises:
       ValueError: if an argument is wrong, or a parameter is traced.
@@ -49,18 +51,17 @@ def magnitude(
       >>> fj.at_init.magnitude({"kernel": jnp.array([[1.0, -3.0, 2.0, 0.5]])}, 0.5)["kernel"].tolist()
       [[False, True, True, False]]
     """
-    problem = make_problem(params, sparsity, 1, prunable, allocation)
+    problem = make_problem(params, sparsity, 1, prunable, allocation, stacked)
     return prune(problem, by_saliency(_saliency.magnitude(), problem))
 
 
-def by_saliency(saliency: _saliency.Saliency, problem: Problem) -> Callable[[list[Array]], list[Array]]:
-    """Returns a function from masks to the scores of a saliency that needs no training."""
+def by_saliency(saliency: _saliency.Saliency, problem: Problem) -> Callable[[list[Array], int], list[Array]]:
+    """Returns a function from masks and the iteration to the scores of a saliency that needs no training."""
 
-    def score(masks):
-        del masks
-        # As in `prune`, parameters that are not prunable are passed to the saliency as scalar zeros.
-        params = problem.merge([jnp.zeros((), jnp.float32)] * len(problem.chosen), problem.weights)
-        scores = jax.tree.leaves(saliency.score(saliency.init(params), params))
-        return [score for score, is_chosen in zip(scores, problem.chosen, strict=True) if is_chosen]
+    def score(masks, iteration):
+        del masks, iteration
+        # As in `prune`, parameters that are not prunable are passed to the saliency as holes.
+        params = problem.merge([_holes.HOLE] * len(problem.chosen), problem.weights)
+        return jax.tree.leaves(saliency.score(saliency.init(params), params))
 
     return score

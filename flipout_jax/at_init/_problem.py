@@ -1,5 +1,6 @@
 """Common parts of all methods at initialization: the pruning problem, and the masks that given scores lead to."""
 
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -11,11 +12,12 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from .. import _errors, _prunable, schedules
+from .. import _errors, _holes, _prunable, _stacked, schedules
 from .._errors import ArgumentError
 from .._select import _uint64
 from .._select._allocation import Allocation, check_allocation
-from .._select._groups import Groups, check_reachable, group, keep_in_groups
+from .._select._groups import check_reachable, keep_in_groups, layer_sizes, ranked_together
+from .._select._uint64 import UInt64
 
 PyTree = Any
 
@@ -26,7 +28,8 @@ class EmptyLayersWarning(UserWarning):
     A program with its own advice, such as an option of a command line, can catch the warning and list the layers.
 
     Attributes:
-      layers: the paths of the empty layers, as `path_string` returns them.
+      layers: the paths of the empty layers, as `path_string` returns them. The index of a layer of a stack follows, as
+        in `blocks/kernel[3]`.
 
     Example:
       >>> import warnings
@@ -57,21 +60,21 @@ class Problem(NamedTuple):
     Attributes:
       params: the parameters.
       chosen: for each leaf of the parameters, in tree order, True if it is prunable.
-      groups: groups of prunable leaves that are ranked together, by their indices among the prunable leaves.
-      kept: for each iteration, the number of weights to keep in each group.
+      layer_axes: for each prunable leaf, the number of leading axes that number layers.
+      kept: for each iteration, the number of weights to keep in each group of the allocation.
       allocation: how sparsity is shared across layers.
     """
 
     params: PyTree
     chosen: tuple[bool, ...]
-    groups: Groups
+    layer_axes: tuple[int, ...]
     kept: list[list[int]]
     allocation: Allocation
 
     @property
     def leaves(self) -> list[Array]:
-        """All parameters."""
-        return jax.tree.leaves(self.params)
+        """All parameters, holes included."""
+        return _holes.leaves(self.params)
 
     @property
     def weights(self) -> list[Array]:
@@ -81,24 +84,26 @@ class Problem(NamedTuple):
     @property
     def paths(self) -> list[str]:
         """The paths of the prunable parameters."""
-        leaves = zip(jax.tree.leaves_with_path(self.params), self.chosen, strict=True)
+        leaves = zip(_holes.leaves_with_path(self.params), self.chosen, strict=True)
         return [_prunable.path_string(path) for (path, _), is_chosen in leaves if is_chosen]
 
     def merge(self, leaves: Sequence[Any], weights: Sequence[Any]) -> PyTree:
         """Returns a tree like the parameters, with `weights` as its prunable leaves and `leaves` for all others."""
         new = iter(weights)
         merged = [next(new) if is_chosen else leaf for leaf, is_chosen in zip(leaves, self.chosen, strict=True)]
-        return jax.tree.unflatten(jax.tree.structure(self.params), merged)
+        return _holes.fill(self.params, merged)
 
 
-def make_problem(params: PyTree, sparsity: Any, iterations: int, prunable: Any, allocation: Allocation) -> Problem:
+def make_problem(
+    params: PyTree, sparsity: Any, iterations: int, prunable: Any, allocation: Allocation, stacked: Any = None
+) -> Problem:
     """Returns the problem, whose density falls as `(1 - sparsity)**(t / iterations)`, or raises an `ArgumentError`."""
     iterations = _errors.integer("iterations", iterations, at_least=1)
     schedule = schedules.geometric(sparsity, begin=1, end=iterations, prunings=iterations)
     check_allocation(allocation)
     _prunable.check_prunable(prunable)
     check_concrete("params", params)
-    leaves = jax.tree.leaves_with_path(params)
+    leaves = _holes.leaves_with_path(params)
     for path, leaf in leaves:
         if hasattr(leaf, "shape") and not isinstance(leaf, jax.Array | np.ndarray | np.generic):
             raise ArgumentError(
@@ -107,27 +112,28 @@ def make_problem(params: PyTree, sparsity: Any, iterations: int, prunable: Any, 
     chosen = tuple(_prunable.select(prunable, params))
     if not chosen:
         raise ArgumentError("params", f"must hold at least one prunable parameter, got {params!r}.")
-    sizes = [leaf.size for is_chosen, (_, leaf) in zip(chosen, leaves, strict=True) if is_chosen]
-    if Fraction(schedule.densities[-1]) * sum(sizes) < 1:
-        raise ArgumentError(
-            "sparsity", f"must keep at least one of the {sum(sizes)} prunable weights, got {sparsity!r}."
-        )
-    check_reachable(allocation, schedule, sizes)
-    groups = group(allocation, sizes)
-    kept = zip(*(schedule.kept(sum(sizes[i] for i in members)) for members in groups), strict=True)
+    layer_axes = tuple(_stacked.layer_axes(stacked, params, chosen))
     arrays = [jnp.asarray(leaf) if is_chosen else leaf for is_chosen, (_, leaf) in zip(chosen, leaves, strict=True)]
-    params = jax.tree.unflatten(jax.tree.structure(params), arrays)
-    return Problem(params, chosen, groups, [list(counts) for counts in kept], allocation)
+    weights = [leaf for is_chosen, leaf in zip(chosen, arrays, strict=True) if is_chosen]
+    size = sum(leaf.size for leaf in weights)
+    if Fraction(schedule.densities[-1]) * size < 1:
+        raise ArgumentError("sparsity", f"must keep at least one of the {size} prunable weights, got {sparsity!r}.")
+    check_reachable(allocation, schedule, layer_sizes(weights, layer_axes))
+    sizes = ranked_together(allocation, [leaf.shape for leaf in weights], layer_axes).sizes
+    counts = {size: schedule.kept(size) for size in set(sizes)}
+    kept = [[counts[size][iteration] for size in sizes] for iteration in range(iterations)]
+    return Problem(_holes.fill(params, arrays), chosen, layer_axes, kept, allocation)
 
 
-def prune(problem: Problem, score: Callable[[list[Array]], list[Array]], may_return: bool = False) -> PyTree:
+def prune(problem: Problem, score: Callable[[list[Array], int], list[Array]], may_return: bool = False) -> PyTree:
     """Returns the masks of the highest scores after all iterations of the problem.
 
     The public functions must call it directly, so that its warning points at their callers.
 
     Args:
       problem: the prunable parameters, and the number of weights to keep.
-      score: a function from the masks of the prunable leaves to their scores; the lowest are pruned.
+      score: a function from the masks of the prunable leaves and the iteration, from 0 on, to the scores of these
+        leaves; the lowest are pruned.
       may_return: if True, weights pruned in earlier iterations are ranked again.
 
     Returns:
@@ -136,27 +142,38 @@ def prune(problem: Problem, score: Callable[[list[Array]], list[Array]], may_ret
     all_live = [jnp.ones_like(weight, bool) for weight in problem.weights]
     masks = all_live
     for iteration, counts in enumerate(problem.kept):
-        scores = score(masks)
+        scores = score(masks, iteration)
         if iteration == 0 and not any(jax.device_get(_any(scores))):
             raise ArgumentError(
                 "params",
                 "must give scores that tell the weights apart, got 0 for all of them. A last layer of "
                 "zeros has this effect.",
             )
-        keep = [_uint64.of(count) for count in counts]
         live = all_live if may_return else masks
-        masks = _keep(scores, live, keep, groups=problem.groups, allocation=problem.allocation)
-    any_kept = jax.device_get(_any(masks))
-    empty_layers = [
-        path for path, is_kept, mask in zip(problem.paths, any_kept, masks, strict=True) if mask.size and not is_kept
-    ]
+        masks = _keep(scores, live, _uint64.table(counts), problem.allocation, problem.layer_axes)
+    empty_layers = _empty_layers(problem, masks)
     if empty_layers:
         warnings.warn(EmptyLayersWarning(empty_layers), stacklevel=3)
-    # Each leaf gets an array of its own, so that all of them can be donated.
-    return problem.merge([jnp.ones((), bool) for _ in problem.chosen], masks)
+    return problem.merge([_holes.HOLE] * len(problem.chosen), masks)
 
 
-_keep = jax.jit(keep_in_groups, static_argnames=("groups", "allocation"))
+@functools.partial(jax.jit, static_argnames=("allocation", "layer_axes"))
+def _keep(
+    scores: list[Array], live: list[Array], keep: UInt64, allocation: Allocation, layer_axes: tuple[int, ...]
+) -> list[Array]:
+    groups = ranked_together(allocation, [mask.shape for mask in live], layer_axes)
+    return keep_in_groups(scores, live, keep, groups, allocation, layer_axes)
+
+
+def _empty_layers(problem: Problem, masks: list[Array]) -> list[str]:
+    """Returns the paths of the layers of which no weight is kept, with their index where they are stacked."""
+    empty = []
+    for path, axes, mask in zip(problem.paths, problem.layer_axes, masks, strict=True):
+        is_kept = np.asarray(jnp.any(mask, tuple(range(axes, mask.ndim))))
+        if not mask.size:
+            continue
+        empty += [path + (str(list(layer)) if axes else "") for layer in np.argwhere(~is_kept).tolist()]
+    return empty
 
 
 @jax.jit

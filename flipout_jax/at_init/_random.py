@@ -20,6 +20,7 @@ def random(
     *,
     prunable: Any = kernels,
     allocation: Allocation = global_(),
+    stacked: Any = None,
 ) -> PyTree:
     """Random pruning at initialization: the baseline that every other method must beat.
 
@@ -32,10 +33,12 @@ def random(
         kept.
       prunable: the parameters to prune: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
       allocation: how sparsity is shared across layers: `global_()`, or `uniform()` for the same sparsity in each layer.
+      stacked: a rule for the number of leading axes of each leaf that number layers, such as `fj.stacked(regex)`; None
+        if no layers are stacked; see `prune`.
 
     Returns:
       Masks like the parameters, for `initial_masks` of `prune`: bool of the leaf's shape for prunable parameters, and
-      the scalar True for all others.
+      `optax.MaskedNode()`, which holds no array, for all others.
 
     Raises:
       ValueError: if an argument is wrong, or a parameter is traced.
@@ -47,5 +50,5 @@ def random(
       25
     """
     saliency = _saliency.random(key)
-    problem = make_problem(params, sparsity, 1, prunable, allocation)
+    problem = make_problem(params, sparsity, 1, prunable, allocation, stacked)
     return prune(problem, by_saliency(saliency, problem))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import _numerics
+from .. import _holes, _numerics
 from .._errors import ArgumentError
 from .._prunable import kernels
 from .._select._allocation import Allocation, global_
@@ -26,6 +26,7 @@ def synflow(
     iterations: int = 100,
     prunable: Any = kernels,
     allocation: Allocation = global_(),
+    stacked: Any = None,
 ) -> PyTree:
     r"""SynFlow: keeps the weights that carry most of the flow from inputs to outputs. It requires no data.
 
@@ -52,12 +53,14 @@ def synflow(
         kept.
       iterations: number of iterations in which that sparsity is reached, at least 1.
       prunable: the parameters to prune: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
-      allocation: how sparsity is shared across layers: `global_()`, optionally with a minimum per layer, or
-        `uniform()`.
+      allocation: how sparsity is shared across layers: `global_()`, optionally with a minimum per layer,
+        `uniform()` or `per_output()`.
+      stacked: a rule for the number of leading axes of each leaf that number layers, such as `fj.stacked(regex)`; None
+        if no layers are stacked; see `prune`.
 
     Returns:
       Masks like the parameters, for `initial_masks` of `prune`: bool of the leaf's shape for prunable parameters, and
-      the scalar True for all others.
+      `optax.MaskedNode()`, which holds no array, for all others.
 
     Raises:
       ValueError: if an argument is wrong, a parameter or an input is traced, or R or a score is not finite. The flow
@@ -73,19 +76,20 @@ def synflow(
       ([[True, False]], [[True], [False]])
 
     Differs from the reference code: a masked weight is excluded from the ranking by its mask, and not by its score of
-    0. The number of kept weights is exact, even with ties.
+    0. The number of kept weights is exact, even with ties. On a trained network the code also replaces running means by
+    their absolute values; at initialization they are 0.
 
     References:
       Tanaka et al., [Pruning neural networks without any data](https://arxiv.org/abs/2006.05467), 2020.
     """
     if not callable(apply):
         raise ArgumentError("apply", f"must be a function (params, inputs) -> outputs, got {apply!r}.")
-    problem = make_problem(params, sparsity, iterations, prunable, allocation)
+    problem = make_problem(params, sparsity, iterations, prunable, allocation, stacked)
     return prune(problem, synaptic_flow(apply, problem, ones(inputs)))
 
 
 def synaptic_flow(apply: Callable[[PyTree, PyTree], PyTree], problem: Problem, inputs: PyTree) -> Any:
-    """Returns a function from masks to the scores, `|dR/dw * w|` of the masked network; it is compiled once."""
+    """Returns a function from masks and the iteration to `|dR/dw * w|` of the masked network; it is compiled once."""
 
     def total(weights, leaves, inputs):
         outputs = jax.tree.leaves(apply(problem.merge(leaves, weights), inputs))
@@ -98,14 +102,15 @@ def synaptic_flow(apply: Callable[[PyTree, PyTree], PyTree], problem: Problem, i
 
     @jax.jit
     def one(leaves, weights, masks, inputs):
-        leaves = [jnp.abs(x) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in leaves]
+        leaves = [jnp.abs(x) if _is_float(x) else x for x in leaves]
         weights = [jnp.where(mask, jnp.abs(w), jnp.zeros_like(w)) for mask, w in zip(masks, weights, strict=True)]
         flow, gradient = jax.value_and_grad(total)(weights, leaves, inputs)
         dtypes = [_numerics.wider(w.dtype, jnp.float32) for w in weights]
         pairs = zip(gradient, weights, dtypes, strict=True)
         return flow, [jnp.abs(g.astype(dtype) * w.astype(dtype)) for g, w, dtype in pairs]
 
-    def score(masks):
+    def score(masks, iteration):
+        del iteration
         flow, scores = one(problem.leaves, problem.weights, masks, inputs)
         wrong = paths_not_finite(problem, scores)
         if wrong or not math.isfinite(flow):
@@ -119,6 +124,10 @@ def synaptic_flow(apply: Callable[[PyTree, PyTree], PyTree], problem: Problem, i
         return scores
 
     return score
+
+
+def _is_float(leaf: Any) -> bool:
+    return not _holes.is_hole(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 def ones(inputs: PyTree) -> PyTree:

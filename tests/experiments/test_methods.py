@@ -17,8 +17,9 @@ from experiments.data.dataset import Images, in_memory
 from experiments.errors import UserError
 from experiments.methods import pruning as parts
 from experiments.methods import samples
+from experiments.methods.method import MethodContext
 from experiments.models import create
-from experiments.options.config import Config, with_method
+from experiments.options.config import Config, resolved, with_method
 from experiments.run import training
 from experiments.run.optimizer import optimizer as optimizer_of
 from experiments.run.setup import prepare
@@ -35,6 +36,8 @@ OWN = {
     "acdc": {"cycles": 1},
 }
 EPOCHS = {"lottery": 12, "drive": 6}
+# Each output of a layer keeps a tenth of its weights, rounded up.
+KEPT = {"wanda": 30 * 7 + 10 * 3 + 10 * 1}
 
 
 @pytest.fixture
@@ -66,7 +69,7 @@ def masks_of(arrays):
 def test_every_method_keeps_the_exact_number(small, tmp_path, method):
     training.run(small(method, epochs=4))
     summary, metrics, arrays = read(tmp_path / "run")
-    assert (summary["method"], summary["prunable"], summary["kept"]) == (method, N, math.ceil(N / 10))
+    assert (summary["method"], summary["prunable"], summary["kept"]) == (method, N, KEPT.get(method, math.ceil(N / 10)))
     assert sum(mask.sum() for mask in masks_of(arrays).values()) == summary["kept"]
     assert (summary["sparsity_target"], summary["compile_count"]) == (0.9, 1)
     assert summary["epochs"] == len(metrics) == EPOCHS.get(method, 4)
@@ -295,6 +298,37 @@ def test_the_norms_of_wanda_are_of_what_each_layer_reads():
         norms = fj.activation_norms(model, [jnp.ones((1, 32, 32, 3))])
         assert {path: norm.size for path, norm in norms.items()} == kernels, name
         assert all(norm.max() > 0 for norm in norms.values())
+
+
+def test_wanda_ranks_by_output_unless_it_is_told_otherwise():
+    for options, expected in (
+        ({}, fj.per_output()),
+        ({"allocation": "global"}, fj.global_()),
+        ({"allocation": "uniform"}, fj.uniform()),
+    ):
+        assert parts.allocation(resolved(with_method(Config(**options), "wanda"))) == expected
+    assert parts.allocation(resolved(with_method(Config(), "snip"))) == fj.global_()
+    assert parts.allocation(resolved(with_method(Config(allocation="per_output"), "snip"))) == fj.per_output()
+
+
+@pytest.mark.parametrize("method", ["snip", "force"])
+def test_each_iteration_sees_other_images(monkeypatch, method):
+    seen = []
+
+    def find(loss_fn, params, batches, sparsity, iterations, allocation):
+        seen.extend(batches(iteration) for iteration in range(iterations))
+        seen.append(batches(0))
+
+    monkeypatch.setattr(fj.at_init, method, find)
+    data = load("digits")
+    config = resolved(with_method(Config(data="digits", sparsity=0.5), method, iterations=3, score_batches=2))
+    context = MethodContext(config, data, 16, None, jax.random.key(0))
+    config.method.masks(context, TrainState({}, None, None, None), 0.5)
+    assert [len(batches) for batches in seen] == [2] * 4
+    first, second, third, again = (np.concatenate([images for images, _ in batches]) for batches in seen)
+    np.testing.assert_array_equal(first, again)
+    assert (first != second).any()
+    assert (second != third).any()
 
 
 def test_samples_are_of_each_class_and_batches_do_not_overlap():
