@@ -108,7 +108,11 @@ def _restricted(tree: PyTree, masks: PyTree) -> PyTree:
 
 
 def _check_shapes(params: Sequence[tuple[Any, Any]], grads: Sequence[Any]) -> None:
-    pairs = [(path, jnp.shape(param), jnp.shape(grad)) for (path, param), grad in zip(params, grads, strict=True)]
+    pairs = [
+        (path, jnp.shape(param), jnp.shape(grad))
+        for (path, param), grad in zip(params, grads, strict=True)
+        if not (_holes.is_hole(param) or _holes.is_hole(grad))
+    ]
     wrong = [(path, shape, got) for path, shape, got in pairs if got != shape]
     if not wrong:
         return

@@ -100,7 +100,6 @@ def compare(kind, method, allocation):
         f"{name}: {leaf.sharding.spec}, not {given[name].spec}"
         for tree in (params, state.masks, optax.tree.get(state.saliency_state, method, ()))
         for path, leaf in jax.tree.leaves_with_path(tree)
-        if leaf.ndim
         for name in [fj.path_string(path)]
         if not leaf.sharding.is_equivalent_to(given[name], leaf.ndim)
     ]
