@@ -152,7 +152,7 @@ def results(names):
     for platform, count in COUNTS.items():
         _selection._count = count
         for case, arguments in CASES.items():
-            name = f"{case}, as on {platform}"
+            name = f"{case}; as on {platform}"
             if names and name not in names:
                 continue
             try:
