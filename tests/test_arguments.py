@@ -93,7 +93,9 @@ def test_a_state_for_other_shapes_is_refused(halving, shape):
     optimizer = halving(optax.sgd(0.1))
     state = optimizer.init(PARAMS)
     params = {**PARAMS, "kernel": jnp.ones(shape)}
-    with pytest.raises(ValueError, match=r"^`state` must have been made for these parameters, got masks of shape \(20, "):
+    with pytest.raises(
+        ValueError, match=r"^`state` must have been made for these parameters, got masks of shape \(20, "
+    ):
         optimizer.update(params, state, params)
 
 
@@ -116,7 +118,9 @@ def test_a_gradient_of_another_shape_is_refused(halving):
 def test_gradients_of_single_examples_are_refused_and_the_way_is_told(halving):
     grads = jax.tree.map(lambda w: jnp.ones((8, *w.shape)), PARAMS)
     optimizer = halving(optax.sgd(0.1))
-    with pytest.raises(ValueError, match=r"^`updates` must .*each of 8 examples.*differentially_private_aggregate before"):
+    with pytest.raises(
+        ValueError, match=r"^`updates` must .*each of 8 examples.*differentially_private_aggregate before"
+    ):
         optimizer.update(grads, optimizer.init(PARAMS), PARAMS)
 
 
@@ -135,7 +139,9 @@ def test_differential_privacy_before_pruning_works(halving):
 def test_lookahead_inside_is_refused_and_outside_works(halving):
     inside = halving(optax.lookahead(optax.sgd(0.1), sync_period=2, slow_step_size=0.5))
     params = optax.LookaheadParams.init_synced(PARAMS)
-    with pytest.raises(ValueError, match=r"^`params` must hold each weight once, got LookaheadParams.*lookahead\(prune"):
+    with pytest.raises(
+        ValueError, match=r"^`params` must hold each weight once, got LookaheadParams.*lookahead\(prune"
+    ):
         inside.init(params)
     outside = optax.lookahead(halving(optax.sgd(0.1)), sync_period=2, slow_step_size=0.5)
     state = outside.init(params)
@@ -150,7 +156,9 @@ def test_lookahead_inside_is_refused_and_outside_works(halving):
 
 def test_a_pruner_in_a_pruner_is_refused(halving):
     optimizer = halving(optax.sgd(0.1))
-    with pytest.raises(ValueError, match=r"^`inner` must not prune itself, got an optimizer that prune, flipout or acdc"):
+    with pytest.raises(
+        ValueError, match=r"^`inner` must not prune itself, got an optimizer that prune, flipout or acdc"
+    ):
         halving(optimizer)
     # In a chain it shows when there is a state.
     hidden = halving(optax.chain(optax.clip(1.0), optimizer))

@@ -156,7 +156,14 @@ def test_parameters_of_nnx():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("rounds", 0), ("rounds", 1.5), ("sparsity", 1.0), ("saliency", None), ("allocation", "global"), ("prunable", None)],
+    [
+        ("rounds", 0),
+        ("rounds", 1.5),
+        ("sparsity", 1.0),
+        ("saliency", None),
+        ("allocation", "global"),
+        ("prunable", None),
+    ],
 )
 def test_wrong_arguments_are_told_before_any_training(name, value, raises):
     def train(masks):

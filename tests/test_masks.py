@@ -228,7 +228,9 @@ def test_a_scalar_is_no_mask(mask):
     masks = {**MASKS, "first": {**MASKS["first"], "bias": mask}}
     with pytest.raises(ValueError, match=r"^`masks` must hold bool\[3\] for 'first/bias'"):
         fj.apply_masks(PARAMS, masks)
-    with pytest.raises(ValueError, match=r"^`masks` must hold optax\.MaskedNode\(\) for 'first/bias', which is not prun"):
+    with pytest.raises(
+        ValueError, match=r"^`masks` must hold optax\.MaskedNode\(\) for 'first/bias', which is not prun"
+    ):
         fj.set_masks(pruner().init(PARAMS), masks)
 
 

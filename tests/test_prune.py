@@ -282,7 +282,10 @@ def test_donating_the_state_leaves_the_callers_initial_masks():
         ({"bias": True, "kernel": np.ones((2, 2), bool)}, r"MaskedNode\(\) for 'bias', .* not prunable, got True"),
         ({"bias": np.array(True), "kernel": np.ones((2, 2), bool)}, r"MaskedNode\(\) for 'bias'.* got bool\[\]"),
         ({"bias": np.ones(2, bool), "kernel": np.ones((2, 2), bool)}, r"'bias'.* bool\[2\]\. masks_of\(params, prun"),
-        ({"bias": HOLE, "kernel": np.ones((2, 2), bool), "more": HOLE, "most": True}, "got 'most' where they have noth"),
+        (
+            {"bias": HOLE, "kernel": np.ones((2, 2), bool), "more": HOLE, "most": True},
+            "got 'most' where they have noth",
+        ),
     ],
 )
 def test_initial_masks_that_do_not_match_raise(masks, said):

@@ -80,7 +80,10 @@ def test_each_rule_has_an_exact_count_of_its_own(method, of_mlp, of_attention):
     np.testing.assert_array_equal(states.reached["mlp"], np.float32(highest[0]) / np.float32(1000))
     np.testing.assert_array_equal(states.reached["^attention/"], np.float32(highest[1]) / np.float32(1000))
     end = jax.tree.map(lambda x: x[-1], params)
-    for weights, mask in ((end["mlp"]["last"], states.masks["mlp"]["last"]), (end["attention"], states.masks["attention"])):
+    for weights, mask in (
+        (end["mlp"]["last"], states.masks["mlp"]["last"]),
+        (end["attention"], states.masks["attention"]),
+    ):
         assert not np.asarray(weights["kernel"])[~np.asarray(mask["kernel"][-1])].any()
     assert (end["head"]["kernel"] != 0).all()
 
@@ -133,7 +136,10 @@ def test_what_each_rule_has_reached_is_told_and_follows_new_masks():
 @pytest.mark.parametrize(
     ("sparsity", "said"),
     [
-        ({"mlp": ONE, "nothing": ONE}, r"match a prunable parameter, got 'nothing', which matches none of: attention/k"),
+        (
+            {"mlp": ONE, "nothing": ONE},
+            r"match a prunable parameter, got 'nothing', which matches none of: attention/k",
+        ),
         ({"bias": ONE}, r"have rules that match a prunable parameter, got 'bias'"),
         ({"mlp": ONE, "last": ONE}, r"one rule for each parameter, got 'mlp' and 'last' for 'mlp/last/kernel'"),
     ],

@@ -285,8 +285,14 @@ MASKS = {"bias": HOLE, "kernel": PARAMS["kernel"] > 0}
     [
         ({"kernel": MASKS["kernel"]}, r"the structure of the parameters, got 'kernel' where they have 'bias'"),
         ({**MASKS, "more": True}, r"the structure of the parameters, got 'more' where they have nothing"),
-        ({**MASKS, "kernel": np.ones((3, 2), bool)}, r"bool\[2, 3\] or optax\.MaskedNode\(\) for 'kernel', got bool\[3, 2\]"),
-        ({**MASKS, "kernel": np.ones((2, 3))}, r"bool\[2, 3\] or optax\.MaskedNode\(\) for 'kernel', got float64\[2, 3\]"),
+        (
+            {**MASKS, "kernel": np.ones((3, 2), bool)},
+            r"bool\[2, 3\] or optax\.MaskedNode\(\) for 'kernel', got bool\[3, 2\]",
+        ),
+        (
+            {**MASKS, "kernel": np.ones((2, 3))},
+            r"bool\[2, 3\] or optax\.MaskedNode\(\) for 'kernel', got float64\[2, 3\]",
+        ),
         ({**MASKS, "bias": True}, r"bool\[3\] or optax\.MaskedNode\(\) for 'bias', got True"),
         ({**MASKS, "bias": False}, r"bool\[3\] or optax\.MaskedNode\(\) for 'bias', got False"),
         ({**MASKS, "bias": np.array(False)}, r"bool\[3\] or optax\.MaskedNode\(\) for 'bias', got array\(False\)"),

@@ -74,9 +74,7 @@ def moved(tree, params):
     """The leaves of a tree that are not sharded as the parameters they belong to."""
     shardings = {path: leaf.sharding for path, leaf in plain(params).items()}
     return [
-        path
-        for path, leaf in plain(tree).items()
-        if not leaf.sharding.is_equivalent_to(shardings[path], leaf.ndim)
+        path for path, leaf in plain(tree).items() if not leaf.sharding.is_equivalent_to(shardings[path], leaf.ndim)
     ]
 
 

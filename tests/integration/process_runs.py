@@ -158,8 +158,7 @@ def unequal(tree, expected):
         for (path, x), y in zip(jax.tree.leaves_with_path(tree), jax.tree.leaves(expected), strict=True)
         if x.sharding != y.sharding
         or any(
-            not np.array_equal(a.data, b.data)
-            for a, b in zip(x.addressable_shards, y.addressable_shards, strict=True)
+            not np.array_equal(a.data, b.data) for a, b in zip(x.addressable_shards, y.addressable_shards, strict=True)
         )
     ]
 

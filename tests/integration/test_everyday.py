@@ -93,7 +93,9 @@ def test_numpy_parameters_and_gradients(params):
 
 def test_a_state_of_other_parameters_is_told(trained, params):
     _, state = trained
-    with pytest.raises(ValueError, match=r"`opt_state` must have the structure of the parameters, got 'dense_1/kernel'"):
+    with pytest.raises(
+        ValueError, match=r"`opt_state` must have the structure of the parameters, got 'dense_1/kernel'"
+    ):
         fj.check({"dense_0": params["dense_0"]}, state)
     with pytest.raises(ValueError, match="must hold a PruneState"):
         fj.get_masks(optax.adam(0.1).init(params))

@@ -330,5 +330,7 @@ def test_two_pruners_are_told_from_one(params):
     optimizer = optax.chain(fj.prune(optax.sgd(0.1), SCHEDULE), fj.prune(optax.sgd(0.1), SCHEDULE))
     state = optimizer.init(params)
     for look in (fj.get_masks, lambda state: fj.check(params, state), lambda state: fj.summary(params, state)):
-        with pytest.raises(ValueError, match=r"^`opt_state` must prune .* one place, got two masks of 'dense_0/kernel'"):
+        with pytest.raises(
+            ValueError, match=r"^`opt_state` must prune .* one place, got two masks of 'dense_0/kernel'"
+        ):
             look(state)

@@ -149,7 +149,9 @@ def test_masks_of_the_whole_tree_start_a_part(halving, train):
     """What `get_masks` gives is what `initial_masks` takes, whatever is around it."""
     wrapped = optax.masked(halving(optax.sgd(0.1)), {"first": True, "last": False, "middle": False})
     params, state = last(train(wrapped, PARAMS, GRADS))
-    optimizer = fj.prune(optax.sgd(0.1), lambda step: 0.0, prunable=fj.by_path("first/k"), initial_masks=fj.get_masks(state))
+    optimizer = fj.prune(
+        optax.sgd(0.1), lambda step: 0.0, prunable=fj.by_path("first/k"), initial_masks=fj.get_masks(state)
+    )
     fj.check(params, optimizer.init(params))
 
 
@@ -165,7 +167,9 @@ def test_one_parameter_in_two_parts_is_told(halving):
         lambda state: fj.check(PARAMS, state),
         lambda state: fj.set_masks(state, {}),
     ):
-        with pytest.raises(ValueError, match=r"^`opt_state` must prune .* in one place, got two masks of 'last/kernel'"):
+        with pytest.raises(
+            ValueError, match=r"^`opt_state` must prune .* in one place, got two masks of 'last/kernel'"
+        ):
             look(state)
 
 
