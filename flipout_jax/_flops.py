@@ -145,8 +145,8 @@ def _kernels(params: PyTree, masks: PyTree | None) -> list[_Kernel]:
     for key_path, leaf in jax.tree.leaves_with_path(params):
         path = path_string(key_path)
         shape = np.shape(leaf)
-        mask = masks_by_path.pop(path, True)
-        if np.shape(mask) not in ((), shape):
+        mask = masks_by_path.pop(path, None)
+        if mask is not None and np.shape(mask) != shape:
             raise ArgumentError(
                 "masks", f"must have the shape {shape} of the parameter for {path!r}, got {np.shape(mask)}."
             )
@@ -154,15 +154,14 @@ def _kernels(params: PyTree, masks: PyTree | None) -> list[_Kernel]:
         kept = size
         if masks is None:
             kept = _count_nonzero(leaf, size)
-        elif np.shape(mask):
+        elif mask is not None:
             kept = int(np.count_nonzero(mask))
         kernels.append(_Kernel(path, size, kept))
-    unmatched = [path for path, mask in masks_by_path.items() if np.shape(mask)]
-    if unmatched:
+    if masks_by_path:
         raise ArgumentError(
             "masks",
             f"must be of the first argument, with the paths {[kernel.path for kernel in kernels][:5]}, got "
-            f"{unmatched[0]!r}.",
+            f"{next(iter(masks_by_path))!r}.",
         )
     return kernels
 

@@ -118,7 +118,9 @@ def set_masks(opt_state: PyTree, masks: PyTree) -> PyTree:
         chosen = [not _holes.is_hole(mask) for mask in _holes.leaves(state.masks)]
         # The masks are copied, so that donating the state does not delete the caller's arrays.
         new = jax.tree.map(jnp.copy, check_masks("masks", part, state.masks, chosen))
-        return state._replace(masks=new, reached=_rules.remeasured(state.reached, new))
+        # Its leaves may be variables of NNX.
+        reached = jax.tree.leaves(_rules.remeasured(state.reached, state.target, new))
+        return state._replace(masks=new, reached=jax.tree.unflatten(jax.tree.structure(state.reached), reached))
 
     return _states.map_states(with_masks, opt_state)
 

@@ -32,7 +32,7 @@ def aligned(name: str, tree: PyTree, params: PyTree) -> list[Any]:
         if path not in by_path:
             above = next((hole for hole in holes if hole == "" or path.startswith(hole + "/")), None)
             if above is None:
-                missing = next(iter(unused), "nothing")
+                missing = next((other for other in by_path if other in unused), "nothing")
                 raise ArgumentError(
                     name, f"must have the structure of the parameters, got {missing!r} where they have {path!r}."
                 )

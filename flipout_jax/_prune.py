@@ -220,6 +220,8 @@ def prune(
         masks, reached = _masking.if_due(is_due, prune_now, (masks, state.reached))
         cleared = _masking.clear(masks, updates, params)
         inner_state = _linesearch.forget(inner_state, updates, cleared)
-        return cleared, PruneState(count, reached, state.target, masks, saliency_state, noise_state, inner_state)
+        # The targets are those of this schedule, also where the state comes from a run under another one.
+        targets = _rules.targets(rules)
+        return cleared, PruneState(count, reached, targets, masks, saliency_state, noise_state, inner_state)
 
     return _arguments.mark(optax.GradientTransformationExtraArgs(init, update))

@@ -269,6 +269,21 @@ def train():
     return train
 
 
+@pytest.fixture(params=["prune", "flipout", "acdc"])
+def halving(request):
+    """`halving(inner, **options)`: an optimizer of each method that prunes to one half, in its first update alone."""
+    import flipout_jax as fj
+
+    half = fj.schedules.one_shot(0.5, step=1)
+    phases = fj.schedules.Phases(sparse=(1,), dense=())
+    makers = {
+        "prune": lambda inner, **options: fj.prune(inner, half, **options),
+        "flipout": lambda inner, **options: fj.flipout(inner, half, key=jax.random.key(0), **options),
+        "acdc": lambda inner, **options: fj.acdc(inner, 0.5, phases, reset_momentum=False, **options),
+    }
+    return makers[request.param]
+
+
 @pytest.fixture(scope="session")
 def recorder():
     """An optimiser whose state is the gradients it was last given, and whose updates are 0.

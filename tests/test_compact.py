@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -95,7 +96,7 @@ def test_the_given_parameters_stay_and_a_second_time_removes_nothing(dead, asser
 
 def test_masks_set_weights_to_0_first():
     params = on_device(normal(1, w0=(3, 6), b0=(6,), w1=(6, 5), b1=(5,), w2=(5, 2), b2=(2,)))
-    masks = jax.tree.map(lambda _: jnp.array(True), params)
+    masks = jax.tree.map(lambda _: optax.MaskedNode(), params)
     masks["w1"] = jnp.ones((6, 5), bool).at[jnp.array([0, 3])].set(False)
     compacted = shrink(mlp, params, X, masks=masks)
     assert compacted.params["w1"].shape == (4, 5)
@@ -415,7 +416,7 @@ def test_wrong_arguments(raises):
     with raises("fn", ()):
         shrink(lambda p, x: (), params, X)
     with pytest.raises(ValueError, match=r"^`masks` must"):
-        shrink(fn, params, X, masks={"other": jnp.array(True)})
+        shrink(fn, params, X, masks={"other": jnp.ones(3, bool)})
 
 
 def test_a_function_with_its_own_widths_is_refused(dead):

@@ -5,6 +5,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -139,7 +140,7 @@ def test_masks_of_the_parameters_of_a_module(net):
     params = nnx.state(net, nnx.Param)
     live = jnp.ones((3, 3, 8, 6), bool).at[:, :, 4].set(False)
     masks = jax.tree_util.tree_map_with_path(
-        lambda path, _: live if fj.path_string(path) == "conv_1/kernel" else jnp.array(True), params
+        lambda path, _: live if fj.path_string(path) == "conv_1/kernel" else optax.MaskedNode(), params
     )
     smaller, _ = fj.compact.shrink_nnx(net, jax.ShapeDtypeStruct((2, 6, 6, 3), jnp.float32), masks=masks)
     assert smaller.conv_0.kernel.shape == (3, 3, 3, 4)

@@ -159,5 +159,7 @@ def test_wrong_arguments_are_told():
         fj.flops(lambda: 0)
     with pytest.raises(ValueError, match=r"^`masks` must have the shape \(4, 5\) .* for 'w', got \(5, 4\)"):
         fj.flops(lambda p, x: x @ p["w"], {"w": W}, X, masks={"w": W.T > 0})
+    with pytest.raises(ValueError, match=r"^`masks` must have the shape \(4, 5\) .* for 'w', got \(\)"):
+        fj.flops(lambda p, x: x @ p["w"], {"w": W}, X, masks={"w": True})
     with pytest.raises(ValueError, match=r"^`masks` must be of the first argument.*'w'.*got 'v'"):
         fj.flops(lambda p, x: x @ p["w"], {"w": W}, X, masks={"v": W > 0})

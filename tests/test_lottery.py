@@ -86,7 +86,7 @@ def test_each_round_is_that_of_a_numpy_loop(rewound):
 @pytest.mark.promotes
 def test_rewound_with_all_weights_the_training_goes_on_bit_for_bit(train, assert_same):
     """Weights, moments, step count and learning rate: the dense round is the uninterrupted training."""
-    everything = jax.tree.map(lambda w: jnp.ones(w.shape if w.ndim == 2 else (), bool), PARAMS)
+    everything = jax.tree.map(lambda w: jnp.ones(w.shape, bool) if w.ndim == 2 else optax.MaskedNode(), PARAMS)
     assert_same(train(everything), run(PARAMS, OPTIMIZER.init(PARAMS), T)[0])
 
 
@@ -139,10 +139,10 @@ def test_allocation_saliency_and_prunable_are_those_of_prune():
         tickets = fj.lottery.tickets(lambda masks: fj.apply_masks(params, masks), params, 0.5, rounds=1, **options)
         return [int(mask.sum()) for mask in jax.tree.leaves(list(tickets)[-1].masks)]
 
-    assert last() == [8, 0, 1]
-    assert last(allocation=fj.uniform()) == [4, 4, 1]
-    assert last(prunable=fj.by_path("b/kernel")) == [1, 4, 1]
-    assert sum(last(saliency=fj.random(jax.random.key(0)))) == 9
+    assert last() == [8, 0]
+    assert last(allocation=fj.uniform()) == [4, 4]
+    assert last(prunable=fj.by_path("b/kernel")) == [4]
+    assert sum(last(saliency=fj.random(jax.random.key(0)))) == 8
 
 
 def test_parameters_of_nnx():
@@ -156,7 +156,14 @@ def test_parameters_of_nnx():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("rounds", 0), ("rounds", 1.5), ("sparsity", 1.0), ("saliency", None), ("allocation", None), ("prunable", None)],
+    [
+        ("rounds", 0),
+        ("rounds", 1.5),
+        ("sparsity", 1.0),
+        ("saliency", None),
+        ("allocation", "global"),
+        ("prunable", None),
+    ],
 )
 def test_wrong_arguments_are_told_before_any_training(name, value, raises):
     def train(masks):

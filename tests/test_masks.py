@@ -8,11 +8,13 @@ import pytest
 from flax import nnx
 
 import flipout_jax as fj
+from flipout_jax import _holes
 
 PARAMS = {
     "first": {"bias": jnp.ones(3), "kernel": jnp.arange(1.0, 7.0).reshape(2, 3)},
     "last": {"kernel": jnp.ones((3, 1))},
 }
+HOLE = optax.MaskedNode()
 HALF = fj.schedules.one_shot(0.5, step=1)
 
 
@@ -47,7 +49,7 @@ def test_masks_are_found_at_any_nesting(make, pruned, assert_same):
     masks = fj.get_masks(state)
     assert_same((params, masks), (pruned[0], pruned[1].masks))
     assert_same(masks, fj.get_masks({"model": params, "states": [state, None]}))
-    assert [int(m.sum()) for m in jax.tree.leaves(masks)] == [1, 5, 0]
+    assert [int(m.sum()) for m in jax.tree.leaves(masks)] == [5, 0]
     fj.check(params, state)
 
 
@@ -62,18 +64,29 @@ def test_masks_are_found_in_an_nnx_optimizer():
         fj.check(nnx.state(model, nnx.Param), state)
 
 
+LOOKS = {
+    "get_masks": fj.get_masks,
+    "set_masks": lambda state: fj.set_masks(state, MASKS),
+    "check": lambda state: fj.check(PARAMS, state),
+    "summary": lambda state: fj.summary(PARAMS, state),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
 @pytest.mark.parametrize(
     ("state", "said"),
     [
-        (lambda: optax.adam(1e-3).init(PARAMS), "got 0 in tuple"),
-        (lambda: {}, "got 0 in dict"),
-        (lambda: (pruner().init(PARAMS), pruner().init(PARAMS)), "got 2 in tuple"),
+        (lambda: optax.adam(1e-3).init(PARAMS), "hold a PruneState, .*got none in tuple"),
+        (lambda: {}, "hold a PruneState, .*got none in dict"),
+        (
+            lambda: (pruner().init(PARAMS), pruner().init(PARAMS)),
+            "prune each parameter in one place, got two masks of 'first/kernel'",
+        ),
     ],
 )
-def test_no_state_or_two_raise(state, said):
-    for look in (fj.get_masks, lambda state: fj.check(PARAMS, state), lambda state: fj.summary(PARAMS, state)):
-        with pytest.raises(ValueError, match=f"^`opt_state` must hold one PruneState, .*{said}"):
-            look(state())
+def test_no_state_or_two_of_the_same_parameter_raise(state, said, look):
+    with pytest.raises(ValueError, match=f"^`opt_state` must {said}"):
+        look(state())
 
 
 @pytest.mark.makes_nan
@@ -105,7 +118,7 @@ def test_sparsity_of_empty_parameters_is_0_and_of_none_an_error():
 def test_check_names_the_first_parameter_that_is_not_zero_where_masked(pruned):
     params, state = pruned
     fj.check(params, state)
-    broken = jax.tree.map(lambda w, m: jnp.where(m, w, 0.25), params, state.masks)
+    broken = _holes.tree_map(lambda m, w: w if m == HOLE else jnp.where(m, w, 0.25), state.masks, params)
     # Of the values 1 to 6, and three ones that come later, 1, 1, 1, 1 and then 2, 3, ... the lowest 4 of 9 go.
     masked = {"first": 1, "last": 3}
     with pytest.raises(ValueError, match=r"^`params` must be zero where masked, got 1 of 1 .* 'first/kernel' .* 0\.25"):
@@ -130,17 +143,30 @@ def test_a_link_after_prune_breaks_the_zeros_and_check_tells():
 
 
 @pytest.mark.parametrize(
-    "params",
-    [{"first": PARAMS["first"]}, {**PARAMS, "more": jnp.ones(1)}, {**PARAMS, "last": {"kernel": jnp.ones((4, 1))}}],
+    ("params", "said"),
+    [
+        (
+            {"first": PARAMS["first"]},
+            "`opt_state` must have the structure of the parameters, got 'last/kernel' where they have nothing",
+        ),
+        (
+            {**PARAMS, "more": jnp.ones(1)},
+            "`opt_state` must have the structure of the parameters, got 'nothing' where they have 'more'",
+        ),
+        (
+            {**PARAMS, "last": {"kernel": jnp.ones((4, 1))}},
+            r"`params` must be the parameters that `opt_state` was made for, got 'last/kernel' of shape \(4, 1\)",
+        ),
+    ],
 )
-def test_other_parameters_raise(params):
+def test_other_parameters_raise(params, said):
     for look in (fj.check, fj.summary):
-        with pytest.raises(ValueError, match=r"^`params` must be the parameters that `opt_state` was made for"):
+        with pytest.raises(ValueError, match=f"^{said}"):
             look(params, pruner().init(PARAMS))
 
 
 MASKS = {
-    "first": {"bias": True, "kernel": jnp.array([[True, False, True], [False, True, False]])},
+    "first": {"bias": HOLE, "kernel": jnp.array([[True, False, True], [False, True, False]])},
     "last": {"kernel": jnp.array([[False], [True], [True]])},
 }
 
@@ -153,7 +179,7 @@ def test_applied_masks_leave_exact_zeros_also_of_nan_and_infinity(assert_same):
         "w": jnp.full((1, 2), -1.5, jnp.bfloat16),
     }
     masks = {
-        "bias": True,
+        "bias": HOLE,
         "kernel": np.array([[False, False, False], [True, True, True]]),
         "w": np.array([[False, True]]),
     }
@@ -176,7 +202,7 @@ def test_gradients_of_masked_weights_are_zero():
 
 def test_masks_without_the_variables_of_nnx_apply_to_its_state():
     params = nnx.state(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), nnx.Param)
-    masks = {"bias": jnp.array(True), "kernel": jnp.array([[True, False, False], [False, True, True]])}
+    masks = {"bias": HOLE, "kernel": jnp.array([[True, False, False], [False, True, True]])}
     masked = fj.apply_masks(params, masks)
     assert jax.tree.structure(masked) == jax.tree.structure(params)
     np.testing.assert_array_equal(masked["kernel"][...] != 0, masks["kernel"])
@@ -186,16 +212,26 @@ def test_masks_without_the_variables_of_nnx_apply_to_its_state():
     ("masks", "said"),
     [
         ({**MASKS, "last": {}}, "the structure of the parameters, got 'nothing' where they have 'last/kernel'"),
-        ({**MASKS, "more": True}, "the structure of the parameters, got 'more' where they have 'nothing'"),
+        ({**MASKS, "more": True}, "the structure of the parameters, got 'more' where they have nothing"),
         ({**MASKS, "last": {"kernel": jnp.ones((1, 3), bool)}}, r"bool\[3, 1\] for 'last/kernel', .* bool\[1, 3\]"),
         ({**MASKS, "last": {"kernel": jnp.ones((3, 1))}}, r"bool\[3, 1\] for 'last/kernel', .* float32\[3, 1\]"),
-        ({**MASKS, "first": {**MASKS["first"], "bias": False}}, "True for 'first/bias'"),
     ],
 )
 def test_masks_of_other_parameters_can_be_neither_applied_nor_set(masks, said):
     for call in (lambda: fj.apply_masks(PARAMS, masks), lambda: fj.set_masks(pruner().init(PARAMS), masks)):
         with pytest.raises(ValueError, match=f"^`masks` must .*{said}"):
             call()
+
+
+@pytest.mark.parametrize("mask", [True, False, jnp.array(True), np.array(False)])
+def test_a_scalar_is_no_mask(mask):
+    masks = {**MASKS, "first": {**MASKS["first"], "bias": mask}}
+    with pytest.raises(ValueError, match=r"^`masks` must hold bool\[3\] for 'first/bias'"):
+        fj.apply_masks(PARAMS, masks)
+    with pytest.raises(
+        ValueError, match=r"^`masks` must hold optax\.MaskedNode\(\) for 'first/bias', which is not prun"
+    ):
+        fj.set_masks(pruner().init(PARAMS), masks)
 
 
 def test_masks_apply_to_arrays_alone():
@@ -210,6 +246,8 @@ def test_set_masks_changes_the_masks_alone_at_any_nesting(make, assert_same):
     before = fj.get_masks(state)
     changed = fj.set_masks(state, MASKS)
     assert_same(fj.get_masks(changed), jax.tree.map(jnp.asarray, MASKS))
+    # 4 of 9 weights are as many as the target leaves out.
+    assert float(optax.tree.get(changed, "reached")) == 0.5
     # What is left when the masks are put back is as it was.
     assert_same(fj.set_masks(changed, before), state)
     assert_same(fj.get_masks(state), before)
@@ -220,7 +258,7 @@ def test_set_masks_changes_the_masks_alone_at_any_nesting(make, assert_same):
 def test_set_masks_in_an_nnx_optimizer(whole):
     model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
     optimizer = nnx.Optimizer(model, fj.prune(optax.sgd(0.1), lambda step: jnp.float32(0)), wrt=nnx.Param)
-    masks = {"bias": jnp.array(True), "kernel": jnp.array([[True, False, False], [False, True, True]])}
+    masks = {"bias": HOLE, "kernel": jnp.array([[True, False, False], [False, True, True]])}
     if whole:
         optimizer = fj.set_masks(optimizer, masks)
     else:
@@ -241,5 +279,5 @@ def test_set_masks_hold_from_the_next_update_on_and_donation_leaves_the_callers(
 
 
 def test_no_state_to_set_masks_in_raises():
-    with pytest.raises(ValueError, match=r"^`opt_state` must hold one PruneState, .*got 0"):
+    with pytest.raises(ValueError, match=r"^`opt_state` must hold a PruneState, .*got none"):
         fj.set_masks(optax.adam(1e-3).init(PARAMS), MASKS)

@@ -143,7 +143,8 @@ def test_huge_gradients_and_their_noise_give_nothing_that_is_not_finite(dtype, s
         params = optax.apply_updates(params, updates)
         assert int(state.masks["kernel"].sum()) == kept
         assert jnp.isfinite(params["kernel"]).all()
-        fj.check(params, state)
+        assert (params["kernel"][~state.masks["kernel"]] == 0).all()
+    fj.check(params, state)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])

@@ -14,12 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import flipout_jax as fj
+from flipout_jax import _holes
 
 # The selection is exact as XLA compiles it for users.
 pytestmark = pytest.mark.usefixtures("default_code")
 
 SHAPES = {"a": {"bias": (7,), "kernel": (13, 7)}, "b": {"kernel": (3, 3, 2, 5)}}
 N = 91 + 90
+HOLE = optax.MaskedNode()
 ONE = fj.schedules.one_shot(0.5, step=1)
 # One object each, so that the compiled steps are shared.
 GLOBAL, UNIFORM = fj.global_(), fj.uniform()
@@ -61,7 +63,7 @@ def draw_step(seed, distinct, density, target):
     values = np.concatenate([[0.0, np.nan, np.inf], rng.standard_normal(distinct)]).astype(np.float32)
     params, grads = tree(lambda shape: rng.choice(values, shape)), tree(lambda shape: rng.choice(values[3:], shape))
     masks = tree(lambda shape: rng.random(shape) < density)
-    masks["a"]["bias"] = jnp.array(True)
+    masks["a"]["bias"] = optax.MaskedNode()
     optimizer, _ = pruner(GLOBAL)
     state = optimizer.init(params)._replace(count=jnp.int32(target - 1), masks=masks)
     return params, state, grads
@@ -97,8 +99,8 @@ def test_a_global_pruning_keeps_exactly_the_highest_of_the_new_weights(drawn):
     np.testing.assert_array_equal(flat(new)[~expected & np.isfinite(old)], 0.0)
     np.testing.assert_array_equal(flat(new)[expected], moved[expected])
     np.testing.assert_array_equal(new["a"]["bias"], params["a"]["bias"] - grads["a"]["bias"])
-    assert after.masks["a"]["bias"].shape == ()
-    assert bool(after.masks["a"]["bias"])
+    assert after.masks["a"]["bias"] == optax.MaskedNode()
+    assert float(after.reached) == pytest.approx(target / 1000, rel=1e-6)
 
 
 @pytest.mark.makes_nan
@@ -202,10 +204,21 @@ def test_the_nth_update_prunes_at_its_end_on_the_new_weights(train):
     assert masks == [[True] * 4, [True] * 4, [True, True, False, False], [True, True, False, False]]
 
 
-def test_a_target_that_does_not_rise_prunes_nothing(train):
-    for schedule in (lambda n: 0.5, lambda n: jnp.where(n == 0, 0.5, 0.25)):
-        _, masks = kernel_run(train, [[0.0] * 4] * 2, schedule)
-        assert np.all(masks)
+@pytest.mark.parametrize(
+    ("schedule", "kept"),
+    [
+        (lambda n: 0.5, [2, 2, 2]),
+        (lambda n: jnp.where(n == 0, 0.5, 0.25), [3, 3, 3]),
+        (lambda n: jnp.where(n == 1, 0.5, 0.25), [2, 2, 2]),
+        (lambda n: jnp.where(n == 2, 0.25, 0.5), [2, 2, 2]),
+        (lambda n: jnp.where(n == 3, 0.75, 0.5), [2, 2, 1]),
+        (lambda n: 0.0, [4, 4, 4]),
+    ],
+    ids=["constant", "lower from the first update on", "falling", "a dip", "rising", "none"],
+)
+def test_an_update_prunes_when_its_target_is_above_what_has_been_reached(train, schedule, kept):
+    _, masks = kernel_run(train, [[0.0] * 4] * 3, schedule)
+    assert np.sum(masks, axis=1).tolist() == kept
 
 
 @pytest.mark.makes_nan
@@ -228,12 +241,15 @@ def test_a_scalar_is_never_pruned_and_the_masks_mirror_the_parameters():
         return jnp.issubdtype(leaf.dtype, jnp.floating)
 
     masks = fj.prune(optax.sgd(1.0), ONE, prunable=prunable).init(params).masks
-    assert jax.tree.structure(masks) == jax.tree.structure(params)
-    assert [m.shape for m in jax.tree.leaves(masks)] == [(2, 3), (), ()]
-    assert all(m.dtype == bool and m.all() for m in jax.tree.leaves(masks))
+    assert _holes.structure(masks) == jax.tree.structure(params)
+    (mask,) = jax.tree.leaves(masks)
+    assert mask.shape == (2, 3)
+    assert mask.dtype == bool
+    assert mask.all()
+    assert masks["scalar"] == masks["layers"][1]["x"] == optax.MaskedNode()
 
 
-INITIAL = {"bias": True, "kernel": [[True, False], [False, True]]}
+INITIAL = {"bias": optax.MaskedNode(), "kernel": [[True, False], [False, True]]}
 
 
 def test_initial_masks_hold_from_the_first_update_on(train):
@@ -259,9 +275,17 @@ def test_donating_the_state_leaves_the_callers_initial_masks():
     ("masks", "said"),
     [
         ({"kernel": np.ones((2, 2), bool)}, "have the structure of the parameters"),
-        ({"bias": np.array(True), "kernel": np.ones((2, 3), bool)}, r"bool\[2, 2\] .*'kernel'.* got bool\[2, 3\]"),
-        ({"bias": np.array(True), "kernel": np.ones((2, 2))}, r"bool\[2, 2\] .*'kernel'.* got float32\[2, 2\]"),
-        ({"bias": np.ones(2, bool), "kernel": np.ones((2, 2), bool)}, r"bool\[\] .*'bias'.* not prunable.*bool\[2\]"),
+        ({"bias": HOLE, "kernel": np.ones((2, 3), bool)}, r"bool\[2, 2\] .*'kernel'.* got bool\[2, 3\]"),
+        ({"bias": HOLE, "kernel": np.ones((2, 2))}, r"bool\[2, 2\] .*'kernel'.* got float64\[2, 2\]"),
+        ({"bias": HOLE, "kernel": HOLE}, r"bool\[2, 2\] .*'kernel'.* which is prunable, got MaskedNode\(\)"),
+        ({"bias": HOLE, "kernel": True}, r"bool\[2, 2\] .*'kernel'.* got True"),
+        ({"bias": True, "kernel": np.ones((2, 2), bool)}, r"MaskedNode\(\) for 'bias', .* not prunable, got True"),
+        ({"bias": np.array(True), "kernel": np.ones((2, 2), bool)}, r"MaskedNode\(\) for 'bias'.* got bool\[\]"),
+        ({"bias": np.ones(2, bool), "kernel": np.ones((2, 2), bool)}, r"'bias'.* bool\[2\]\. masks_of\(params, prun"),
+        (
+            {"bias": HOLE, "kernel": np.ones((2, 2), bool), "more": HOLE, "most": True},
+            "got 'most' where they have noth",
+        ),
     ],
 )
 def test_initial_masks_that_do_not_match_raise(masks, said):
@@ -271,7 +295,7 @@ def test_initial_masks_that_do_not_match_raise(masks, said):
 
 
 @pytest.mark.makes_nan
-def test_the_inner_optimiser_gets_masked_gradients_the_masks_and_all_extra_arguments():
+def test_the_inner_optimiser_gets_masked_gradients_and_the_callers_extra_arguments_alone():
     seen = {}
 
     def update(updates, state, params=None, **extra_args):
@@ -285,8 +309,7 @@ def test_the_inner_optimiser_gets_masked_gradients_the_masks_and_all_extra_argum
     grads = {"bias": jnp.ones(2), "kernel": jnp.array([[1.0, jnp.nan], [2.0, 3.0]])}
     optimizer.update(grads, optimizer.init(params), params, value=1.5, other="x")
     assert seen["updates"]["kernel"].tolist() == [[1, 0], [0, 3]]
-    assert (seen["value"], seen["other"]) == (1.5, "x")
-    assert jax.tree.map(jnp.array_equal, seen["masks"], masks) == {"bias": True, "kernel": True}
+    assert {name: value for name, value in seen.items() if name != "updates"} == {"value": 1.5, "other": "x"}
     # An inner optimiser that takes no extra arguments is given none.
     plain = fj.prune(optax.GradientTransformation(optax.sgd(0.1).init, lambda u, s, p: (u, s)), ONE)
     plain.update(grads, plain.init(params), params, value=1.5)
@@ -310,7 +333,8 @@ def test_masks_and_flips_are_found_by_name():
     state = optimizer.init(params)
     assert optax.tree.get(state, "flips")["kernel"].shape == (2, 2)
     assert optax.tree.get(state, "masks")["kernel"].shape == (2, 2)
-    assert optax.tree.get(state, "noise_key").shape == ()
+    noise_key = optax.tree.get(state, "noise_key")
+    assert (noise_key.shape, noise_key.dtype) == ((2,), jnp.uint32)
     assert optax.tree.get(fj.prune(optax.sgd(0.1), ONE).init(params), "flips") is None
 
 
@@ -346,10 +370,23 @@ def test_a_wrong_saliency_raises(raises, value):
         fj.prune(optax.sgd(0.1), ONE, saliency=value)
 
 
-@pytest.mark.parametrize("value", [None, "global", fj.uniform, fj.magnitude()])
+@pytest.mark.parametrize("value", ["global", 0.5, fj.uniform, fj.magnitude()])
 def test_a_wrong_allocation_raises(raises, value):
     with raises("allocation", value):
         fj.prune(optax.sgd(0.1), ONE, allocation=value)
+
+
+def test_no_allocation_is_the_saliencys_own(train):
+    params = {"a": {"kernel": jnp.arange(1.0, 5.0)[None]}, "b": {"kernel": jnp.arange(5.0, 9.0)[None]}}
+    grads = jax.tree.map(lambda w: jnp.zeros((1, *w.shape)), params)
+
+    def left(saliency, **options):
+        _, states = train(fj.prune(optax.sgd(0.1), ONE, saliency=saliency, **options), params, grads)
+        return [int(mask.sum()) for mask in jax.tree.leaves(states.masks)]
+
+    by_layer = fj.magnitude()._replace(allocation=fj.uniform())
+    assert left(fj.magnitude()) == left(by_layer, allocation=fj.global_()) == [0, 4]
+    assert left(by_layer) == left(by_layer, allocation=None) == [2, 2]
 
 
 @pytest.mark.parametrize("value", [None, 0.5, "cubic"])

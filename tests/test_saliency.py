@@ -122,8 +122,12 @@ def test_random_scores_are_uniform_fixed_and_different_in_each_tensor():
 
 def test_random_copies_the_key_and_keeps_its_implementation():
     key = jax.random.key(0, impl="rbg")
-    state = fj.random(key).init({})
-    assert str(jax.random.key_impl(state.saliency_key)) == "rbg"
+    params = {"w": jnp.ones((2, 3))}
+    state = fj.random(key).init(params)
+    assert state.saliency_key.dtype == jnp.uint32
+    np.testing.assert_array_equal(state.saliency_key, jax.random.key_data(key))
+    drawn = jax.random.bits(jax.random.split(key, 1)[0], (2, 3))
+    np.testing.assert_array_equal(fj.random(key).score(state, params)["w"], drawn)
     jax.jit(lambda state: state.saliency_key, donate_argnums=0)(state)
     assert not key.is_deleted()
 

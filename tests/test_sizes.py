@@ -41,7 +41,7 @@ def test_many_leaves_are_pruned_exactly(leaves):
     params = {f"{i:05}": {n: rng.standard_normal((2, 3)).astype(np.float32)} for i, n in enumerate(names)}
     optimizer = fj.prune(optax.sgd(0.1), ONE)
     updates, state = optimizer.update(params, optimizer.init(params), params)
-    assert sum(int(m.sum()) for m in jax.device_get(jax.tree.leaves(state.masks)) if m.ndim) == 12
+    assert sum(int(m.sum()) for m in jax.device_get(jax.tree.leaves(state.masks))) == 12
     assert len(jax.tree.leaves(updates)) == leaves
 
 

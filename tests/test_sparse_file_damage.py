@@ -8,6 +8,7 @@ import tracemalloc
 
 import jax
 import numpy as np
+import optax
 import pytest
 import safetensors.numpy
 import zstandard
@@ -19,6 +20,7 @@ from flipout_jax._files import _gaps
 from flipout_jax.artifact import _layout, _pieces, _zstd
 from flipout_jax.checkpoint import CheckpointError
 
+HOLE = optax.MaskedNode()
 RNG = np.random.default_rng(0)
 # A scalar, one that is raw, one by gaps, one by a bitmap, one that repeats.
 PARAMS = {
@@ -29,7 +31,7 @@ PARAMS = {
     "e": np.full((20, 20), 0.5),
     "f": RNG.random(50) < 0.5,
 }
-MASKS = {**{name: {"kernel": PARAMS[name]["kernel"] != 0} for name in "cd"}, "a": True, "b": {"bias": True}}
+MASKS = {**{name: {"kernel": PARAMS[name]["kernel"] != 0} for name in "cd"}, "a": HOLE, "b": {"bias": HOLE}}
 MASKS |= {"e": np.ones((20, 20), bool), "f": np.ones(50, bool)}
 LEAF = 2
 START = _layout._START

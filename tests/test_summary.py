@@ -55,14 +55,14 @@ def test_the_rows_are_the_masks_and_flips(run):
 
 def state_of(masks, flips=None):
     saliency_state = () if flips is None else fj.FlipsState(flips)
-    return fj.PruneState(jnp.int32(1), masks, saliency_state, ())
+    return fj.PruneState(jnp.int32(1), jnp.float32(0.5), jnp.float32(0.5), masks, saliency_state, (), ())
 
 
 def test_the_text():
     params = {"a": {"bias": jnp.ones(2), "kernel": jnp.ones((2, 3))}, "b": {"kernel": jnp.ones((1000, 2))}}
     live = jnp.array([[True, True, False], [True, False, False]])
-    masks = {"a": {"bias": jnp.array(True), "kernel": live}, "b": {"kernel": jnp.zeros((1000, 2), bool)}}
-    flips = {"a": {"bias": jnp.uint16(0), "kernel": jnp.array([[3, 0, 9], [7, 9, 9]], jnp.uint16)}}
+    masks = {"a": {"bias": optax.MaskedNode(), "kernel": live}, "b": {"kernel": jnp.zeros((1000, 2), bool)}}
+    flips = {"a": {"bias": optax.MaskedNode(), "kernel": jnp.array([[3, 0, 9], [7, 9, 9]], jnp.uint16)}}
     flips["b"] = {"kernel": jnp.zeros((1000, 2), jnp.uint16)}
     # A layer without live weights has no flips to tell of; those of pruned weights do not count.
     assert str(fj.summary(params, state_of(masks, flips))).splitlines() == [
@@ -73,8 +73,8 @@ def test_the_text():
         "b/kernel   (1000, 2)     2,000     0  100.00 %          -     -    -",
         "--------------------------------------------------------------------",
         "total                    2,006     3   99.85 %          0  3.33    7",
-        "2,008 parameters in all, 2,006 of them prunable; kept by the masks",
         "nothing is left of b/kernel",
+        "prunable share of all parameters: 2,006 of 2,008, 99.9 %",
     ]
     assert "flips" not in str(fj.summary(params, state_of(masks)))
 

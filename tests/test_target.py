@@ -1,5 +1,6 @@
 """Any function of the step as a schedule: read as decimals, exact counts, and errors."""
 
+import decimal
 import itertools
 import math
 from fractions import Fraction
@@ -80,11 +81,50 @@ def test_milestones_keep_their_exact_counts(step, size):
         optax.join_schedules([optax.constant_schedule(0.2), optax.constant_schedule(0.1)], [5]),
     ],
 )
-def test_a_pruning_is_due_when_the_target_rises(schedule):
+@pytest.mark.parametrize("start", [0.0, 0.45, 0.95])
+def test_a_pruning_is_due_when_the_target_is_above_what_has_been_reached(schedule, start):
     checked = _target.check_schedule(schedule)
-    due = jax.jit(jax.vmap(lambda step: _target.due(checked, step)))(jnp.arange(1, 12))
-    targets = [float(schedule(jnp.int32(step))) for step in range(12)]
-    assert due.tolist() == [now > before for before, now in itertools.pairwise(targets)]
+
+    def one(reached, step):
+        due = _target.due(checked, step, reached)
+        return jnp.where(due, _target.at(checked, step), reached), due
+
+    _, due = jax.jit(lambda: jax.lax.scan(one, jnp.float32(start), jnp.arange(1, 12)))()
+    targets = [np.float32(schedule(jnp.int32(step))) for step in range(1, 12)]
+    highest = [np.float32(start), *itertools.accumulate([np.float32(start), *targets], max)][1:]
+    assert due.tolist() == [now > before for before, now in zip(highest, targets, strict=False)]
+
+
+def test_milestones_are_due_at_each_of_their_steps_also_if_float32_cannot_tell_their_targets_apart():
+    densities = (decimal.Decimal("0.1"), decimal.Decimal("0.0999999999"), decimal.Decimal("0.05"))
+    schedule = _target.check_schedule(schedules.Milestones((2, 4, 6), densities))
+    reached = jnp.float32(0.9)
+    due = [bool(_target.due(schedule, jnp.int32(step), reached)) for step in range(1, 8)]
+    assert due == [False, True, False, True, False, True, True]
+    # What has gone further already, as by other masks, waits.
+    due = [bool(_target.due(schedule, jnp.int32(step), jnp.float32(0.92))) for step in range(1, 8)]
+    assert due == [False] * 5 + [True] * 2
+
+
+@given(st.integers(1, 50), st.integers(0, 50), st.integers(0, 1000))
+def test_what_masks_have_reached_leads_to_their_count(first, second, thousandths):
+    """So a run that starts from masks prunes when a target asks for fewer weights, and not before."""
+    size = first + second
+    pruned = size * thousandths // 1001
+    flat = np.arange(size) >= pruned
+    masks = [jnp.asarray(flat[:first]), jnp.asarray(flat[first:])]
+    target = jnp.float32(thousandths / 1001)
+    reached = _target.reached_by(masks, jnp.float32(0))
+    assert kept(lambda step: reached, [0], size) == [size - pruned]
+    # The target is what has been reached if it leaves as many.
+    leads_here = kept(lambda step: target, [0], size) == [size - pruned]
+    at_target = _target.reached_by(masks, target)
+    assert float(at_target) == float(target) if leads_here else float(at_target) == float(reached)
+
+
+def test_masks_without_weights_have_reached_0():
+    assert float(_target.reached_by([], jnp.float32(0.5))) == 0
+    assert float(_target.reached_by([jnp.ones((0, 3), bool)], jnp.float32(0.5))) == 0
 
 
 @pytest.mark.parametrize("value", [None, 0.5, "cubic", [0.5], jnp.float32(0.5)])

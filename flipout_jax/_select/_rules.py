@@ -134,16 +134,21 @@ def targets(rules: Sequence[Rule]) -> PyTree:
 
 def reached_by(rules: Sequence[Rule], masks: Sequence[Array]) -> PyTree:
     """Returns the sparsities that masks of the prunable parameters have, in the form of `PruneState.reached`."""
-    return _as_tree(rules, [_target.reached_by([masks[i] for i in rule.members]) for rule in rules])
+    return _as_tree(
+        rules, [_target.reached_by([masks[i] for i in rule.members], _target.last(rule.schedule)) for rule in rules]
+    )
 
 
-def remeasured(reached: PyTree, masks: PyTree) -> PyTree:
-    """Returns `PruneState.reached` for other masks, a tree with holes."""
+def remeasured(reached: PyTree, targets: PyTree, masks: PyTree) -> PyTree:
+    """Returns `PruneState.reached` for other masks, a tree with holes, given `PruneState.target`."""
     by_path = [(path_string(path), mask) for path, mask in _holes.leaves_with_path(masks) if not _holes.is_hole(mask)]
     if not isinstance(reached, dict):
-        return _target.reached_by([mask for _, mask in by_path])
+        return _target.reached_by([mask for _, mask in by_path], jnp.asarray(targets))
     return {
-        pattern: _target.reached_by([mask for path, mask in by_path if re.search(pattern, path)]) for pattern in reached
+        pattern: _target.reached_by(
+            [mask for path, mask in by_path if re.search(pattern, path)], jnp.asarray(targets[pattern])
+        )
+        for pattern in reached
     }
 
 
@@ -178,7 +183,7 @@ def prune(
     """
     if isinstance(rules[0].schedule, Threshold):
         new = [_target.clear_below(rules[0].schedule, *pair) for pair in zip(scores, masks, strict=True)]
-        return new, _target.reached_by(new)
+        return new, _target.reached_by(new, jnp.float32(0))
     layers = _numbered([len(layer_sizes([mask], [leading])) for mask, leading in zip(masks, axes, strict=True)])
     groups = []
     keep = []

@@ -138,10 +138,11 @@ def last(schedule: Schedule) -> Array:
     return at(schedule, jnp.int32(_LAST_STEP))
 
 
-def reached_by(masks: Sequence[Array]) -> Array:
+def reached_by(masks: Sequence[Array], target: Array) -> Array:
     """Returns the sparsity of masks, as float32.
 
-    It is the lowest decimal of at most six digits that leads to these counts, if there is one.
+    It is the target if that leads to these counts, and otherwise the lowest decimal of at most six digits that does, if
+    there is one.
     """
     size = sum(mask.size for mask in masks)
     if size == 0:
@@ -154,7 +155,9 @@ def reached_by(masks: Sequence[Array]) -> Array:
     candidates = jnp.clip(jnp.where(candidates > 0, candidates - 1, 0), 0, _MILLION - 1)
     leads_here = _uint64.equal(_times_millionths(candidates, size), pruned)
     decimal_ = candidates[jnp.argmax(leads_here)].astype(jnp.float32) / np.float32(_MILLION)
-    return jnp.where(jnp.any(leads_here), decimal_, fraction)
+    left = _uint64.subtract(_uint64.of(size), pruned)
+    is_target = _uint64.equal(kept(lambda step: target, jnp.int32(0), size), left)
+    return jnp.where(is_target, target, jnp.where(jnp.any(leads_here), decimal_, fraction))
 
 
 def is_among(steps: tuple[int, ...], step: Array) -> Array:

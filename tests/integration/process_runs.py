@@ -118,7 +118,7 @@ def begin(mesh):
 
 
 def kept(masks):
-    return sum(int(mask.sum()) for mask in jax.tree.leaves(masks) if mask.ndim)
+    return sum(int(mask.sum()) for mask in jax.tree.leaves(masks))
 
 
 def together(folder, processes):
@@ -153,14 +153,12 @@ def together(folder, processes):
 
 def unequal(tree, expected):
     """The leaves of a tree of which the sharding or a shard of this process is not as expected."""
-    # All arrays but for the scalar masks of what is not pruned, which belong to no device.
     return [
         fj.path_string(path)
         for (path, x), y in zip(jax.tree.leaves_with_path(tree), jax.tree.leaves(expected), strict=True)
-        if (x.ndim and x.sharding != y.sharding)
+        if x.sharding != y.sharding
         or any(
-            not np.array_equal(a.data, b.data)
-            for a, b in zip(x.addressable_shards, y.addressable_shards, strict=x.ndim > 0)
+            not np.array_equal(a.data, b.data) for a, b in zip(x.addressable_shards, y.addressable_shards, strict=True)
         )
     ]
 

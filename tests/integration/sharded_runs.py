@@ -100,7 +100,6 @@ def compare(kind, method, allocation):
         f"{name}: {leaf.sharding.spec}, not {given[name].spec}"
         for tree in (params, state.masks, optax.tree.get(state.saliency_state, method, ()))
         for path, leaf in jax.tree.leaves_with_path(tree)
-        if leaf.ndim
         for name in [fj.path_string(path)]
         if not leaf.sharding.is_equivalent_to(given[name], leaf.ndim)
     ]
@@ -153,7 +152,7 @@ def results(names):
     for platform, count in COUNTS.items():
         _selection._count = count
         for case, arguments in CASES.items():
-            name = f"{case}, as on {platform}"
+            name = f"{case}; as on {platform}"
             if names and name not in names:
                 continue
             try:

@@ -12,6 +12,7 @@ from flax import nnx
 from flax.training.train_state import TrainState
 
 import flipout_jax as fj
+from flipout_jax import _holes
 
 # Frameworks and Adam promote.
 pytestmark = pytest.mark.promotes
@@ -46,10 +47,10 @@ def check_run(losses, params, opt_state, kernels):
     fj.check(params, opt_state)
     assert fj.sparsity(params) == 1 - KEPT / N
     masks = fj.get_masks(opt_state)
-    assert sum(int(mask.sum()) for mask in jax.tree.leaves(masks) if mask.ndim) == KEPT
-    assert [m.shape for m in jax.tree.leaves(masks) if m.ndim] == [
-        w.shape for w, m in zip(jax.tree.leaves(params), jax.tree.leaves(masks), strict=True) if m.ndim
-    ]
+    assert sum(int(mask.sum()) for mask in jax.tree.leaves(masks)) == KEPT
+    pairs = list(zip(jax.tree.leaves(params), _holes.leaves(masks), strict=True))
+    assert all(_holes.is_hole(mask) or mask.shape == w.shape for w, mask in pairs)
+    assert sum(not _holes.is_hole(mask) for _, mask in pairs) == len(kernels)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,8 @@ def test_nnx_masks_are_plain_arrays(nnx_run, as_pure):
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(masks))
     # They pair with the plain arrays of the model.
     params = as_pure(nnx.state(model, nnx.Param))
-    assert all(jax.tree.leaves(jax.tree.map(lambda w, m: bool(((w == 0) | m).all()), params, masks)))
+    pairs = _holes.tree_map(lambda m, w: _holes.is_hole(m) or bool(((w == 0) | m).all()), masks, params)
+    assert jax.tree.leaves(pairs) == [True] * len(jax.tree.leaves(params))
 
 
 def test_linen():
@@ -112,7 +114,7 @@ def test_linen():
         losses.append(loss)
     check_run(losses, state.params, state.opt_state, ["Dense_0/kernel", "Dense_1/kernel"])
     # Found from the whole train state as well.
-    assert jax.tree.structure(fj.get_masks(state)) == jax.tree.structure(state.params)
+    assert _holes.structure(fj.get_masks(state)) == jax.tree.structure(state.params)
 
 
 def test_equinox():

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import flipout_jax as fj
+from flipout_jax import _holes
 
 # Of 50 weights 25 and 13 stay.
 SCHEDULE = fj.schedules.geometric(0.75, begin=3, end=5, prunings=2)
@@ -46,13 +47,13 @@ def train(gradient):
 
 def live(history):
     """The number of live weights after each step."""
-    return sum(np.asarray(m).sum(axis=(1, 2)) for m in jax.tree.leaves(history[1]) if m.ndim > 1).tolist()
+    return sum(np.asarray(m).sum(axis=(1, 2)) for m in jax.tree.leaves(history[1])).tolist()
 
 
 def assert_zero_where_masked(history, or_nan=False):
     """`or_nan`: no update can clear a weight that was NaN already, since NaN - NaN is NaN."""
-    for w, mask in zip(jax.tree.leaves(history[0]), jax.tree.leaves(history[1]), strict=True):
-        if mask.ndim > 1:
+    for w, mask in zip(jax.tree.leaves(history[0]), _holes.leaves(history[1]), strict=True):
+        if not _holes.is_hole(mask):
             masked = np.asarray(w, np.float32)[~np.asarray(mask)]
             assert ((masked == 0) | (or_nan & np.isnan(masked))).all()
 
@@ -118,10 +119,10 @@ def test_a_learning_rate_schedule_takes_effect(train, params):
         _, _, (path, masks) = result = train(fj.prune(inner, SCHEDULE), params)
         assert_prunes(result)
         # Nothing but pruning moves a weight once the rate is 0.
-        for w, mask in zip(jax.tree.leaves(path), jax.tree.leaves(masks), strict=True):
+        for w, mask in zip(jax.tree.leaves(path), _holes.leaves(masks), strict=True):
             assert (w[2] != w[3]).any()
             still = w[4] == w[3]
-            assert (still | ~mask[4] if mask.ndim > 1 else still).all()
+            assert (still if _holes.is_hole(mask) else still | ~mask[4]).all()
 
 
 def test_masks_in_the_state_of_inject_hyperparams(params):
@@ -173,11 +174,15 @@ def test_prune_of_a_part_of_the_tree(train, params):
     """`prune` within `optax.partition`, on one layer: the others come as MaskedNode."""
     label = {"dense_0": {"bias": "a", "kernel": "a"}, "dense_1": {"bias": "b", "kernel": "b"}}
     parts = optax.partition({"a": flipout(optax.sgd(0.1)), "b": optax.sgd(0.1)}, label)
-    params_, _state, history = train(parts, params)
+    params_, state, history = train(parts, params)
     # A fourth of 35, rounded up.
     assert live(history)[-1] == 9
     assert int((params_["dense_0"]["kernel"] != 0).sum()) == 9
     assert (params_["dense_1"]["kernel"] != 0).all()
+    masks = fj.get_masks(state)
+    assert masks["dense_1"] == {"bias": optax.MaskedNode(), "kernel": optax.MaskedNode()}
+    fj.check(params_, state)
+    assert fj.summary(params_, state).total.kept == 9
 
 
 # Bad gradients.
@@ -213,7 +218,7 @@ def test_bad_gradients_never_change_the_count_nor_wipe_a_layer(name, train, para
             assert int((~jnp.isfinite(params_["dense_0"]["kernel"])).sum()) <= 1
         # A gradient that is bad in the very step that prunes does not decide what goes.
         if bad_step == 3:
-            assert all(mask[2].any() and not mask[2].all() for mask in jax.tree.leaves(history[1]) if mask.ndim > 1)
+            assert all(mask[2].any() and not mask[2].all() for mask in jax.tree.leaves(history[1]))
 
 
 # Extra arguments.
@@ -294,8 +299,8 @@ def test_apply_if_finite_gives_up_and_lets_nan_in(train, params):
         optax.apply_if_finite(flipout(optax.sgd(0.1)), max_consecutive_errors=1), params, spoil
     )
     assert not jnp.isfinite(params_["dense_1"]["kernel"]).any(where=masks["dense_1"]["kernel"][2])
-    for w, mask in zip(jax.tree.leaves(params_), jax.tree.leaves(masks), strict=True):
-        assert mask.ndim == 1 or (w[~mask[2]] == 0).all()
+    for w, mask in zip(jax.tree.leaves(params_), _holes.leaves(masks), strict=True):
+        assert _holes.is_hole(mask) or (w[~mask[2]] == 0).all()
 
 
 def test_schedule_free_eval_params_are_dense(train, params):
@@ -306,8 +311,7 @@ def test_schedule_free_eval_params_are_dense(train, params):
     averaged = optax.contrib.schedule_free_eval_params(state.inner_state, params_)
     with pytest.raises(ValueError, match="must be zero where masked"):
         fj.check(averaged, state)
-    masked = jax.tree.map(lambda mask, w: jnp.where(mask, w, 0), fj.get_masks(state), averaged)
-    fj.check(masked, state)
+    fj.check(fj.apply_masks(averaged, fj.get_masks(state)), state)
 
 
 @pytest.mark.promotes
@@ -317,12 +321,16 @@ def test_an_average_of_parameters_is_dense(train, params):
     average = ema.init(params)
     for i in range(STEPS):
         averaged, average = ema.update(jax.tree.map(lambda w, i=i: w[i], path), average)
-    with pytest.raises(ValueError, match="must be zero where masked"):
+    with pytest.raises(ValueError, match=r"must be zero where masked.*call apply_masks\(average, masks\)"):
         fj.check(averaged, state)
-    fj.check(jax.tree.map(lambda mask, w: jnp.where(mask, w, 0), fj.get_masks(state), averaged), state)
+    fj.check(fj.apply_masks(averaged, fj.get_masks(state)), state)
 
 
 def test_two_pruners_are_told_from_one(params):
     optimizer = optax.chain(fj.prune(optax.sgd(0.1), SCHEDULE), fj.prune(optax.sgd(0.1), SCHEDULE))
-    with pytest.raises(ValueError, match=r"must hold one PruneState.*got 2"):
-        fj.get_masks(optimizer.init(params))
+    state = optimizer.init(params)
+    for look in (fj.get_masks, lambda state: fj.check(params, state), lambda state: fj.summary(params, state)):
+        with pytest.raises(
+            ValueError, match=r"^`opt_state` must prune .* one place, got two masks of 'dense_0/kernel'"
+        ):
+            look(state)

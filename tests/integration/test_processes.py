@@ -66,11 +66,11 @@ def test_several_processes_do_as_one(count, process_runs, tmp_path):
     for result in results:
         # Masks and flips are those of one process.
         assert (result["processes"], result["devices"]) == (count, DEVICES)
-        # 4 parameters, their masks and their flips.
-        assert len(result["spread"]) == 12
+        # 4 parameters, and the masks and flips of the 3 that are pruned.
+        assert len(result["spread"]) == 4 + 3 + 3
         assert result["run"]["different"] == []
         # Of each step, for each device of the process.
-        assert result["run"]["same"] == 10 * (4 + 4) * DEVICES // count
+        assert result["run"]["same"] == 10 * (3 + 3) * DEVICES // count
         assert result["run"]["furthest"] < 1e-6
         # Noise depends on key and position alone.
         assert result["noise"] == {"different": [], "same": 4 * DEVICES // count, "furthest": 0}

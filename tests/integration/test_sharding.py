@@ -13,14 +13,14 @@ KEPT = {
 # Devices exchange nothing but counts: how many numbers at once, in gathers and in sums. On CPU each device sends its
 # own counts, because XLA has no other way there to sum several operands.
 SENT = {"CPU": (8, 0), "accelerators": (0, 1)}
-QUICK = ["auto flips, as on CPU", "explicit movement, as on accelerators"]
+QUICK = ["auto flips; as on CPU", "explicit movement; as on accelerators"]
 
 
 def assert_equal_to_one_device(found):
     assert found.pop("in a shard_map")
     assert found.pop("parts in a shard_map") == "refused"
     for name, result in found.items():
-        case, platform = name.split(", as on ")
+        case, platform = name.split("; as on ")
         assert "error" not in result, (name, result["error"])
         assert result["devices"] == 8, name
         assert result["kept"] == KEPT[case], name
@@ -31,10 +31,35 @@ def assert_equal_to_one_device(found):
         assert (result["gathered"], result["reduced"]) == SENT[platform], name
 
 
+# Parameters with partition names.
+NAMED = {f"{framework} {method}" for framework in ("linen", "nnx") for method in ("prune", "flipout", "acdc")}
+QUICK_NAMED = ["linen flipout", "nnx acdc"]
+
+
+def assert_named(found):
+    """Masks keep the names of their parameters, and are spread over the devices as these are."""
+    for name, result in found.items():
+        framework, _ = name.split()
+        if framework == "linen":
+            assert result["boxes"], name
+            assert result["names"] == ["x", "y"], name
+            assert result["compilations"] == 1, name
+            assert result["arrays"] == ["Dense_0/kernel", "Dense_1/kernel"], name
+        else:
+            assert result["arrays"] == ["hidden/kernel", "out/kernel"], name
+        assert result["spread"], name
+        assert result["moved"] == [], name
+        # Half of 192 weights.
+        assert result["kept"] == 96, name
+        assert result["sparsity"] == 0.5, name
+        assert result["same"], name
+
+
 @pytest.fixture(scope="module")
 def quick_results(printed, tmp_path_factory):
     """What one process of 8 devices finds in the quick cases, as starting a process takes seconds."""
-    return printed("eight_devices.py", tmp_path_factory.mktemp("resumed"), *QUICK, devices=8)
+    cases = [",".join(names) for names in (QUICK, QUICK_NAMED)]
+    return printed("eight_devices.py", tmp_path_factory.mktemp("resumed"), *cases, devices=8)
 
 
 def test_8_devices_equal_one_in_the_quick_cases(quick_results):
@@ -48,9 +73,22 @@ def test_a_run_resumes_on_2_of_8_devices(quick_results, assert_resumed):
     assert_resumed(quick_results["resumed"])
 
 
+def test_masks_of_parameters_with_partition_names_are_sharded_as_these(quick_results):
+    found = quick_results["named"]
+    assert set(found) == set(QUICK_NAMED)
+    assert_named(found)
+
+
+@pytest.mark.slow
+def test_masks_of_parameters_with_partition_names_are_sharded_as_these_by_every_method(printed):
+    found = printed("named_runs.py", devices=8)
+    assert set(found) == NAMED
+    assert_named(found)
+
+
 @pytest.mark.slow
 def test_8_devices_equal_one(printed):
     """All cases are in one test, so that the script runs once."""
     found = printed("sharded_runs.py", devices=8)
-    assert set(found) >= {f"{case}, as on {platform}" for case in KEPT for platform in SENT}
+    assert set(found) >= {f"{case}; as on {platform}" for case in KEPT for platform in SENT}
     assert_equal_to_one_device(found)
