@@ -82,15 +82,12 @@ def wanda(activation_norms: Mapping[str, jax.typing.ArrayLike], *, out_axis: int
 
     def init(params):
         for path, leaf in jax.tree.leaves_with_path(params):
-            if leaf.ndim:
-                _check_outputs(path_string(path), _norms_of(norms, path_string(path), leaf), out_axis)
+            _check_outputs(path_string(path), _norms_of(norms, path_string(path), leaf), out_axis)
         # Copies, so that donating the state does not delete the caller's arrays.
         return WandaState({path: jnp.copy(norm) for path, norm in norms.items()})
 
     def score(state, params):
         def one(path, w):
-            if not w.ndim:
-                return w
             w = jnp.abs(w.astype(_numerics.wider(w.dtype, jnp.float32)))
             return w * _norms_of(state.activation_norms, path_string(path), w).astype(w.dtype)
 

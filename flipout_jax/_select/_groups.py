@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from .. import _holes
 from .._errors import ArgumentError
 from ..schedules import Milestones, Threshold, one_shot
 from . import _slices, _target
@@ -33,7 +33,7 @@ def prune_masks(
     """Returns the masks after pruning each group of the allocation to the schedule's target at a step.
 
     Args:
-      scores: a leaf of scores for each mask; what they hold where `masks` has holes is ignored.
+      scores: a leaf of scores for each mask, with the same holes.
       masks: bool, or a hole for a parameter that is not prunable.
       schedule: the targets.
       allocation: how sparsity is shared across layers.
@@ -43,17 +43,13 @@ def prune_masks(
     Returns:
       The new masks, with the same holes.
     """
-    leaves = _holes.leaves(masks)
-    score_leaves = _holes.leaves(scores)
-    prunable = [i for i, mask in enumerate(leaves) if not _holes.is_hole(mask) and mask.ndim > 0]
-    live = [leaves[i] for i in prunable]
-    layer_axes = tuple(layer_axes) if layer_axes is not None else (0,) * len(live)
+    live, treedef = jax.tree.flatten(masks)
+    if layer_axes is None:
+        layer_axes = (0,) * len(live)
     groups = ranked_together(allocation, [mask.shape for mask in live], layer_axes)
-    keep = targets(schedule, step, groups.sizes)
-    kept = keep_in_groups([score_leaves[i] for i in prunable], live, keep, groups, allocation, layer_axes)
-    for i, mask in zip(prunable, kept, strict=True):
-        leaves[i] = mask
-    return _holes.fill(masks, leaves)
+    keep = to_keep(schedule, step, groups.sizes)
+    kept = keep_in_groups(jax.tree.leaves(scores), live, keep, groups, allocation, layer_axes)
+    return treedef.unflatten(kept)
 
 
 def keep_in_groups(
@@ -97,7 +93,7 @@ def layer_sizes(leaves: Sequence[Any], layer_axes: Sequence[int]) -> list[int]:
     return list(_slices.layers([leaf.shape for leaf in leaves], layer_axes).sizes)
 
 
-def targets(schedule: Any, step: Array, sizes: Sequence[int]) -> UInt64:
+def to_keep(schedule: Any, step: Array, sizes: Sequence[int]) -> UInt64:
     """Returns how many weights the schedule keeps in each group of these sizes."""
     if not sizes:
         return UInt64(jnp.zeros(0, jnp.uint32), jnp.zeros(0, jnp.uint32))

@@ -4,7 +4,6 @@ A single schedule is one rule for all prunable parameters. A dict from regular e
 each entry, with an exact count of its own.
 """
 
-import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,9 +15,10 @@ from .. import _holes
 from .._errors import ArgumentError
 from .._prunable import path_string
 from ..schedules import Threshold
-from . import _target, _uint64
+from . import _slices, _target, _uint64
 from ._allocation import Allocation
-from ._groups import check_reachable, group, keep_in_groups, layer_sizes
+from ._groups import check_reachable, keep_in_groups, layer_sizes, ranked_together, to_keep
+from ._uint64 import UInt64
 
 PyTree = Any
 
@@ -184,26 +184,19 @@ def prune(
     if isinstance(rules[0].schedule, Threshold):
         new = [_target.clear_below(rules[0].schedule, *pair) for pair in zip(scores, masks, strict=True)]
         return new, _target.reached_by(new, jnp.float32(0))
-    layers = _numbered([len(layer_sizes([mask], [leading])) for mask, leading in zip(masks, axes, strict=True)])
-    groups = []
+    parts = []
     keep = []
     values = []
     for rule, before in zip(rules, _as_list(rules, reached), strict=True):
         is_due = _target.due(rule.schedule, step, before)
-        sizes = layer_sizes([masks[i] for i in rule.members], [axes[i] for i in rule.members])
-        numbers = [layer for i in rule.members for layer in layers[i]]
-        for members in group(allocation, sizes):
-            count = _target.kept(rule.schedule, step, sum(sizes[i] for i in members))
-            if len(rules) > 1:
-                # A rule that is not due keeps all that is live.
-                count = _uint64.where(is_due, count, _uint64.of(2**64 - 1))
-            groups.append(tuple(numbers[i] for i in members))
-            keep.append(count)
+        part = ranked_together(allocation, [masks[i].shape for i in rule.members], [axes[i] for i in rule.members])
+        counts = to_keep(rule.schedule, step, part.sizes)
+        if len(rules) > 1:
+            # A rule that is not due keeps all that is live.
+            counts = _uint64.where(is_due, counts, _uint64.full_like(counts, 2**64 - 1))
+        parts.append(part)
+        keep.append(counts)
         values.append(jnp.where(is_due, _target.at(rule.schedule, step), before))
-    return keep_in_groups(scores, masks, keep, tuple(groups), allocation, axes), _as_tree(rules, values)
-
-
-def _numbered(counts: Sequence[int]) -> list[range]:
-    """Returns consecutive ranges of these lengths, which number the layers of all parameters."""
-    ends = list(itertools.accumulate(counts))
-    return [range(end - count, end) for end, count in zip(ends, counts, strict=True)]
+    groups = _slices.joined(parts, [rule.members for rule in rules])
+    all_keep = UInt64(*(jnp.concatenate(words) for words in zip(*keep, strict=True)))
+    return keep_in_groups(scores, masks, all_keep, groups, allocation, axes), _as_tree(rules, values)

@@ -100,8 +100,11 @@ def make_problem(
     """Returns the problem, whose density falls as `(1 - sparsity)**(t / iterations)`, or raises an `ArgumentError`."""
     iterations = _errors.integer("iterations", iterations, at_least=1)
     schedule = schedules.geometric(sparsity, begin=1, end=iterations, prunings=iterations)
+    if not isinstance(schedule, schedules.Milestones):
+        raise ArgumentError("sparsity", "must be a concrete number, got a traced one: call this outside of jit.")
     check_allocation(allocation)
     _prunable.check_prunable(prunable)
+    _stacked.check_stacked(stacked)
     check_concrete("params", params)
     leaves = _holes.leaves_with_path(params)
     for path, leaf in leaves:
@@ -109,7 +112,7 @@ def make_problem(
             raise ArgumentError(
                 "params", f"must hold arrays, got {leaf!r} at {_prunable.path_string(path) or 'the root'!r}."
             )
-    chosen = tuple(_prunable.select(prunable, params))
+    chosen = _prunable.select(prunable, params)
     if not chosen:
         raise ArgumentError("params", f"must hold at least one prunable parameter, got {params!r}.")
     layer_axes = tuple(_stacked.layer_axes(stacked, params, chosen))
@@ -122,7 +125,7 @@ def make_problem(
     sizes = ranked_together(allocation, [leaf.shape for leaf in weights], layer_axes).sizes
     counts = {size: schedule.kept(size) for size in set(sizes)}
     kept = [[counts[size][iteration] for size in sizes] for iteration in range(iterations)]
-    return Problem(_holes.fill(params, arrays), chosen, layer_axes, kept, allocation)
+    return Problem(_holes.fill(params, arrays), tuple(chosen), layer_axes, kept, allocation)
 
 
 def prune(problem: Problem, score: Callable[[list[Array], int], list[Array]], may_return: bool = False) -> PyTree:

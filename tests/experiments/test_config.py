@@ -136,7 +136,7 @@ def test_options_that_a_method_has_no_use_for():
             check(Config(method=method, **options))
     with pytest.raises(UserError, match=r"--min-kept-per-layer must be left out with --allocation uniform, .* got 2"):
         check(Config(allocation="uniform", min_kept_per_layer=2))
-    with pytest.raises(UserError, match=r"--min-kept-per-layer must be left out with --allocation per_output, .* got 2"):
+    with pytest.raises(UserError, match=r"--min-kept-per-layer must be left out with --allocation per_output"):
         check(Config(method="wanda", min_kept_per_layer=2))
 
 
