@@ -24,7 +24,7 @@ _NESTED = (
 
 def mark(optimizer: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
     """Returns the optimizer, marked as one that prunes."""
-    optimizer.update.prunes = True  # pyright: ignore[reportFunctionMemberAccess]
+    vars(optimizer.update)["prunes"] = True
     return optimizer
 
 
