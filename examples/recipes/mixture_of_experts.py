@@ -41,8 +41,7 @@ def loss_fn(params, images, labels):
 
 def pruned(inner, **options):
     """Wraps the optimizer: the one line that changes."""
-    sparsity = fj.schedules.cubic(0.9, begin=5, end=20, prunings=4)
-    return fj.prune(inner, sparsity, allocation=fj.uniform(), **options)
+    return fj.prune(inner, fj.schedules.cubic(0.9, begin=5, end=20, prunings=4), **options)
 
 
 def train(wrap=pruned, steps=50):
@@ -51,7 +50,8 @@ def train(wrap=pruned, steps=50):
     images, labels = jnp.asarray(images / 16, jnp.float32), jnp.asarray(labels, jnp.int32)
 
     params = init(jax.random.key(0))
-    optimizer = wrap(optax.adam(1e-2), prunable=fj.by_path("^experts/"), stacked=fj.stacked("^experts/"))
+    experts = {"prunable": fj.by_path("^experts/"), "stacked": fj.stacked("^experts/"), "allocation": fj.uniform()}
+    optimizer = wrap(optax.adam(1e-2), **experts)
     opt_state = optimizer.init(params)
 
     @jax.jit

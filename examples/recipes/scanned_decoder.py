@@ -20,8 +20,13 @@ import flipout_jax as fj
 
 LAYERS, WIDTH, LENGTH = 3, 32, 32
 RULES = (
-    *[("embed", "fsdp"), ("mlp", "tp"), ("heads", "tp"), ("vocab", "tp")],
-    *[("layers", None), ("kv", None), ("norm", None)],
+    ("layers", None),
+    ("embed", "fsdp"),
+    ("norm", "fsdp"),
+    ("mlp", "tp"),
+    ("heads", "tp"),
+    ("kv", None),
+    ("vocab", "tp"),
 )
 
 
@@ -80,8 +85,7 @@ class Decoder(nnx.Module):
 
 def pruned(inner, **options):
     """Wraps the optimizer: the one line that changes."""
-    sparsity = fj.schedules.cubic(0.8, begin=5, end=20, prunings=4)
-    return fj.prune(inner, sparsity, allocation=fj.uniform(), **options)
+    return fj.prune(inner, fj.schedules.cubic(0.8, begin=5, end=20, prunings=4), **options)
 
 
 @nnx.jit
@@ -107,7 +111,8 @@ def train(wrap=pruned, steps=50):
     mesh = jax.make_mesh((jax.device_count() // tp, tp), ("fsdp", "tp"), axis_types=axis_types)
     with jax.set_mesh(mesh), nnx.logical_axis_rules(RULES):
         model = Decoder(nnx.Rngs(0))
-        optimizer = nnx.Optimizer(model, wrap(optax.adamw(1e-2), stacked=fj.stacked_of(model)), wrt=nnx.Param)
+        optimizer = wrap(optax.adamw(1e-2), stacked=fj.stacked_of(model), allocation=fj.uniform())
+        optimizer = nnx.Optimizer(model, optimizer, wrt=nnx.Param)
         tokens = jax.device_put(tokens, jax.NamedSharding(mesh, jax.P("fsdp")))
         losses = [float(train_step(model, optimizer, tokens)) for _ in range(steps)]
     return nnx.state(model, nnx.Param), optimizer.opt_state, losses
