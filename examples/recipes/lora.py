@@ -2,6 +2,9 @@
 
 `optax.partition` gives the adapters to the pruning optimizer, and freezes everything else with `optax.set_to_zero`.
 The pruner then sees the adapters alone, so the sparsity is theirs, and the frozen weights never change.
+
+One of the two matrices of an adapter starts at 0. Ranked together with the other one it would lose all of its weights,
+and the adapter would do nothing. So `fj.uniform()` gives both of them the same sparsity.
 """
 
 import itertools
@@ -55,8 +58,9 @@ def train(wrap=pruned, steps=50):
     images, labels = jnp.asarray(images / 16, jnp.float32), jnp.asarray(labels, jnp.int32)
 
     params = init(jax.random.key(0))
-    parts = {"train": wrap(optax.adam(1e-2), prunable=fj.by_path("lora_[ab]$")), "freeze": optax.set_to_zero()}
-    optimizer = optax.partition(parts, jax.tree_util.tree_map_with_path(label, params))
+    trained = wrap(optax.adam(1e-2), prunable=fj.by_path("lora_[ab]$"), allocation=fj.uniform())
+    labels_of_params = jax.tree_util.tree_map_with_path(label, params)
+    optimizer = optax.partition({"train": trained, "freeze": optax.set_to_zero()}, labels_of_params)
     opt_state = optimizer.init(params)
 
     @jax.jit

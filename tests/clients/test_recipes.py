@@ -50,7 +50,10 @@ PARTS = {
     "lbfgs": [Part("kernel", 64 * 32 + 32 * 10, "0.8")],
     "linen_partitioned": [Part("Dense_./kernel", 128 * 64 + 64 * 128, "0.9")],
     "list_pytree": [Part("/0$", 64 * 64 + 64 * 32 + 32 * 10, "0.875")],
-    "lora": [Part("lora_", 8 * (64 + 96 + 96 + 96 + 96 + 10), "0.75")],
+    "lora": [
+        *[Part(f"layer_{i}/lora_a", 8 * size, "0.75") for i, size in enumerate((64, 96, 96))],
+        *[Part(f"layer_{i}/lora_b", 8 * size, "0.75") for i, size in enumerate((96, 96, 10))],
+    ],
     "mixture_of_experts": [Part(f"experts/{name}", 32 * 48, "0.9", layers=4) for name in ("wi", "wo")],
     "multi_steps": [Part("kernel", 64 * 64 + 64 * 10, "0.9")],
     "nnx_filters": [Part("head/layers/./kernel", 256 * 64 + 64 * 10, "0.9")],
