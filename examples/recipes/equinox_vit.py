@@ -83,7 +83,7 @@ def train(wrap=pruned, steps=50):
     images, labels = jnp.asarray(images[:256] / 16, jnp.float32), jnp.asarray(labels[:256], jnp.int32)
 
     model = Transformer(jax.random.key(0))
-    optimizer = wrap(optax.adamw(3e-3), prunable=fj.kernels_of(model))
+    optimizer = wrap(optax.adamw(1e-2), prunable=fj.kernels_of(model))
     opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
 
     @eqx.filter_jit

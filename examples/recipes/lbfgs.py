@@ -22,6 +22,20 @@ def init(key):
     }
 
 
+def loss_fn(params, images, labels):
+    """Returns the cross entropy, with weight decay."""
+    x = jnp.tanh(images @ params["hidden"]["kernel"] + params["hidden"]["bias"])
+    logits = x @ params["out"]["kernel"] + params["out"]["bias"]
+    cross_entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    return cross_entropy + 1e-3 * optax.tree.norm(params, squared=True)
+
+
+def data():
+    """Returns images of digits, and their labels, by the names that the loss has for them."""
+    images, labels = load_digits(return_X_y=True)
+    return {"images": jnp.asarray(images[:512] / 16, jnp.float32), "labels": jnp.asarray(labels[:512], jnp.int32)}
+
+
 def pruned(inner, **options):
     """Wraps the optimizer: the one line that changes."""
     return fj.prune(inner, fj.schedules.cubic(0.8, begin=5, end=20, prunings=4), **options)
@@ -29,15 +43,7 @@ def pruned(inner, **options):
 
 def train(wrap=pruned, steps=50):
     """Trains on images of digits; returns the parameters, the optimizer's state and the losses."""
-    images, labels = load_digits(return_X_y=True)
-    images, labels = jnp.asarray(images[:512] / 16, jnp.float32), jnp.asarray(labels[:512], jnp.int32)
-
-    def loss_fn(params):
-        x = jnp.tanh(images @ params["hidden"]["kernel"] + params["hidden"]["bias"])
-        logits = x @ params["out"]["kernel"] + params["out"]["bias"]
-        cross_entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-        return cross_entropy + 1e-3 * optax.tree.norm(params, squared=True)
-
+    batch = data()
     params = init(jax.random.key(0))
     optimizer = wrap(optax.lbfgs())
     opt_state = optimizer.init(params)
@@ -45,9 +51,10 @@ def train(wrap=pruned, steps=50):
 
     def step(carry, _):
         params, opt_state = carry
-        loss, grads = value_and_grad(params, state=opt_state)
-        updates, opt_state = optimizer.update(grads, opt_state, params, value=loss, grad=grads, value_fn=loss_fn)
-        return (optax.apply_updates(params, updates), opt_state), loss
+        value, grad = value_and_grad(params, state=opt_state, **batch)
+        extra = {"value": value, "grad": grad, "value_fn": loss_fn}
+        updates, opt_state = optimizer.update(grad, opt_state, params, **extra, **batch)
+        return (optax.apply_updates(params, updates), opt_state), value
 
     @jax.jit
     def train_steps(params, opt_state):

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import flipout_jax as fj
@@ -198,6 +199,16 @@ def test_what_is_frozen_stays():
     before = by_path(program.init(jax.random.key(0)))
     changed = {path for path, leaf in by_path(params).items() if (leaf != before[path]).any()}
     assert changed == {f"layer_{i}/lora_{part}" for i in range(3) for part in "ab"}
+
+
+def test_a_pruning_invalidates_what_a_line_search_knows():
+    """The 20th step prunes, so the value that the line search has found there is not that of the weights any more."""
+    program = recipe("lbfgs")
+    params, opt_state, _ = program.train(steps=20)
+    value, grads = optax.value_and_grad_from_state(program.loss_fn)(params, state=opt_state, **program.data())
+    true_value, true_grads = jax.value_and_grad(program.loss_fn)(params, **program.data())
+    assert float(value) == pytest.approx(float(true_value), rel=1e-5)
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: np.allclose(a, b, atol=1e-5), grads, true_grads)))
 
 
 @pytest.mark.slow
