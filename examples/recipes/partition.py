@@ -49,8 +49,8 @@ def pruned(inner, sparsity, **options):
 def train(wrap=pruned, steps=50):
     """Trains on images of digits; returns the parameters, the optimizer's state and the losses."""
     images, labels = load_digits(return_X_y=True)
-    images = jnp.asarray(images[:512].reshape(-1, ROWS, 8) / 16, jnp.float32)
-    labels = jnp.asarray(labels[:512], jnp.int32)
+    images = jnp.asarray(images[:256].reshape(-1, ROWS, 8) / 16, jnp.float32)
+    labels = jnp.asarray(labels[:256], jnp.int32)
 
     params = init(jax.random.key(0))
     parts = {
