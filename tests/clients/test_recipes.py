@@ -151,9 +151,19 @@ def by_path(tree):
     return {fj.path_string(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
+def described(tree):
+    """The structure of a tree, and the shapes and types of its leaves."""
+    leaves, treedef = jax.tree.flatten(tree)
+    return treedef, [(leaf.shape, leaf.dtype) for leaf in leaves]
+
+
 def assert_pruned(name, params, opt_state):
     fj.check(params, opt_state)
-    params, masks = by_path(params), by_path(fj.get_masks(opt_state))
+    masks = fj.get_masks(opt_state)
+    # What has these masks already stays as it is, so that the same step goes on with it.
+    assert described(fj.apply_masks(params, masks)) == described(params)
+    assert described(fj.set_masks(opt_state, masks)) == described(opt_state)
+    params, masks = by_path(params), by_path(masks)
     for part in PARTS[name]:
         found = {path: masks.pop(path) for path in sorted(masks) if re.search(part.paths, path)}
         layers = np.concatenate([np.asarray(mask).reshape(part.layers, -1) for mask in found.values()], axis=1)
