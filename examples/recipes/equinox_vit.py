@@ -80,7 +80,7 @@ def pruned(inner, **options):
 def train(wrap=pruned, steps=50):
     """Trains on images of digits; returns the parameters, the optimizer's state and the losses."""
     images, labels = load_digits(return_X_y=True)
-    images, labels = jnp.asarray(images[:128] / 16, jnp.float32), jnp.asarray(labels[:128], jnp.int32)
+    images, labels = jnp.asarray(images[:64] / 16, jnp.float32), jnp.asarray(labels[:64], jnp.int32)
 
     model = Transformer(jax.random.key(0))
     optimizer = wrap(optax.adamw(1e-2), prunable=fj.kernels_of(model))
