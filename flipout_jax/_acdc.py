@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.core import Tracer
 
 from . import _arguments, _errors, _masking, schedules
 from ._errors import ArgumentError
@@ -93,6 +94,8 @@ def acdc(
       Peste et al., [AC/DC](https://arxiv.org/abs/2106.12379), 2021.
     """
     _errors.optimizer("inner", inner)
+    if isinstance(sparsity, Tracer):
+        raise ArgumentError("sparsity", f"must be a number in [0, 1) that is known before tracing, got {sparsity!r}.")
     (density,) = schedules.one_shot(sparsity, step=1).densities
     sparse, dense = _check_phases(phases)
     _errors.boolean("reset_momentum", reset_momentum)

@@ -131,15 +131,15 @@ def cubic(sparsity: float, *, begin: int, end: int, prunings: int) -> Milestones
     return Milestones(steps, tuple(ramp(i) for i in range(1, prunings + 1)))
 
 
-def one_shot(sparsity: float, *, step: int) -> Milestones:
+def one_shot(sparsity: Any, *, step: int) -> Any:
     """Reaches the target sparsity in a single pruning.
 
     Args:
-      sparsity: target from `step` on, in [0, 1).
+      sparsity: target from `step` on, in [0, 1). It may be traced, as under `jax.vmap` over targets.
       step: step of the pruning, at least 1.
 
     Returns:
-      A schedule that `prune` and `flipout` follow exactly.
+      A schedule that `prune` and `flipout` follow exactly: `Milestones`, or a function if the target is traced.
 
     Raises:
       ValueError: if an argument is out of its range.
@@ -150,7 +150,10 @@ def one_shot(sparsity: float, *, step: int) -> Milestones:
       >>> float(schedule(99)), float(schedule(100))
       (0.0, 0.75)
     """
-    return Milestones((_errors.step("step", step),), (_one_minus(_exact(sparsity)),))
+    step = _errors.step("step", step)
+    if isinstance(sparsity, Tracer):
+        return lambda count: jnp.where(jnp.asarray(count) >= step, sparsity, 0.0)
+    return Milestones((step,), (_one_minus(_exact(sparsity)),))
 
 
 class Threshold(NamedTuple):
