@@ -16,7 +16,7 @@ from ._errors import ArgumentError
 from ._numerics import where
 from ._pairing import aligned, paired
 from ._params import params_of
-from ._prunable import check_arrays, kernels, select
+from ._prunable import check_arrays, kernels, path_string, select
 from ._select import _rules
 
 PyTree = Any
@@ -131,15 +131,15 @@ def _parts(opt_state: PyTree, masks: PyTree) -> Callable[[PyTree], PyTree]:
     chosen = [not _holes.is_hole(mask) for mask in _holes.leaves(whole)]
     check_masks("masks", masks, whole, chosen)
 
+    paths = [path_string(path) for path, _ in _holes.leaves_with_path(whole)]
+    given = dict(zip(paths, aligned("masks", masks, whole), strict=True))
+
     def part(held):
-        leaves = aligned("masks", masks, whole)
-        return _holes.fill(
-            held,
-            [
-                _holes.HOLE if _holes.is_hole(mask) else mine
-                for mask, mine in zip(aligned("masks", held, whole), leaves, strict=True)
-            ],
-        )
+        # One hole may stand for a whole subtree, which another state holds.
+        leaves = [
+            mask if _holes.is_hole(mask) else given[path_string(path)] for path, mask in _holes.leaves_with_path(held)
+        ]
+        return _holes.fill(held, leaves)
 
     return part
 

@@ -23,12 +23,16 @@ def aligned(name: str, tree: PyTree, params: PyTree) -> list[Any]:
       tree: masks, or another tree with holes.
       params: the parameters, whose holes count as leaves.
     """
-    by_path = {path_string(path): leaf for path, leaf in _holes.leaves_with_path(tree)}
+    leaves = [(path_string(path), leaf) for path, leaf in _holes.leaves_with_path(tree)]
+    paths = [path_string(path) for path, _ in _holes.leaves_with_path(params)]
+    if [path for path, _ in leaves] == paths:
+        # Two leaves may have one path as text.
+        return [leaf for _, leaf in leaves]
+    by_path = dict(leaves)
     holes = {path for path, leaf in by_path.items() if _holes.is_hole(leaf)}
     unused = set(by_path)
     found = []
-    for key_path, _ in _holes.leaves_with_path(params):
-        path = path_string(key_path)
+    for path in paths:
         if path not in by_path:
             above = next((hole for hole in holes if hole == "" or path.startswith(hole + "/")), None)
             if above is None:

@@ -216,12 +216,13 @@ def prune(
             return treedef.unflatten(live), reached
 
         # A saturated count no longer increases, and must not repeat a pruning.
-        is_due = _masking.any_of(_rules.due(rules, count, state.reached)) & (count > state.count)
+        is_counted = count > state.count
+        is_due = _masking.any_of(_rules.due(rules, count, state.reached)) & is_counted
         masks, reached = _masking.if_due(is_due, prune_now, (masks, state.reached))
         cleared = _masking.clear(masks, updates, params)
         inner_state = _linesearch.forget(inner_state, updates, cleared)
         # The targets are those of this schedule, also where the state comes from a run under another one.
-        targets = _rules.targets(rules)
+        targets = jax.tree.map(lambda new, old: jnp.where(is_counted, new, old), _rules.targets(rules), state.target)
         return cleared, PruneState(count, reached, targets, masks, saliency_state, noise_state, inner_state)
 
     return _arguments.mark(optax.GradientTransformationExtraArgs(init, update))

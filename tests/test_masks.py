@@ -234,6 +234,14 @@ def test_a_scalar_is_no_mask(mask):
         fj.set_masks(pruner().init(PARAMS), masks)
 
 
+def test_leaves_whose_paths_are_one_text_keep_their_own_masks(assert_same):
+    params = {"a": {"kernel": jnp.ones((1, 2))}, "a/kernel": jnp.ones((1, 2))}
+    masks = {"a": {"kernel": jnp.array([[True, False]])}, "a/kernel": jnp.array([[False, True]])}
+    assert_same(fj.apply_masks(params, masks), jax.tree.map(lambda mask: mask.astype(jnp.float32), masks))
+    optimizer = fj.prune(optax.sgd(0.1), lambda step: 0.0, prunable=fj.by_path("a"), initial_masks=masks)
+    assert_same(optimizer.init(params).masks, masks)
+
+
 def test_masks_apply_to_arrays_alone():
     with pytest.raises(ValueError, match=r"^`params` must hold arrays, got 1\.0 at 'kernel'"):
         fj.apply_masks({"kernel": 1.0}, {"kernel": True})

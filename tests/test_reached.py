@@ -175,9 +175,17 @@ def test_scores_are_asked_for_once_for_each_level_of_the_target():
     assert calls == [1, 1, 1, 2, 2, 2]
 
 
-def test_many_runs_with_targets_of_their_own_are_one_program():
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        lambda target: lambda step: jnp.where(step >= 3, target, 0.0),
+        lambda target: fj.schedules.one_shot(target, step=3),
+    ],
+    ids=["a function", "one_shot"],
+)
+def test_many_runs_with_targets_of_their_own_are_one_program(schedule):
     def run(target):
-        optimizer = fj.prune(optax.sgd(0.1), lambda step: jnp.where(step >= 3, target, 0.0))
+        optimizer = fj.prune(optax.sgd(0.1), schedule(target))
 
         def step(carry, grads):
             params, state = carry
@@ -188,6 +196,30 @@ def test_many_runs_with_targets_of_their_own_are_one_program():
 
     counts = jax.jit(jax.vmap(run))(jnp.array([0.5, 0.9, 0.999, 0.0]))
     assert counts.tolist() == [[N, N, kept, kept, kept, kept] for kept in (30, 6, 1, N)]
+
+
+def test_a_target_may_be_a_hyperparameter_of_the_state():
+    def make(rate, target):
+        return fj.prune(optax.sgd(rate), lambda step: target)
+
+    optimizer = optax.inject_hyperparams(make)(rate=0.1, target=0.5)
+    state = optimizer.init(PARAMS)
+    update = jax.jit(optimizer.update)
+    grads = jax.tree.map(jnp.zeros_like, PARAMS)
+    kept = []
+    for target in (0.5, 0.75, 0.25):
+        state = optax.tree.set(state, target=jnp.float32(target))
+        _, state = update(grads, state, PARAMS)
+        kept.append(int(fj.get_masks(state)["kernel"].sum()))
+    assert kept == [30, 15, 15]
+
+
+def test_acdc_says_that_its_sparsity_is_fixed():
+    def run(sparsity):
+        return fj.acdc(optax.sgd(0.1), sparsity, fj.schedules.Phases((1,), ())).init(PARAMS).count
+
+    with pytest.raises(ValueError, match=r"^`sparsity` must be a number in \[0, 1\) that is known before tracing"):
+        jax.vmap(run)(jnp.array([0.5]))
 
 
 def test_a_target_that_has_not_been_reached_is_told(halving):

@@ -1,6 +1,7 @@
 """Any function of the step as a schedule: read as decimals, exact counts, and errors."""
 
 import decimal
+import functools
 import itertools
 import math
 from fractions import Fraction
@@ -26,6 +27,12 @@ def kept(schedule, steps, size):
     """The counts at many steps, as Python integers would be: int64."""
     counts = jax.jit(jax.vmap(lambda step: _target.kept(schedule, step, size)))(jnp.asarray(steps, jnp.int32))
     return np.asarray(counts.high).astype(np.int64) * 2**32 + np.asarray(counts.low).astype(np.int64)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def kept_at(target, size):
+    """The count at one target, of fewer than 2**32 weights."""
+    return _target.kept(lambda step: target, jnp.int32(0), size).low
 
 
 def from_table(values):
@@ -106,19 +113,24 @@ def test_milestones_are_due_at_each_of_their_steps_also_if_float32_cannot_tell_t
     assert due == [False] * 5 + [True] * 2
 
 
-@given(st.integers(1, 50), st.integers(0, 50), st.integers(0, 1000))
-def test_what_masks_have_reached_leads_to_their_count(first, second, thousandths):
+reached_by = jax.jit(_target.reached_by)
+
+
+# Few sizes, since each is compiled.
+@given(st.sampled_from([(1, 0), (3, 4), (50, 47)]), st.integers(0, 1000))
+def test_what_masks_have_reached_leads_to_their_count(sizes, thousandths):
     """So a run that starts from masks prunes when a target asks for fewer weights, and not before."""
-    size = first + second
+    first, _ = sizes
+    size = sum(sizes)
     pruned = size * thousandths // 1001
     flat = np.arange(size) >= pruned
-    masks = [jnp.asarray(flat[:first]), jnp.asarray(flat[first:])]
-    target = jnp.float32(thousandths / 1001)
-    reached = _target.reached_by(masks, jnp.float32(0))
-    assert kept(lambda step: reached, [0], size) == [size - pruned]
+    masks = [flat[:first], flat[first:]]
+    target = np.float32(thousandths / 1001)
+    reached = reached_by(masks, np.float32(0))
+    assert kept_at(reached, size) == size - pruned
     # The target is what has been reached if it leaves as many.
-    leads_here = kept(lambda step: target, [0], size) == [size - pruned]
-    at_target = _target.reached_by(masks, target)
+    leads_here = kept_at(target, size) == size - pruned
+    at_target = reached_by(masks, target)
     assert float(at_target) == float(target) if leads_here else float(at_target) == float(reached)
 
 

@@ -15,11 +15,14 @@ SHAPES = {"first": {"bias": (3,), "kernel": (6, 3)}, "last": {"kernel": (5, 4)},
 STEPS = 3
 
 
-def draw(seed, lead=()):
+WIDE = {"first": {"bias": (3,), "kernel": (6, 3)}, "last": {"bias": (4,), "kernel": (5, 4), "scale": (2,)}}
+
+
+def draw(seed, lead=(), shapes=SHAPES):
     rng = np.random.default_rng(seed)
     return jax.tree.map(
         lambda shape: jnp.asarray(rng.standard_normal((*lead, *shape)), jnp.float32),
-        SHAPES,
+        shapes,
         is_leaf=lambda x: isinstance(x, tuple),
     )
 
@@ -153,6 +156,41 @@ def test_masks_of_the_whole_tree_start_a_part(halving, train):
         optax.sgd(0.1), lambda step: 0.0, prunable=fj.by_path("first/k"), initial_masks=fj.get_masks(state)
     )
     fj.check(params, optimizer.init(params))
+
+
+@pytest.mark.promotes
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda tx: optax.masked(tx, {"first": True, "last": False}),
+        lambda tx: optax.masked(tx, {"first": {"bias": False, "kernel": True}, "last": False}),
+        lambda tx: optax.partition({"a": tx, "b": optax.sgd(0.1)}, {"first": "a", "last": "b"}),
+        lambda tx: optax.partition(
+            {"a": tx, "b": fj.prune(optax.sgd(0.1), lambda step: 0.5)}, {"first": "a", "last": "b"}
+        ),
+    ],
+    ids=["masked", "masked within", "partition", "two parts"],
+)
+def test_a_hole_may_stand_for_many_parameters(wrap, halving, train, tmp_path, assert_same):
+    """As optax leaves one where its labels are a prefix of the parameters."""
+    start = draw(0, shapes=WIDE)
+    params, state = last(train(wrap(halving(optax.sgd(0.1))), start, draw(1, (STEPS,), WIDE)))
+    masks = fj.get_masks(state)
+    fj.check(params, state)
+    assert_same(fj.apply_masks(params, masks), params)
+    table = fj.summary(params, state)
+    assert [row.path for row in table.rows] == ["first/bias", "first/kernel", "last/bias", "last/kernel", "last/scale"]
+    assert table.rows[1].kept == 9
+    assert table.parameters == 3 + 18 + 4 + 20 + 2
+    fj.save_sparse(tmp_path / "network", params, masks)
+    assert_same(fj.load_sparse(tmp_path / "network", params)[0], params)
+    changed = fj.set_masks(state, jax.tree.map(jnp.zeros_like, masks))
+    assert jax.tree.structure(changed) == jax.tree.structure(state)
+    assert not any(mask.any() for mask in jax.tree.leaves(fj.get_masks(changed)))
+    assert_same(fj.get_masks(fj.set_masks(changed, masks)), masks)
+    # Whole masks start what is around a part.
+    again = wrap(fj.prune(optax.sgd(0.1), lambda step: 0.0, initial_masks={"first": masks["first"], "last": HOLE}))
+    assert_same(fj.get_masks(again.init(params))["first"], masks["first"])
 
 
 def test_one_parameter_in_two_parts_is_told(halving):
