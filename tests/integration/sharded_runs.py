@@ -17,7 +17,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import flipout_jax as fj
-from flipout_jax._select import _selection
+from flipout_jax._select import _counting, _slices
 
 STEPS = 8
 SPECS = {
@@ -143,14 +143,14 @@ CASES = {
     "explicit random": (AxisType.Explicit, "random", GLOBAL),
     "explicit movement": (AxisType.Explicit, "movement", GLOBAL),
 }
-COUNTS = {"CPU": _selection._count_together, "accelerators": _selection._count_apart}
+COUNTS = {"CPU": _counting._count_together, "accelerators": _counting._count_apart}
 
 
 def results(names):
     """The comparison of each case, on each platform, and both uses of a `shard_map`."""
     found = {}
     for platform, count in COUNTS.items():
-        _selection._count = count
+        _slices.count = count
         for case, arguments in CASES.items():
             name = f"{case}; as on {platform}"
             if names and name not in names:
