@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -155,6 +156,43 @@ def test_holes_stay_holes_and_stacks_reach_their_targets_by_layers():
         assert masks["b"].sum((1, 2)).tolist() == [of_stack] * 3
         assert masks["c"].sum() == of_leaf
     assert masks["b"][:, 1, 2:].all()
+
+
+@pytest.mark.parametrize("sparsity", ["one", "by path"])
+def test_training_prunes_a_stack_as_its_layers_apart(sparsity):
+    rng = np.random.default_rng(0)
+    kernel = rng.standard_normal((3, 4, 5)).astype(np.float32) * np.float32([1, 0.1, 0.01])[:, None, None]
+    head = rng.standard_normal((5, 2)).astype(np.float32)
+    together = {"head": {"kernel": head}, "layers": {"kernel": kernel}}
+    apart = {"head": {"kernel": head}, "layers": [{"kernel": layer} for layer in kernel]}
+    schedule = fj.schedules.geometric(0.8, begin=1, end=3, prunings=2)
+    by_path = {"^layers": schedule, "^head": fj.schedules.one_shot(0.5, step=2)}
+
+    def masks(params, stacked):
+        optimizer = fj.prune(
+            optax.sgd(0.1, momentum=0.9),
+            by_path if sparsity == "by path" else schedule,
+            allocation=fj.global_(min_kept_per_layer=2, normalized=True),
+            stacked=stacked,
+        )
+
+        @jax.jit
+        def step(params, state):
+            updates, state = optimizer.update(jax.tree.map(jnp.sin, params), state, params)
+            return optax.apply_updates(params, updates), state
+
+        state = optimizer.init(params)
+        for _ in range(3):
+            params, state = step(params, state)
+        return fj.get_masks(state)
+
+    found = masks(together, fj.stacked("^layers"))
+    expected = masks(apart, None)
+    np.testing.assert_array_equal(found["head"]["kernel"], expected["head"]["kernel"])
+    for mask, layer in zip(found["layers"]["kernel"], expected["layers"], strict=True):
+        np.testing.assert_array_equal(mask, layer["kernel"])
+    kept = [int(mask.sum()) for mask in (found["head"]["kernel"], found["layers"]["kernel"])]
+    assert kept == [5, 12] if sparsity == "by path" else sum(kept) == 14
 
 
 def test_parts_of_a_tree_have_counts_of_their_own():

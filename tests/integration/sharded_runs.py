@@ -17,7 +17,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import flipout_jax as fj
-from flipout_jax._select import _selection
+from flipout_jax._select import _counting, _slices
 
 STEPS = 8
 SPECS = {
@@ -143,14 +143,44 @@ CASES = {
     "explicit random": (AxisType.Explicit, "random", GLOBAL),
     "explicit movement": (AxisType.Explicit, "movement", GLOBAL),
 }
-COUNTS = {"CPU": _selection._count_together, "accelerators": _selection._count_apart}
+STACKS = {"stack": ((4, 16, 8), 1), "experts": ((4, 2, 8, 8), 2), "plain": ((16, 8), 0)}
+STACK_SPECS = {"stack": ("x", "y"), "experts": (None, None, "x", "y"), "plain": ("y", "x")}
+PAIRS = fj.Allocation(lambda sizes: [list(range(0, len(sizes), 2)), list(range(1, len(sizes), 2))], 2, True)
+
+
+def stacks():
+    """Which allocations prune stacked layers differently on 8 devices than on one."""
+    rng = np.random.default_rng(0)
+    drawn = {name: np.round(rng.standard_normal(shape), 1).astype(np.float32) for name, (shape, _) in STACKS.items()}
+    differ = []
+    for kind, allocation in ((AxisType.Auto, PAIRS), (AxisType.Explicit, PAIRS), (AxisType.Explicit, fj.per_output())):
+        schedule = fj.schedules.one_shot(0.9, step=1)
+        optimizer = fj.prune(
+            optax.sgd(0.1),
+            schedule,
+            allocation=allocation,
+            prunable=lambda path, leaf: True,
+            stacked=lambda path, leaf: STACKS[fj.path_string(path)][1],
+        )
+        step = jax.jit(lambda params, optimizer=optimizer: optimizer.update(params, optimizer.init(params), params)[1])
+        expected = jax.device_get(step(drawn).masks)
+        mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind, kind))
+        with jax.set_mesh(mesh):
+            shardings = {name: NamedSharding(mesh, PartitionSpec(*spec)) for name, spec in STACK_SPECS.items()}
+            masks = jax.device_get(step(jax.device_put(drawn, shardings)).masks)
+        if not all(np.array_equal(masks[name], expected[name]) for name in STACKS):
+            differ.append(f"{kind} {allocation}")
+    return differ
+
+
+COUNTS = {"CPU": _counting._count_together, "accelerators": _counting._count_apart}
 
 
 def results(names):
     """The comparison of each case, on each platform, and both uses of a `shard_map`."""
     found = {}
     for platform, count in COUNTS.items():
-        _selection._count = count
+        _slices.count = count
         for case, arguments in CASES.items():
             name = f"{case}; as on {platform}"
             if names and name not in names:
@@ -159,6 +189,7 @@ def results(names):
                 found[name] = compare(*arguments)
             except Exception as error:
                 found[name] = {"error": f"{type(error).__name__}: {error}"}
+    found["stacks that differ"] = stacks()
     found["in a shard_map"] = mapped(parts=False)
     try:
         mapped(parts=True)
