@@ -119,7 +119,7 @@ def set_masks(opt_state: PyTree, masks: PyTree) -> PyTree:
         # The masks are copied, so that donating the state does not delete the caller's arrays.
         new = jax.tree.map(jnp.copy, check_masks("masks", part, state.masks, chosen))
         # Its leaves may be variables of NNX.
-        reached = jax.tree.leaves(_rules.remeasured(state.reached, state.target, new))
+        reached = jax.tree.leaves(_rules.remeasured(state, new))
         return state._replace(masks=new, reached=jax.tree.unflatten(jax.tree.structure(state.reached), reached))
 
     return _states.map_states(with_masks, opt_state)
@@ -156,7 +156,7 @@ def apply_masks(params: PyTree, masks: PyTree) -> PyTree:
     of the methods in `at_init`, the first forward pass comes before that, so call this function first.
 
     Args:
-      params: the parameters $w$.
+      params: the parameters $w$, or an NNX or Equinox model.
       masks: the masks $m$: bool of the leaf's shape, or `optax.MaskedNode()`, which leaves the leaf unchanged.
 
     Returns:
@@ -172,6 +172,14 @@ def apply_masks(params: PyTree, masks: PyTree) -> PyTree:
       >>> fj.apply_masks(params, masks)["kernel"].tolist()
       [[1.0, 0.0]]
     """
+    arrays = params_of(params)
+    if arrays is not params and not isinstance(arrays, type(params)):
+        # The state of an NNX model, which is a tree of its own right.
+        arrays = params
+    if arrays is not params:
+        # An Equinox model also holds what is no array.
+        new = apply_masks(arrays, masks)
+        return jax.tree.map(lambda one, other: other if one is None else one, new, params, is_leaf=lambda x: x is None)
     check_arrays("params", jax.tree.leaves_with_path(params))
     chosen = [not _holes.is_hole(mask) for mask in aligned("masks", masks, params)]
     masks = check_masks("masks", masks, params, chosen)
@@ -224,7 +232,7 @@ def check(params: PyTree, opt_state: PyTree) -> None:
 
     It warns if the masks have not reached the target that the schedule ends with: the run ended early, or `prune`
     counts fewer updates than the program counts steps, as inside `optax.MultiSteps`, where it counts only those that
-    change the weights.
+    change the weights. In the middle of a run the target is still to come: ignore the warning there.
 
     Args:
       params: the parameters, or an NNX or Equinox model.

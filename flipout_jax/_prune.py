@@ -159,7 +159,8 @@ def prune(
         else:
             # The masks are copied, so that donating the state does not delete the caller's arrays.
             masks = jax.tree.map(jnp.copy, _arguments.check_masks("initial_masks", initial_masks, params, chosen))
-            reached = _rules.reached_by(rules, jax.tree.leaves(masks))
+            axes = layer_axes(stacked, params, chosen)
+            reached = _rules.reached_by(rules, jax.tree.leaves(masks), allocation, axes)
         inner_state = inner.init(params)
         _arguments.check_no_inner_pruning(inner_state, PruneState)
         return PruneState(

@@ -18,6 +18,9 @@ Rule = Callable[[KeyPath, Any], int]
 def stacked(pattern: str, axes: int = 1) -> "Stacked":
     """Says that the leading axes of the parameters whose path matches a regular expression number layers.
 
+    Only leading axes can number layers. For a model that scans its layers along another axis, as `nnx.scan` and
+    `nn.scan` do if told so, tell it to use axis 0.
+
     Args:
       pattern: the regular expression, which `re.search` applies to the path in the form of `path_string`, such as
         `^decoder/layers/`.

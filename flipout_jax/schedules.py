@@ -10,7 +10,7 @@ sparsity: the scores decide how many weights are pruned.
 import decimal
 import numbers
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +60,11 @@ class Milestones(NamedTuple):
         return [_round_up(_EXACT.multiply(density, decimal.Decimal(size))) for density in self.densities]
 
 
-def geometric(sparsity: Any, *, begin: int, end: int, prunings: int) -> Milestones | TracedTargets:
+@overload
+def geometric(sparsity: float | decimal.Decimal | Fraction, *, begin: int, end: int, prunings: int) -> Milestones: ...
+@overload
+def geometric(sparsity: jax.Array, *, begin: int, end: int, prunings: int) -> Milestones | TracedTargets: ...
+def geometric(sparsity: Any, *, begin: int, end: int, prunings: int) -> Any:
     r"""Prunes the same fraction of the remaining weights each time: the schedule of FlipOut.
 
     $$ s_i = 1 - (1 - s)^{i / n}, \qquad i = 1, \dots, n $$
@@ -105,7 +109,11 @@ def geometric(sparsity: Any, *, begin: int, end: int, prunings: int) -> Mileston
     return Milestones(steps, tuple(root(i) for i in range(1, prunings + 1)))
 
 
-def cubic(sparsity: Any, *, begin: int, end: int, prunings: int) -> Milestones | TracedTargets:
+@overload
+def cubic(sparsity: float | decimal.Decimal | Fraction, *, begin: int, end: int, prunings: int) -> Milestones: ...
+@overload
+def cubic(sparsity: jax.Array, *, begin: int, end: int, prunings: int) -> Milestones | TracedTargets: ...
+def cubic(sparsity: Any, *, begin: int, end: int, prunings: int) -> Any:
     r"""Prunes fast at first and slowly toward the end: the gradual schedule of Zhu and Gupta.
 
     $$ s_i = s \left(1 - \left(1 - \tfrac{i}{n}\right)^3\right), \qquad i = 1, \dots, n $$
@@ -137,7 +145,11 @@ def cubic(sparsity: Any, *, begin: int, end: int, prunings: int) -> Milestones |
     return Milestones(steps, tuple(ramp(i) for i in range(1, prunings + 1)))
 
 
-def one_shot(sparsity: Any, *, step: int) -> Milestones | TracedTargets:
+@overload
+def one_shot(sparsity: float | decimal.Decimal | Fraction, *, step: int) -> Milestones: ...
+@overload
+def one_shot(sparsity: jax.Array, *, step: int) -> Milestones | TracedTargets: ...
+def one_shot(sparsity: Any, *, step: int) -> Any:
     """Reaches the target sparsity in a single pruning.
 
     Args:

@@ -4,10 +4,12 @@ A single schedule is one rule for all prunable parameters. A dict from regular e
 each entry, with an exact count of its own.
 """
 
+import collections
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -132,23 +134,48 @@ def targets(rules: Sequence[Rule]) -> PyTree:
     return _as_tree(rules, [_target.last(rule.schedule) for rule in rules])
 
 
-def reached_by(rules: Sequence[Rule], masks: Sequence[Array]) -> PyTree:
+def reached_by(rules: Sequence[Rule], masks: Sequence[Array], allocation: Allocation, axes: Sequence[int]) -> PyTree:
     """Returns the sparsities that masks of the prunable parameters have, in the form of `PruneState.reached`."""
-    return _as_tree(
-        rules, [_target.reached_by([masks[i] for i in rule.members], _target.last(rule.schedule)) for rule in rules]
-    )
+
+    def one(rule):
+        if isinstance(rule.schedule, Threshold):
+            return _target.reached_by([masks[i] for i in rule.members], jnp.float32(0))
+        shapes = [masks[i].shape for i in rule.members]
+        sizes = ranked_together(allocation, shapes, [axes[i] for i in rule.members]).sizes
+        target = _target.last(rule.schedule)
+        return _target.reached_by([masks[i] for i in rule.members], target, _kept_in_all(rule.schedule, sizes))
+
+    return _as_tree(rules, [one(rule) for rule in rules])
 
 
-def remeasured(reached: PyTree, targets: PyTree, masks: PyTree) -> PyTree:
-    """Returns `PruneState.reached` for other masks, a tree with holes, given `PruneState.target`."""
-    by_path = [(path_string(path), mask) for path, mask in _holes.leaves_with_path(masks) if not _holes.is_hole(mask)]
-    if not isinstance(reached, dict):
-        return _target.reached_by([mask for _, mask in by_path], jnp.asarray(targets))
+def _kept_in_all(schedule: Any, sizes: Sequence[int]) -> UInt64:
+    """Returns how many weights the last target of a schedule keeps in all groups of these sizes together."""
+    total = _uint64.of(0)
+    for size, number in collections.Counter(sizes).items():
+        kept = _target.kept(schedule, jnp.int32(_target.LAST_STEP), size)
+        # Where there are several groups, each is a part of one parameter, which has fewer than 2**32 weights.
+        total = _uint64.add(total, kept if number == 1 else _uint64.multiply(kept.low, number))
+    return total
+
+
+def remeasured(state: Any, masks: PyTree) -> PyTree:
+    """Returns `PruneState.reached` for other masks, a tree with holes.
+
+    Where they keep as many weights as the old ones, what has been reached is the same.
+    """
+    paths = [path_string(path) for path, mask in _holes.leaves_with_path(masks) if not _holes.is_hole(mask)]
+    pairs = list(zip(paths, jax.tree.leaves(state.masks), jax.tree.leaves(masks), strict=True))
+
+    def one(pattern, before, target):
+        members = [(old, new) for path, old, new in pairs if pattern is None or re.search(pattern, path)]
+        old, new = ([masks[i] for masks in members] for i in (0, 1))
+        is_same = _uint64.equal(_target.pruned_by(old), _target.pruned_by(new))
+        return jnp.where(is_same, before, _target.reached_by(new, jnp.asarray(target)))
+
+    if not isinstance(state.reached, dict):
+        return one(None, jnp.asarray(state.reached), state.target)
     return {
-        pattern: _target.reached_by(
-            [mask for path, mask in by_path if re.search(pattern, path)], jnp.asarray(targets[pattern])
-        )
-        for pattern in reached
+        pattern: one(pattern, jnp.asarray(state.reached[pattern]), state.target[pattern]) for pattern in state.reached
     }
 
 

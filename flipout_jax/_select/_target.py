@@ -22,7 +22,7 @@ from ._uint64 import UInt64
 Target = Callable[[Any], Any]
 Schedule = Target | Threshold
 
-_LAST_STEP = 2**31 - 1
+LAST_STEP = 2**31 - 1
 _MILLION = 10**6
 # This is half the distance between adjacent float32 numbers just below 1, in units of 2**-32.
 _HALF_STEP = 2**7
@@ -49,7 +49,7 @@ def check_schedule(sparsity: Any) -> Schedule:
         raise ArgumentError(
             "sparsity", f"{wanted}, got {sparsity!r}, which gives {out.dtype}{list(out.shape)} and not one float."
         )
-    for step in (0, *(10**i for i in range(10)), _LAST_STEP):
+    for step in (0, *(10**i for i in range(10)), LAST_STEP):
         target = jnp.asarray(sparsity(jnp.int32(step)))
         if isinstance(target, Tracer):
             # A target that is itself computed in the traced program is clipped to the range instead.
@@ -135,19 +135,29 @@ def last(schedule: Schedule) -> Array:
     """Returns the target that a schedule ends with; 0 for a threshold, which has none."""
     if isinstance(schedule, Threshold):
         return jnp.float32(0)
-    return at(schedule, jnp.int32(_LAST_STEP))
+    return at(schedule, jnp.int32(LAST_STEP))
 
 
-def reached_by(masks: Sequence[Array], target: Array) -> Array:
+def pruned_by(masks: Sequence[Array]) -> UInt64:
+    """Returns how many weights masks prune."""
+    return functools.reduce(_uint64.add, [_uint64.of(jnp.sum(~mask, dtype=jnp.uint32)) for mask in masks])
+
+
+def reached_by(masks: Sequence[Array], target: Array, kept_at_target: UInt64 | None = None) -> Array:
     """Returns the sparsity of masks, as float32.
 
     It is the target if that leads to these counts, and otherwise the lowest decimal of at most six digits that does, if
     there is one.
+
+    Args:
+      masks: the masks.
+      target: the target that a schedule ends with.
+      kept_at_target: how many weights that target keeps, in all groups together; None means in one group of all.
     """
     size = sum(mask.size for mask in masks)
     if size == 0:
         return jnp.float32(0)
-    pruned = functools.reduce(_uint64.add, [_uint64.of(jnp.sum(~mask, dtype=jnp.uint32)) for mask in masks])
+    pruned = pruned_by(masks)
     fraction = _uint64.to_float(pruned) / np.float32(size)
     nearest = jnp.round(fraction * _MILLION).astype(jnp.uint32)
     # The lowest decimal at or above the fraction, which the rounding of a float may have moved by one.
@@ -156,7 +166,9 @@ def reached_by(masks: Sequence[Array], target: Array) -> Array:
     leads_here = _uint64.equal(_times_millionths(candidates, size), pruned)
     decimal_ = candidates[jnp.argmax(leads_here)].astype(jnp.float32) / np.float32(_MILLION)
     left = _uint64.subtract(_uint64.of(size), pruned)
-    is_target = _uint64.equal(kept(lambda step: target, jnp.int32(0), size), left)
+    if kept_at_target is None:
+        kept_at_target = kept(lambda step: target, jnp.int32(0), size)
+    is_target = _uint64.equal(kept_at_target, left)
     return jnp.where(is_target, target, jnp.where(jnp.any(leads_here), decimal_, fraction))
 
 
