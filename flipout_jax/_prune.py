@@ -131,7 +131,8 @@ def prune(
     if not (isinstance(saliency, Saliency) and all(map(callable, saliency[:3]))):
         raise ArgumentError("saliency", f"must be a Saliency, such as flipout_jax.magnitude(), got {saliency!r}.")
     if allocation is None:
-        allocation = saliency.allocation or global_()
+        # A threshold, which all layers share, has no allocation.
+        allocation = global_() if isinstance(sparsity, Threshold) else saliency.allocation or global_()
     check_allocation(allocation)
     if isinstance(sparsity, Threshold) and allocation != global_():
         raise ArgumentError(

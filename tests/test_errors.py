@@ -42,7 +42,7 @@ def test_scores_that_cannot_be_ranked(score, got):
 
 @pytest.mark.parametrize("groups", [[[7]], [[0], [0]], [[-1]], []])
 def test_groups_that_are_no_partition(groups):
-    with pytest.raises(ValueError, match=r"`allocation.scopes` must put each of the 1 prunable parameters"):
+    with pytest.raises(ValueError, match=r"`allocation.scopes` must put each of the 1 layers"):
         update(prune(allocation=fj.Allocation(lambda sizes: groups)))
 
 

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import optax
 
 import flipout_jax as fj
 
@@ -49,7 +50,7 @@ class MasksOverRandomWeights(Method):
 
         def masks(state):
             hard = mask.harden(state.params)
-            return jax.tree.map(lambda leaf: leaf != 0 if leaf.dtype == jnp.int8 else jnp.ones((), bool), hard)
+            return jax.tree.map(lambda leaf: leaf != 0 if leaf.dtype == jnp.int8 else optax.MaskedNode(), hard)
 
         return Reparameterization(init, lambda frozen, trainable, step: mask.apply(frozen, trainable), masks=masks)
 

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -154,7 +155,7 @@ def _write(setup: Setup, config: Config, state: TrainState, finished: bool, prog
     print(summary)
     run_directory.save_parameters(folder, state.params, fj.get_masks(state.opt_state), state.model_state)
     shown.draw(folder)
-    _check_weights(state, metrics, folder)
+    _check_weights(state, metrics, folder, finished)
     if not finished:
         print(
             f"Stopped after {len(metrics)} of {config.method.epochs(config)} epochs; see {folder}/ for the results so "
@@ -196,10 +197,14 @@ def _data_facts(data: datasets.Dataset) -> dict[str, Any]:
     return json.loads(json.dumps(facts))
 
 
-def _check_weights(state: TrainState, metrics: list[EpochMetrics], folder: Path) -> None:
+def _check_weights(state: TrainState, metrics: list[EpochMetrics], folder: Path, finished: bool) -> None:
     """Raises a `UserError` if training diverged: weights that are not finite cannot be pruned to 0."""
     try:
-        fj.check(state.params, state.opt_state)
+        with warnings.catch_warnings():
+            if not finished:
+                # The target of a run that was stopped is still to come.
+                warnings.simplefilter("ignore", fj.TargetNotReachedWarning)
+            fj.check(state.params, state.opt_state)
     except ValueError as error:
         diverged = [m.epoch for m in metrics if m.train_loss is None]
         if not diverged:

@@ -143,6 +143,8 @@ def check_reachable(allocation: Allocation, sparsity: float | Schedule, sizes: S
     """
     groups = group(allocation, sizes)
     schedule = sparsity if callable(sparsity) or isinstance(sparsity, Threshold) else one_shot(sparsity, step=1)
+    if isinstance(schedule, _target.Repeated):
+        schedule = schedule.schedule
     if not (allocation.min_kept_per_layer and isinstance(schedule, Milestones)):
         return
     for members in groups:

@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import safetensors.numpy
 from flax import nnx
@@ -140,7 +141,7 @@ def test_a_lottery_ticket_is_trained_from_where_it_is_rewound(small, tmp_path, r
     state = epochs(state, range(1, rewind_epochs + 1))
     masks = masks_of(ticket)
     paths = [fj.path_string(path) for path, _ in jax.tree.leaves_with_path(state.params)]
-    leaves = [jnp.asarray(masks.get(path, True)) for path in paths]
+    leaves = [jnp.asarray(masks[path]) if path in masks else optax.MaskedNode() for path in paths]
     rewound = parts.masked(state, jax.tree.unflatten(jax.tree.structure(state.params), leaves))
     trained = epochs(rewound, range(rewind_epochs + 1, 4))
     for path, leaf in zip(paths, jax.tree.leaves(trained.params), strict=True):
