@@ -115,14 +115,14 @@ def acdc(
 
     def update(updates, state, params=None, **extra_args):
         _arguments.check_state(state, PruneState)
-        params = _errors.given_params(params)
+        _, mirrored = _arguments.check_update(updates, params, state.masks)
         starts_dense = _target.is_among(dense, state.count)
         # Masks and momentum are reset at the start of the phase's first update, not at the end of the previous update.
         # There the masks have just been read for the updates, so they would be copied at every step, and resetting the
         # momentum would take a separate pass over the state.
         state = state._replace(masks=_masking.if_due(starts_dense, _all_live, state.masks))
         if reset_momentum:
-            state = state._replace(inner_state=_reset(inner, state.inner_state, params, starts_dense))
+            state = state._replace(inner_state=_reset(inner, state.inner_state, mirrored, starts_dense))
         return pruner.update(updates, state, params, **extra_args)
 
     return _arguments.mark(optax.GradientTransformationExtraArgs(init, update))
@@ -166,12 +166,13 @@ def _mirrors_params(inner: optax.GradientTransformation, state: PyTree) -> list[
 
 def _reset(inner: optax.GradientTransformation, state: PyTree, params: PyTree, is_due: Array) -> PyTree:
     """Returns the optimizer state with all that mirrors the parameters reset to its value from `init` if it is due."""
-    leaves, treedef = jax.tree.flatten(state)
-    mirrors = _mirrors_params(inner, state)
-    fresh = jax.tree.leaves(inner.init(params))
-    return treedef.unflatten(
-        [
-            jnp.where(is_due, new.astype(old.dtype), old) if mirrors_params else old
-            for mirrors_params, new, old in zip(mirrors, fresh, leaves, strict=True)
-        ]
-    )
+    # By path, since gradients that are None may have left out a part of the parameters.
+    fresh = dict(jax.tree.leaves_with_path(inner.init(params)))
+    leaves = []
+    for (path, old), mirrors_params in zip(
+        jax.tree.leaves_with_path(state), _mirrors_params(inner, state), strict=True
+    ):
+        if mirrors_params and path in fresh:
+            old = jnp.where(is_due, fresh[path].astype(old.dtype), old)
+        leaves.append(old)
+    return jax.tree.unflatten(jax.tree.structure(state), leaves)

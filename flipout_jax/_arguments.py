@@ -71,12 +71,17 @@ def check_update(updates: PyTree, params: PyTree, masks: PyTree) -> tuple[PyTree
     params = _errors.given_params(params)
     updates = _restricted(updates, masks)
     params = _restricted(params, masks)
+    passed_over = _without_gradients(updates, masks)
+    if any(passed_over):
+        kept = zip(passed_over, _holes.structure(masks).flatten_up_to(params), strict=True)
+        params = _holes.fill(masks, [None if is_passed_over else leaf for is_passed_over, leaf in kept])
     by_path = _holes.leaves_with_path(params)
     grads = _holes.leaves(updates)
     if len(grads) != len(by_path):
         raise ArgumentError("updates", f"must have a gradient for each of {len(by_path)} parameters, got {len(grads)}.")
     _check_shapes(by_path, grads)
-    mask_leaves = _holes.leaves(masks)
+    pairs = zip(passed_over, _holes.leaves(masks), strict=True)
+    mask_leaves = [mask for is_passed_over, mask in pairs if not is_passed_over]
     if len(mask_leaves) != len(by_path):
         raise ArgumentError(
             "state",
@@ -90,6 +95,17 @@ def check_update(updates: PyTree, params: PyTree, masks: PyTree) -> tuple[PyTree
                 f"whose shape is {jnp.shape(param)}.",
             )
     return updates, params
+
+
+def _without_gradients(updates: PyTree, masks: PyTree) -> list[bool]:
+    """Returns, for each leaf of the masks, True if it is a hole and its gradient is None, as that of integers is."""
+    treedef = _holes.structure(masks)
+    try:
+        grads = treedef.flatten_up_to(updates)
+    except ValueError:
+        # What does not fit is reported for its leaves.
+        return [False] * treedef.num_leaves
+    return [grad is None and _holes.is_hole(mask) for grad, mask in zip(grads, _holes.leaves(masks), strict=True)]
 
 
 def _restricted(tree: PyTree, masks: PyTree) -> PyTree:

@@ -203,8 +203,9 @@ def prune(
         prunable_grads = _masking.prunable_only(grads, masks)
         saliency_state = saliency.update(state.saliency_state, *old_and_new(masks), masks, prunable_grads)
         count = jnp.asarray(optax.safe_increment(state.count))
-        chosen, rules = _rules.match(sparsity, params, _masking.chosen(masks))
-        axes = layer_axes(stacked, params, chosen)
+        weights = _masking.prunable_only(params, masks)
+        chosen, rules = _rules.match(sparsity, weights, _masking.chosen(masks))
+        axes = layer_axes(stacked, weights, chosen)
 
         def prune_now(carry):
             masks, reached = carry

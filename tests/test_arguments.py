@@ -1,5 +1,7 @@
 """What `prune`, `flipout` and `acdc` are given: models with more than arrays, and what they refuse, in words."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -244,3 +246,34 @@ def test_a_run_by_pmap(halving):
     params, state = jax.pmap(step, axis_name="devices")(*start)
     fj.check(params, state)
     assert fj.get_masks(state)["kernel"].sum((1, 2)).tolist() == [100] * devices
+
+
+class Counted(eqx.Module):
+    """A layer beside integers, which have no gradient."""
+
+    layer: eqx.nn.Linear
+    sizes: jax.Array
+    function: Callable = jnp.tanh
+
+    def __call__(self, x):
+        return self.function(self.layer(x))
+
+
+@pytest.mark.promotes
+@pytest.mark.parametrize("keep", [eqx.is_array, eqx.is_inexact_array])
+def test_gradients_are_none_where_there_is_nothing_to_learn(keep, halving):
+    """As plain optax accepts them."""
+    model = Counted(eqx.nn.Linear(4, 3, key=jax.random.key(0)), jnp.array([4, 3]))
+    optimizer = halving(optax.sgd(0.1, momentum=0.9))
+    state = optimizer.init(eqx.filter(model, keep))
+
+    @eqx.filter_jit
+    def step(model, state):
+        grads = eqx.filter_grad(lambda m: jnp.mean(jnp.square(jax.vmap(m)(jnp.ones((2, 4))))))(model)
+        updates, state = optimizer.update(grads, state, model)
+        return eqx.apply_updates(model, updates), state
+
+    for _ in range(3):
+        model, state = step(model, state)
+    assert int(jnp.sum(model.layer.weight == 0)) == 6
+    fj.check(model, state)
