@@ -195,6 +195,7 @@ def test_it_prunes_with_one_line_changed(name):
     assert (total.prunable, total.kept) == (sum(sizes), sum(kept))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "method"), OTHER_METHODS, ids=lambda x: getattr(x, "__name__", x))
 def test_it_prunes_by_another_method(name, method):
     # The parts of a program that have sparsities of their own say so themselves.

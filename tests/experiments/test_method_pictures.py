@@ -16,6 +16,7 @@ def training():
     return method_pictures.train(with_method(config, "flipout"))
 
 
+@pytest.mark.slow
 def test_flips_are_those_of_the_walks(training):
     first = training.prunings[0].step
     until = training.walks[: first + 1]
@@ -26,6 +27,7 @@ def test_flips_are_those_of_the_walks(training):
     assert training.flips.max() > 3
 
 
+@pytest.mark.slow
 def test_each_pruning_takes_the_lowest_scores(training):
     assert [pruning.step for pruning in training.prunings] == [42, 84, 126, 168]
     for before, after in zip(training.prunings[:-1], training.prunings[1:], strict=True):
@@ -35,6 +37,7 @@ def test_each_pruning_takes_the_lowest_scores(training):
         assert all(a >= b for a, b in zip([1.0, *fractions], fractions, strict=False))
 
 
+@pytest.mark.slow
 def test_all_pictures_are_drawn(training, tmp_path):
     figures = [
         method_pictures.walks(training),

@@ -102,6 +102,7 @@ def test_an_experiment_runs_once_and_is_tested_in_8_bits(tiny, capsys):
     assert "in 8 bits" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_is_tried_in_little_is_written_down(tiny, monkeypatch, tmp_path):
     file = tmp_path / "exercised.csv"
     options = exercise.Options(("tiny",), grayscale="digits", color="digits", output_dir=tmp_path / "tried", csv=file)

@@ -63,17 +63,20 @@ def quick_results(printed, tmp_path_factory):
     return printed("eight_devices.py", tmp_path_factory.mktemp("resumed"), *cases, devices=8)
 
 
+@pytest.mark.slow
 def test_8_devices_equal_one_in_the_quick_cases(quick_results):
     found = quick_results["sharded"]
     assert set(QUICK) <= set(found)
     assert_equal_to_one_device(found)
 
 
+@pytest.mark.slow
 def test_a_run_resumes_on_2_of_8_devices(quick_results, assert_resumed):
     assert set(quick_results["resumed"]) == {"2"}
     assert_resumed(quick_results["resumed"])
 
 
+@pytest.mark.slow
 def test_masks_of_parameters_with_partition_names_are_sharded_as_these(quick_results):
     found = quick_results["named"]
     assert set(found) == set(QUICK_NAMED)
