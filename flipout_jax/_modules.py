@@ -143,7 +143,8 @@ def _children(node: Any) -> list[tuple[Any, Any]]:
     nnx = sys.modules.get("flax.nnx")
     if nnx is not None and isinstance(node, nnx.Pytree):
         # Not by its tree: a module may be none.
-        return [(DictKey(name), child) for name, child in vars(node).items() if not name.startswith("_pytree__")]
+        # Older releases of Flax hold the entries of a list by their numbers.
+        return [(DictKey(name), child) for name, child in vars(node).items() if not str(name).startswith("_pytree__")]
     children = jax.tree.leaves_with_path(node, is_leaf=lambda x: x is not node)
     return [(keys[0], child) for keys, child in children if keys]
 

@@ -1,6 +1,7 @@
 """The exact selection against a stable sort in NumPy."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -157,8 +158,13 @@ def test_distinct_scores(keep):
 
 def test_no_guard_costs_nothing():
     arguments = [jnp.ones((4, 4)), jnp.ones(5)], [jnp.ones((4, 4), bool), jnp.ones(5, bool)], _uint64.table([7])
-    programs = [str(jax.make_jaxpr(together, static_argnums=3)(*arguments, k)) for k in (0, 1)]
-    assert programs[0] == str(jax.make_jaxpr(together)(*arguments))
+
+    def text(jaxpr):
+        # Older releases of JAX print the addresses of functions.
+        return re.sub("0x[0-9a-f]+", "", str(jaxpr))
+
+    programs = [text(jax.make_jaxpr(together, static_argnums=3)(*arguments, k)) for k in (0, 1)]
+    assert programs[0] == text(jax.make_jaxpr(together)(*arguments))
     assert programs[0] != programs[1]
 
 
