@@ -101,7 +101,9 @@ def test_several_seeds_at_once_have_the_masks_that_they_have_alone(small, tmp_pa
     assert any((masks[0][0][name] != masks[0][1][name]).any() for name in masks[0][0])
 
 
-@pytest.mark.parametrize("method", ["snip", "lottery", "drive"])
+@pytest.mark.parametrize(
+    "method", ["snip", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lottery", "drive"))]
+)
 def test_a_run_that_was_stopped_goes_on_with_its_masks_and_its_start(small, tmp_path, stopped, method):
     own = {"rounds": 2, "rewind_epochs": 1} if method == "lottery" else None
     training.run(small(method, own, epochs=4, output_dir=tmp_path / "whole"))

@@ -98,7 +98,17 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in models.MODELS if name != "densenet121"])
+DEEP = "resnet50", "resnet56", "elu_resnet56", "elu_resnet110"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in DEEP else ())
+        for name in models.MODELS
+        if name != "densenet121"
+    ],
+)
 def test_every_network_trains(name):
     assert_trains(name, LOSSES[name])
 

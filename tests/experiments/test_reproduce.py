@@ -86,6 +86,7 @@ def tiny(monkeypatch, tmp_path):
     return Options("tiny", output_dir=tmp_path / "tiny", **words)
 
 
+@pytest.mark.slow
 def test_an_experiment_runs_once_and_is_tested_in_8_bits(tiny, capsys):
     assert reproduce.reproduce(tiny).failed == []
     with (tiny.output_dir / results_table.CSV).open(newline="") as file:

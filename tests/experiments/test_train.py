@@ -207,7 +207,9 @@ def test_the_loss_of_an_epoch_is_the_recorded_one(quick, tmp_path, method, train
     np.testing.assert_allclose((metrics["train_loss"], metrics["test_loss"]), (train_loss, test_loss), rtol=5e-3)
 
 
-@pytest.mark.parametrize("at_once", [pytest.param(None, marks=pytest.mark.draws), 3, 2])
+@pytest.mark.parametrize(
+    "at_once", [pytest.param(None, marks=pytest.mark.draws), pytest.param(3, marks=pytest.mark.slow), 2]
+)
 def test_several_seeds(quick, tmp_path, at_once, capsys):
     options = {"model": "lenet_300_100", "sparsity": 0.75}
     training.run(quick(seeds=3, seed=4, seeds_at_once=at_once, **options))
