@@ -80,10 +80,12 @@ def _flips_of(state: PruneState) -> PyTree | None:
 def merge(trees: list[PyTree]) -> PyTree:
     """Returns one tree of several with holes, as the parts of `optax.partition` have them.
 
+    Its containers are new, so that changing a dict of the result does not change a state.
+
     Raises:
       ValueError: if two trees hold the same leaf, naming it.
     """
-    result = trees[0]
+    result = jax.tree.map(lambda leaf: leaf, trees[0])
     for tree in trees[1:]:
         result = _merge_two((), result, tree)
     return result

@@ -10,7 +10,7 @@ from jax import Array
 
 from .._errors import ArgumentError
 from ..schedules import Milestones, Threshold, one_shot
-from . import _slices, _target
+from . import _buckets, _slices, _target
 from ._allocation import Allocation
 from ._normalized import normalized
 from ._selection import keep_highest
@@ -74,9 +74,16 @@ def keep_in_groups(
       The new masks, of the same shapes; bool.
     """
     layers = _slices.layers([mask.shape for mask in live], layer_axes)
+    cuts = [
+        (jax.typeof(mask), *(slices.of_leaves[i].shape for slices in (groups, layers))) for i, mask in enumerate(live)
+    ]
+    buckets = _buckets.alike(scores, cuts)
+    scores, live = (_buckets.join(leaves, buckets) for leaves in (scores, live))
+    groups, layers = (slices.bucketed(buckets) for slices in (groups, layers))
     if allocation.normalized:
         scores = normalized(scores, live, layers)
-    return keep_highest(scores, live, keep, groups, layers, allocation.min_kept_per_layer)
+    masks = keep_highest(scores, live, keep, groups, layers, allocation.min_kept_per_layer)
+    return _buckets.split(masks, buckets)
 
 
 def ranked_together(allocation: Allocation, shapes: Sequence[Shape], layer_axes: Sequence[int]) -> Slices:

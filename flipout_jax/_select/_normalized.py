@@ -39,7 +39,7 @@ def _divided(scores: list[Array], live: list[Array], layers: Slices) -> list[Arr
         fractions.append((jnp.ldexp(magnitude, -exponent) * 2.0**_BITS).astype(jnp.uint32))
     total = _sum(fractions, layers)
     number = jnp.concatenate([layers.count(i, [which])[0] for i, which in enumerate(counted)])
-    words = (layers.split(word) for word in (*total, number))
+    words = (*(layers.spread(word) for word in total), layers.split(number))
     divided = []
     for score, exponent, high, low, n in zip(scores, exponents, *words, strict=True):
         dtype = score.dtype

@@ -5,7 +5,6 @@ slices are numbered, leaf by leaf, and each belongs to one group. Numbers of gro
 one program ranks all groups at once, however many there are.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,6 +14,7 @@ import numpy as np
 from jax import Array, lax
 
 from . import _uint64
+from ._buckets import Buckets
 from ._counting import count
 from ._uint64 import UInt64
 
@@ -27,10 +27,23 @@ class Slices(NamedTuple):
     Attributes:
       of_leaves: for each leaf the group of each slice, with as many axes as the leaf, those within a slice of size 1.
       sizes: for each group the number of its weights.
+      places: the place of each slice in the order of the tree, where the leaves are in another order; a flat array.
     """
 
     of_leaves: tuple[np.ndarray, ...]
     sizes: tuple[int, ...]
+    places: np.ndarray | None = None
+
+    def bucketed(self, buckets: Buckets) -> "Slices":
+        """Returns the slices of the arrays that `_buckets.join` makes of the leaves."""
+        ends = np.cumsum([groups.size for groups in self.of_leaves])
+        places = [np.arange(end - groups.size, end) for groups, end in zip(self.of_leaves, ends, strict=True)]
+        of_leaves = [
+            self.of_leaves[bucket[0]] if len(bucket) == 1 else np.stack([self.of_leaves[i] for i in bucket])
+            for bucket in buckets
+        ]
+        order = [places[i] for bucket in buckets for i in bucket]
+        return Slices(tuple(of_leaves), self.sizes, np.concatenate(order))
 
     def apart(self, shapes: Sequence[Shape]) -> "Slices":
         """Returns the same slices with each in a group of its own."""
@@ -47,11 +60,11 @@ class Slices(NamedTuple):
 
     def total(self, counts: Sequence[Array]) -> UInt64:
         """Returns the sum of the counts of each group, from the counts of the slices of each leaf."""
-        if len(self.sizes) == 1 and all(groups.size == 1 for groups in self.of_leaves):
-            return functools.reduce(_uint64.add, [_uint64.of(numbers) for numbers in counts])
         numbers = _uint64.of(jnp.concatenate(counts))
+        if len(self.sizes) == 1:
+            return _uint64.sum_(numbers)
         if self._are_apart:
-            return numbers
+            return take(numbers, self._order)
         running = self._running(numbers)
         return _uint64.subtract(take(running, self._ends), take(running, self._starts))
 
@@ -89,12 +102,14 @@ class Slices(NamedTuple):
 
     @property
     def _are_apart(self) -> bool:
-        return np.array_equal(self._flat, np.arange(len(self.sizes)))
+        """Whether each group has exactly one slice."""
+        return np.array_equal(np.sort(self._flat), np.arange(len(self.sizes)))
 
     @property
     def _order(self) -> np.ndarray:
-        """The slices in the order of their groups, those of a group in their own order."""
-        return np.argsort(self._flat, kind="stable")
+        """The slices in the order of their groups, those of a group in the order of the tree."""
+        places = np.arange(self.number) if self.places is None else self.places
+        return np.lexsort((places, self._flat))
 
     @property
     def _starts(self) -> np.ndarray:

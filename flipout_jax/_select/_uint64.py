@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 
 class UInt64(NamedTuple):
@@ -47,6 +47,16 @@ def add(a: UInt64, b: UInt64) -> UInt64:
     """Returns `a + b` modulo 2**64."""
     low = a.low + b.low
     return UInt64(a.high + b.high + (low < a.low).astype(jnp.uint32), low)
+
+
+def sum_(counts: UInt64) -> UInt64:
+    """Returns the sum of a vector of counts modulo 2**64, as a vector of one."""
+
+    def add_words(a, b):
+        return tuple(add(UInt64(*a), UInt64(*b)))
+
+    zero = jnp.uint32(0)
+    return UInt64(*(word.reshape(1) for word in lax.reduce(tuple(counts), (zero, zero), add_words, [0])))
 
 
 def subtract(a: UInt64, b: UInt64) -> UInt64:

@@ -235,10 +235,11 @@ def test_it_runs_as_a_script(name, capsys):
 @pytest.mark.skipif(jax.device_count() == 8, reason="this is the process of 8 devices")
 def test_on_8_devices():
     """The number of devices must be set before JAX starts, so these tests run once more in a process of their own."""
-    env = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    # Devices wait for each other, each in a thread of its own, so there must be threads for all of them.
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "NPROC": "16"}
     env["XLA_FLAGS"] = f"{env.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-o", "addopts=--import-mode=importlib"]
     command += [__file__, "-k", f"({' or '.join(ON_MESHES)}) and not script"]
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=RECIPES.parents[1])
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == 0, done.stdout + done.stderr
     assert f"{2 * len(ON_MESHES) + sum(name in ON_MESHES for name, _ in OTHER_METHODS)} passed" in done.stdout

@@ -24,7 +24,8 @@ def printed():
     """
 
     def printed(script, *arguments, devices, **environment):
-        env = {**os.environ, "JAX_PLATFORMS": "cpu", **environment}
+        # Devices wait for each other, each in a thread of its own, so there must be threads for all of them.
+        env = {**os.environ, "JAX_PLATFORMS": "cpu", "NPROC": str(max(2 * devices, 4)), **environment}
         env["XLA_FLAGS"] = f"{env.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
         command = [sys.executable, Path(__file__).with_name(script), *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, env=env)
