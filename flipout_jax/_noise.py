@@ -1,13 +1,15 @@
 """Gradient noise, which makes the signs of redundant weights flip."""
 
+import functools
 import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from . import _errors, _holes, _numerics
+from . import _buckets, _errors, _holes, _numerics, _threefry
 from ._stacked import all_layer_axes, check_stacked
 
 
@@ -84,33 +86,54 @@ def gradient_noise(
         del params, extra_args
         next_key, step_key = jax.random.split(jax.random.wrap_key_data(state.noise_key, impl=implementation))
         leaves, treedef = jax.tree.flatten(updates)
-        keys = jax.random.split(step_key, len(leaves)) if leaves else ()
+        keys = jax.random.key_data(jax.random.split(step_key, max(len(leaves), 1)))
         axes = [
             number
             for number, leaf in zip(all_layer_axes(stacked, updates), _holes.leaves(updates), strict=True)
             if not _holes.is_hole(leaf)
         ]
         current = scale if scale_at is None else scale_at(state.noise_count)
-        noisy = [_add_noise(k, leaf, number, current) for k, leaf, number in zip(keys, leaves, axes, strict=True)]
-        return treedef.unflatten(noisy), GradientNoiseState(
+        buckets = _buckets.alike(leaves, axes)
+        noisy = []
+        for bucket in buckets:
+            gradients = [leaves[i] for i in bucket]
+            noisy += _add_noise(keys[np.array(bucket)], implementation, gradients, axes[bucket[0]], current)
+        # From the order of the buckets to that of the tree.
+        places = np.argsort([i for bucket in buckets for i in bucket])
+        return treedef.unflatten([noisy[place] for place in places]), GradientNoiseState(
             jax.random.key_data(next_key), jnp.asarray(optax.safe_increment(state.noise_count))
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _add_noise(key: jax.Array, gradient: jax.Array, leading: int, scale: Any) -> jax.Array:
-    if not jnp.issubdtype(gradient.dtype, jnp.inexact) or gradient.size == 0:
-        return gradient
+def _add_noise(
+    keys: jax.Array, implementation: str, gradients: list[jax.Array], leading: int, scale: Any
+) -> list[jax.Array]:
+    """Returns gradients of one type, the first `leading` axes of which number layers, with noise of a key for each."""
+    shape, dtype = gradients[0].shape, gradients[0].dtype
+    if not jnp.issubdtype(dtype, jnp.inexact) or math.prod(shape) == 0:
+        return gradients
     # In half precision, the sum of squares would overflow or underflow.
-    wide = jnp.abs(gradient).astype(_numerics.wider(jnp.finfo(gradient.dtype).dtype, jnp.float32))
-    squares = jnp.square(wide)
-    # Without layers, the sum is a scalar, which is reduced across devices as such.
-    total = jnp.sum(squares) if not leading else jnp.sum(squares, tuple(range(leading, gradient.ndim)), keepdims=True)
-    std = scale * jnp.sqrt(total) / math.sqrt(math.prod(gradient.shape[leading:]))
-    std = jnp.where(jnp.isfinite(std), std, 0).astype(wide.dtype)
-    draw = _numerics.sharded_like(lambda key: jax.random.normal(key, gradient.shape, gradient.dtype), gradient)
-    noise = draw(key)
-    dtype = _numerics.wider(noise.dtype, std.dtype)
-    noisy = gradient + (std.astype(dtype) * noise.astype(dtype)).astype(gradient.dtype)
-    return jnp.where(jnp.isfinite(noisy), noisy, gradient)
+    wide = _numerics.wider(jnp.finfo(dtype).dtype, jnp.float32)
+
+    def square_norm(gradient):
+        squares = jnp.square(jnp.abs(gradient).astype(wide))
+        # Without layers, the sum is a scalar, which is reduced across devices as such.
+        return jnp.sum(squares, tuple(range(leading, gradient.ndim)), keepdims=True) if leading else jnp.sum(squares)
+
+    # Each norm is a sum of its own, as the order of a sum decides its last bit.
+    stds = []
+    for gradient in gradients:
+        std = scale * jnp.sqrt(square_norm(gradient)) / math.sqrt(math.prod(shape[leading:]))
+        stds.append(jnp.where(jnp.isfinite(std), std, 0).astype(wide))
+    is_noisy = jnp.any(jnp.stack([jnp.any(std > 0) for std in stds]))
+
+    draw = functools.partial(_threefry.normals, implementation=implementation, shape=shape, dtype=dtype)
+    noises = _numerics.sharded_like(draw, gradients)(keys, is_noisy)
+    sum_dtype = _numerics.wider(dtype, wide)
+    noisy = []
+    for gradient, std, noise in zip(gradients, stds, noises, strict=True):
+        changed = gradient + (std.astype(sum_dtype) * noise.astype(sum_dtype)).astype(dtype)
+        noisy.append(jnp.where(jnp.isfinite(changed), changed, gradient))
+    return noisy

@@ -1,6 +1,6 @@
 """Small numerical helpers: promotion of types, sharded results, and a fast select."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -9,11 +9,27 @@ from jax import Array, lax
 from jax.sharding import AxisType, auto_axes
 from jax.typing import DTypeLike
 
+# The largest number of elements of an array that costs more to compile code for than to run it.
+SMALL = 2**16
+
 
 def wider(a: DTypeLike, b: DTypeLike) -> jnp.dtype:
     """Returns the smallest type that holds both, even if JAX is configured not to promote types implicitly."""
     with jax.numpy_dtype_promotion("standard"):
         return jnp.promote_types(a, b)
+
+
+def positions(shape: Sequence[int], zero: Array | int = 0) -> Array:
+    """Returns the uint32 position of each element in its flattened array, computed without a reshape or a gather.
+
+    With a `zero` that is not a constant, a compiler does not compute the positions in advance.
+    """
+    position = jnp.zeros(shape, jnp.uint32)
+    stride = 1
+    for axis in reversed(range(len(shape))):
+        position = position + (lax.broadcasted_iota(jnp.uint32, shape, axis) + zero) * jnp.uint32(stride)
+        stride *= shape[axis]
+    return position
 
 
 def sharded_like(function: Callable[..., Any], like: Any) -> Callable[..., Any]:
@@ -31,15 +47,19 @@ def sharded_like(function: Callable[..., Any], like: Any) -> Callable[..., Any]:
     return auto_axes(function, axes=tuple(sorted(explicit)), out_sharding=out_sharding)
 
 
-@jax.custom_jvp
 def where(mask: Array, x: Array, y: Array) -> Array:
     """Returns `jnp.where(mask, x, y)`, for `x` and `y` of the mask's shape and of one dtype.
 
-    It combines the bits, `(x & -mask) | (y & ~-mask)`. An optimizer step on a CPU is bound by memory, and there a
-    select becomes masked loads, which take a quarter longer than the plain loads that this needs.
+    It combines the bits, `(x & -mask) | (y & ~-mask)`. An optimizer step on a CPU is bound by memory,
+    and there a select becomes masked loads, which take a quarter longer than the plain loads that this needs.
     """
     if not jnp.issubdtype(x.dtype, jnp.floating) or x.dtype.itemsize < 2:
         return jnp.where(mask, x, y)
+    return _where_bits(mask, x, y)
+
+
+@jax.custom_jvp
+def _select_bits(mask: Array, x: Array, y: Array) -> Array:
     unsigned = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
     x_bits = lax.bitcast_convert_type(x, unsigned)
     y_bits = lax.bitcast_convert_type(y, unsigned)
@@ -47,7 +67,11 @@ def where(mask: Array, x: Array, y: Array) -> Array:
     return lax.bitcast_convert_type((x_bits & ones) | (y_bits & ~ones), x.dtype)
 
 
-@where.defjvp
+@_select_bits.defjvp
 def _where_jvp(primals, tangents):
     mask, x, y = primals
-    return where(mask, x, y), jnp.where(mask, tangents[1], tangents[2])
+    return _where_bits(mask, x, y), jnp.where(mask, tangents[1], tangents[2])
+
+
+# It is traced once for each shape.
+_where_bits = jax.jit(_select_bits, inline=True)

@@ -190,28 +190,33 @@ def prune(
             return updates, (noise_state, inner_state)
 
         consumed = (state.noise_state, state.inner_state)
-        (updates, consumed), recompute = with_recompute(inner_update, (grads, params, masks), consumed)
+        (updates, consumed), recompute = with_recompute(
+            inner_update, (grads, params, masks), consumed, lambda updates: _masking.prunable_only(updates, masks)
+        )
         noise_state, inner_state = consumed
 
         # The saliency and the pruning each recompute the new weights, so that a step without a pruning keeps neither
         # the updates nor the new weights in memory.
-        def old_and_new(masks):
-            updates = recompute((grads, params, masks))
-            new = optax.apply_updates(params, _masking.clear(masks, updates, params))
-            return _masking.prunable_only(params, masks), _masking.prunable_only(new, masks)
-
-        prunable_grads = _masking.prunable_only(grads, masks)
-        saliency_state = saliency.update(state.saliency_state, *old_and_new(masks), masks, prunable_grads)
-        count = jnp.asarray(optax.safe_increment(state.count))
         weights = _masking.prunable_only(params, masks)
+
+        def new_weights(masks):
+            updates = recompute((grads, params, masks))
+            return optax.apply_updates(weights, _masking.clear(masks, updates, weights))
+
+        saliency_state = state.saliency_state
+        # A saliency without a state, such as the magnitude, needs no new weights.
+        if jax.tree.leaves(saliency_state):
+            prunable_grads = _masking.prunable_only(grads, masks)
+            saliency_state = saliency.update(saliency_state, weights, new_weights(masks), masks, prunable_grads)
+        count = jnp.asarray(optax.safe_increment(state.count))
         chosen, rules = _rules.match(sparsity, weights, _masking.chosen(masks))
         axes = layer_axes(stacked, weights, chosen)
 
         def prune_now(carry):
             masks, reached = carry
-            old, new = old_and_new(masks)
+            new = new_weights(masks)
             # A weight that has just become NaN or infinite is scored by its previous value.
-            finite = jax.tree.map(lambda before, after: jnp.where(jnp.isfinite(after), after, before), old, new)
+            finite = jax.tree.map(lambda before, after: jnp.where(jnp.isfinite(after), after, before), weights, new)
             scores = saliency.score(*lax.stop_gradient((saliency_state, finite)))
             _arguments.check_scores(scores, masks)
             live, treedef = jax.tree.flatten(masks)

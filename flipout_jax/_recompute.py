@@ -13,11 +13,16 @@ from jax import lax
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var, jaxpr_as_fun
 
+from . import _numerics
+
 PyTree = Any
 
 
 def with_recompute(
-    function: Callable[..., tuple[PyTree, PyTree]], reusable: PyTree, consumed: PyTree
+    function: Callable[..., tuple[PyTree, PyTree]],
+    reusable: PyTree,
+    consumed: PyTree,
+    part: Callable[[PyTree], PyTree] = lambda first: first,
 ) -> tuple[tuple[PyTree, PyTree], Callable[[PyTree], PyTree]]:
     """Calls `function(reusable, consumed)`, which returns a pair, and finds a way to recompute its first output.
 
@@ -25,39 +30,47 @@ def with_recompute(
       function: a pure function that returns two trees of arrays, such as the updates and the new state of an optimizer.
       reusable: arrays that may be read again later.
       consumed: arrays that should not be read again, because the second output reuses their memory: the old state.
+      part: selects what to recompute from the first output; by default all of it.
 
     Returns:
-      The two outputs, and a function that returns the first output again when called with the same `reusable`. If the
-      first output can be computed from `reusable`, the second output and scalars alone, the function reads only these;
-      otherwise it reads the first output itself.
+      The two outputs, and a function that returns the part of the first output again when called with the same
+      `reusable`. If the large arrays of that part can be computed from `reusable`, the second output and scalars alone,
+      the function reads only these; otherwise it reads the first output itself.
     """
-    if not any(isinstance(x, Tracer) for x in jax.tree.leaves((reusable, consumed))):
+    inputs = jax.tree.leaves((reusable, consumed))
+    is_traced = any(isinstance(array, Tracer) for array in inputs)
+    if not is_traced or all(array.size <= _numerics.SMALL for array in inputs):
         # Outside of jit every value is in memory anyway, and a function that is called directly can be debugged.
+        # Small arrays may stay in memory, since compiling their computation once more takes longer than it saves.
         first, second = function(reusable, consumed)
-        return (first, second), lambda reusable: first
+        return (first, second), lambda reusable: part(first)
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(reusable, consumed)
     jaxpr = closed.jaxpr
-    inputs = jax.tree.leaves((reusable, consumed))
     outputs = jaxpr_as_fun(closed)(*inputs)
     first, second = jax.tree.unflatten(jax.tree.structure(shapes), outputs)
     count = len(jax.tree.leaves(first))
 
+    kept, treedef = jax.tree.flatten(part(first))
+    places = jax.tree.leaves(part(jax.tree.unflatten(jax.tree.structure(first), range(count))))
+    large = [i for i, array in enumerate(kept) if array.size > _numerics.SMALL]
     known = dict(zip(map(id, jaxpr.constvars), closed.consts, strict=True))
     known |= zip(map(id, jaxpr.invars), inputs, strict=True)
     for var, value in zip(jaxpr.outvars[count:], outputs[count:], strict=True):
         known.setdefault(id(var), value)
-    recipe = _slice(jaxpr, jaxpr.outvars[:count], known)
+    recipe = _slice(jaxpr, [jaxpr.outvars[places[i]] for i in large], known)
     unavailable = {id(var) for var in jaxpr.invars[len(jax.tree.leaves(reusable)) :] if var.aval.shape}
     unavailable -= {id(var) for var in jaxpr.outvars[count:]}
     if recipe is None or unavailable & set(map(id, recipe.invars)):
-        return (first, second), lambda reusable: first
+        return (first, second), lambda reusable: part(first)
 
     def recompute(reusable):
         values_by_id = known | dict(zip(map(id, jaxpr.invars), jax.tree.leaves(reusable), strict=False))
         # Without barriers, the compiler would recognize that both computations are the same and keep the result.
         read = [lax.optimization_barrier(values_by_id[id(var)]) for var in recipe.invars]
-        values = jaxpr_as_fun(ClosedJaxpr(recipe, ()))(*read)
-        return jax.tree.unflatten(jax.tree.structure(first), values)
+        values = list(kept)
+        for i, value in zip(large, jaxpr_as_fun(ClosedJaxpr(recipe, ()))(*read), strict=True):
+            values[i] = value
+        return treedef.unflatten(values)
 
     return (first, second), recompute
 

@@ -29,6 +29,8 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from flipout_jax import _numerics
+
 # The first example of a shape pays for a compilation, which no deadline allows for.
 settings.register_profile("quick", deadline=None, max_examples=20, print_blob=True)
 settings.register_profile("thorough", deadline=None, max_examples=400, print_blob=True)
@@ -185,6 +187,14 @@ def pytest_runtest_protocol(item):
 def quick_compilation():
     """Leaves most optimizations out of what a module compiles, also where the module before it had them."""
     jax.config.update("jax_disable_most_optimizations", COMPILES_QUICKLY)
+
+
+@pytest.fixture(scope="module")
+def all_large():
+    """Has arrays of any size treated as large ones: none is joined with others, or kept rather than computed anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_numerics, "SMALL", 0)
+        yield
 
 
 @pytest.fixture(scope="module")

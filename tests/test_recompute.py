@@ -12,8 +12,8 @@ import flipout_jax as fj
 from flipout_jax._numerics import where
 from flipout_jax._recompute import with_recompute
 
-# The selection is exact as XLA compiles it for users.
-pytestmark = pytest.mark.usefixtures("default_code")
+# The selection is exact as XLA compiles it for users. Only large arrays are computed anew.
+pytestmark = pytest.mark.usefixtures("default_code", "all_large")
 
 
 def momentum(free, spent):

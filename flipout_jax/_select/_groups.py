@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from .. import _buckets
 from .._errors import ArgumentError
 from ..schedules import Milestones, Threshold, one_shot
-from . import _buckets, _slices, _target
+from . import _slices, _target
 from ._allocation import Allocation
 from ._normalized import normalized
 from ._selection import keep_highest
@@ -73,6 +74,8 @@ def keep_in_groups(
     Returns:
       The new masks, of the same shapes; bool.
     """
+    if not live:
+        return []
     layers = _slices.layers([mask.shape for mask in live], layer_axes)
     cuts = [
         (jax.typeof(mask), *(slices.of_leaves[i].shape for slices in (groups, layers))) for i, mask in enumerate(live)

@@ -95,7 +95,7 @@ def _highest(keys: list[Array], live: list[Array], keep: UInt64, groups: Slices)
     cuts = lax.cond(jnp.all(_uint64.at_least(ties_kept, ties)), cut_after_all, cut_within_ties)
     masks = []
     for key, alive, level, cut in zip(keys, live, groups.spread(threshold.value), groups.split(cuts), strict=True):
-        is_kept = _position(key.shape) < cut
+        is_kept = _numerics.positions(key.shape) < cut
         masks.append(alive & ((key > level) | ((key == level) & is_kept)))
     return masks
 
@@ -172,18 +172,8 @@ def _cuts(keys: list[Array], live: list[Array], thresholds: Array, keep: UInt64,
         levels = groups.spread(thresholds | zero.astype(thresholds.dtype))
         live_ties = [alive & (key == level) for key, alive, level in zip(keys, live, levels, strict=True)]
         # Complements turn the lowest positions into the highest keys.
-        return [~_position(key.shape, zero) for key in keys], live_ties
+        return [~_numerics.positions(key.shape, zero) for key in keys], live_ties
 
     apart = groups.apart([key.shape for key in keys])
     last = _kth_highest(ties_of_slices, jnp.dtype(jnp.uint32), kept, apart).value
     return jnp.where(kept.low == 0, 0, ~last + 1)
-
-
-def _position(shape: tuple[int, ...], zero: Array | int = 0) -> Array:
-    """Returns the uint32 position of each element in its flattened leaf, computed without a reshape or a gather."""
-    position = jnp.zeros(shape, jnp.uint32)
-    stride = 1
-    for axis in reversed(range(len(shape))):
-        position = position + (lax.broadcasted_iota(jnp.uint32, shape, axis) + zero) * jnp.uint32(stride)
-        stride *= shape[axis]
-    return position

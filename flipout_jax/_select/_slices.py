@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from .._buckets import Buckets, part
 from . import _uint64
-from ._buckets import Buckets
 from ._counting import count
 from ._uint64 import UInt64
 
@@ -86,7 +86,7 @@ class Slices(NamedTuple):
         """Returns, for each leaf, the values of its slices, in a form that broadcasts against it."""
         ends = np.cumsum([groups.size for groups in self.of_leaves])
         return [
-            lax.slice(values, [end - groups.size], [end]).reshape(groups.shape)
+            part(values, end - groups.size, groups.size).reshape(groups.shape)
             for groups, end in zip(self.of_leaves, ends.tolist(), strict=True)
         ]
 
@@ -121,8 +121,13 @@ class Slices(NamedTuple):
 
     def _running(self, numbers: UInt64) -> UInt64:
         """Returns the sums of the first 0, 1, 2, ... numbers of slices in the order of their groups."""
-        sums = lax.associative_scan(_uint64.add, take(numbers, self._order))
-        return UInt64(*(jnp.pad(word, (1, 0)) for word in sums))
+
+        # A loop is less code than a parallel scan, and there are few slices where groups have several.
+        def add(total, number):
+            return _uint64.add(total, number), total
+
+        total, before = lax.scan(add, _uint64.of(0), take(numbers, self._order))
+        return UInt64(*(jnp.append(*words) for words in zip(before, total, strict=True)))
 
 
 def layers(shapes: Sequence[Shape], layer_axes: Sequence[int]) -> Slices:
@@ -162,9 +167,9 @@ def joined(parts: Sequence[Slices], members: Sequence[Sequence[int]]) -> Slices:
     """Returns the slices of all leaves, of which the i-th part has the leaves `members[i]`, and the groups of all."""
     of_leaves: dict[int, np.ndarray] = {}
     sizes: list[int] = []
-    for part, leaves in zip(parts, members, strict=True):
-        of_leaves |= {leaf: groups + len(sizes) for leaf, groups in zip(leaves, part.of_leaves, strict=True)}
-        sizes += part.sizes
+    for slices, leaves in zip(parts, members, strict=True):
+        of_leaves |= {leaf: groups + len(sizes) for leaf, groups in zip(leaves, slices.of_leaves, strict=True)}
+        sizes += slices.sizes
     return Slices(tuple(of_leaves[leaf] for leaf in sorted(of_leaves)), tuple(sizes))
 
 
@@ -190,7 +195,7 @@ def _take(values: Array, index: np.ndarray) -> Array:
         return values[:0]
     first = int(index[0])
     if (index == first).all():
-        return jnp.broadcast_to(lax.slice(values, [first], [first + 1]), index.shape)
+        return jnp.broadcast_to(part(values, first, 1), index.shape)
     if np.array_equal(index, np.arange(first, first + index.size)):
-        return lax.slice(values, [first], [first + index.size])
+        return part(values, first, index.size)
     return values[index]

@@ -11,8 +11,8 @@ import flipout_jax as fj
 from experiments.benchmarks import programs
 from experiments.benchmarks.update import Step, compilations, compiled
 
-# XLA compiles the steps as it does for users.
-pytestmark = pytest.mark.usefixtures("default_code")
+# XLA compiles the steps as it does for users, and treats these arrays as it does large ones.
+pytestmark = pytest.mark.usefixtures("default_code", "all_large")
 
 SHAPES = [(64, 128), (3, 3, 32, 32), (300, 100)]
 PARAMS = [{"kernel": jnp.ones(shape)} for shape in SHAPES]

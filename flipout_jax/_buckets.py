@@ -8,10 +8,10 @@ import collections
 from collections.abc import Hashable, Sequence
 
 import jax
+import numpy as np
 from jax import Array, lax
 
-# The largest number of elements of an array that is joined with others.
-_SMALL = 2**16
+from . import _numerics
 
 Buckets = tuple[tuple[int, ...], ...]
 
@@ -26,7 +26,7 @@ def alike(arrays: Sequence[Array], kinds: Sequence[Hashable] | None = None) -> B
     buckets: dict[Hashable, list[int]] = collections.defaultdict(list)
     for i, array in enumerate(arrays):
         kind = None if kinds is None else kinds[i]
-        alone = i if array.size > _SMALL else None
+        alone = i if array.size > _numerics.SMALL else None
         buckets[jax.typeof(array), kind, alone].append(i)
     return tuple(map(tuple, buckets.values()))
 
@@ -42,10 +42,22 @@ def join(arrays: Sequence[Array], buckets: Buckets) -> list[Array]:
     ]
 
 
+def part(array: Array, start: int, size: int) -> Array:
+    """Returns `array[start : start + size]`, by code that is the same for every start.
+
+    The compiler for CPU compiles equal code once, and would have code of its own for each constant start. So the start
+    is read from memory: from an array of two numbers, since a single one would become a constant again.
+    """
+    if size == array.shape[0]:
+        return array
+    starts = lax.optimization_barrier(np.array([start, start + 1], np.uint32))
+    return lax.dynamic_slice_in_dim(array, starts[0], size)
+
+
 def split(joined: Sequence[Array], buckets: Buckets) -> list[Array]:
     """Returns the arrays in their own order again, the inverse of `join`."""
     arrays: dict[int, Array] = {}
     for array, bucket in zip(joined, buckets, strict=True):
         for at, i in enumerate(bucket):
-            arrays[i] = array if len(bucket) == 1 else lax.index_in_dim(array, at, keepdims=False)
+            arrays[i] = array if len(bucket) == 1 else lax.squeeze(part(array, at, 1), (0,))
     return [arrays[i] for i in range(len(arrays))]
