@@ -90,7 +90,7 @@ def draw(file: Path, found: dict[int, dict[str, float]], heading: str) -> None:
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set_xlabel("layers, each a kernel and a bias")
     axes.set_ylabel("seconds until compiled")
-    axes.set_title(heading, fontsize=8)
+    axes.set_title(heading.replace("; ", "\n"), fontsize=8)
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     figure.savefig(file, dpi=150)
