@@ -1,15 +1,13 @@
 """Neural-network pruning for JAX, as one optax call."""
 
+import importlib as _importlib
+import typing as _typing
+
 from . import at_init as at_init
-from . import checkpoint as checkpoint
-from . import compact as compact
-from . import lottery as lottery
-from . import penalties as penalties
-from . import quantize as quantize
-from . import reparam as reparam
 from . import schedules as schedules
-from . import sparse as sparse
 from ._acdc import acdc as acdc
+from ._artifact import load_sparse as load_sparse
+from ._artifact import save_sparse as save_sparse
 from ._errors import ArgumentError as ArgumentError
 from ._flipout import flipout as flipout
 from ._flops import Flops as Flops
@@ -61,8 +59,28 @@ from ._stacked import stacked_of as stacked_of
 from ._summary import Row as Row
 from ._summary import Summary as Summary
 from ._summary import summary as summary
-from .artifact import load_sparse as load_sparse
-from .artifact import save_sparse as save_sparse
 from .at_init._drive import drive as drive
 
+if _typing.TYPE_CHECKING:
+    from . import checkpoint as checkpoint
+    from . import compact as compact
+    from . import lottery as lottery
+    from . import penalties as penalties
+    from . import quantize as quantize
+    from . import reparam as reparam
+    from . import sparse as sparse
+
 __version__ = "0.1.0"
+
+# Imported when they are first used, as they take longer to import than all else together.
+_ON_FIRST_USE = ("checkpoint", "compact", "lottery", "penalties", "quantize", "reparam", "sparse")
+
+
+def __getattr__(name: str) -> _typing.Any:
+    if name in _ON_FIRST_USE:
+        return _importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({name for name in globals() if not name.startswith("_")} | {*_ON_FIRST_USE, "__version__"})

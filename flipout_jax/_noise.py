@@ -127,7 +127,8 @@ def _add_noise(
     for gradient in gradients:
         std = scale * jnp.sqrt(square_norm(gradient)) / math.sqrt(math.prod(shape[leading:]))
         stds.append(jnp.where(jnp.isfinite(std), std, 0).astype(wide))
-    is_noisy = jnp.any(jnp.stack([jnp.any(std > 0) for std in stds]))
+    # Not only positive ones: a schedule may end a rounding error below 0, as `optax.linear_schedule` does.
+    is_noisy = jnp.any(jnp.stack([jnp.any(std != 0) for std in stds]))
 
     draw = functools.partial(_threefry.normals, implementation=implementation, shape=shape, dtype=dtype)
     noises = _numerics.sharded_like(draw, gradients)(keys, is_noisy)

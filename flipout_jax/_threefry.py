@@ -17,6 +17,9 @@ from jax.typing import DTypeLike
 from . import _buckets, _numerics
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+# So few arrays are drawn where they are used, as JAX would draw them. The compiler may then also compute a gradient in
+# the same pass as its sum with the noise, and round that sum once, as in the runs that are recorded.
+_FEW = 4
 _PARITY = np.uint32(0x1BD11BDA)
 
 
@@ -40,10 +43,13 @@ def normals(keys: Array, is_wanted: Array, implementation: str, shape: Sequence[
         return apart(jax.vmap(draw)(jax.random.wrap_key_data(keys, impl=implementation)))
 
     def on_cpu(keys, is_wanted):
-        # What a branch returns is in memory. Otherwise, each use of the numbers would compute them once more.
-        zeros = jnp.zeros((len(keys), *shape), jnp.float32)
         draw = jax.vmap(lambda key: _normal_by_sqrt_2(_bits(key, shape), dtype))
-        drawn = lax.cond(is_wanted, draw, lambda keys: zeros, keys)
+        if math.prod(shape) <= _numerics.SMALL and len(keys) <= _FEW:
+            drawn = draw(keys)
+        else:
+            # What a branch returns is in memory. Otherwise, each use of the numbers would compute them once more.
+            zeros = jnp.zeros((len(keys), *shape), jnp.float32)
+            drawn = lax.cond(is_wanted, draw, lambda keys: zeros, keys)
         return [jnp.array(np.sqrt(2), dtype) * numbers.astype(dtype) for numbers in apart(drawn)]
 
     is_partitionable = jax.config.jax_threefry_partitionable  # pyright: ignore[reportAttributeAccessIssue]

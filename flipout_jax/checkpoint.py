@@ -17,12 +17,18 @@ from . import _errors, _optional
 from ._files import _host_leaves, _manifest, _orbax, _placement
 from ._files._manifest import CheckpointError as CheckpointError
 
+__all__ = ["Checkpoint", "CheckpointError", "best", "restore", "save", "steps"]
+
 PyTree = Any
 
 # The message of any thread pool that is used while the interpreter shuts down.
 _PROGRAM_ENDS = re.compile("after (interpreter )?shutdown")
 # One thread, so that saves end in the order in which they began.
 _WRITER = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 class Checkpoint(NamedTuple):

@@ -17,7 +17,13 @@ from ._prune import PruneState, prune
 from ._saliency import Saliency, magnitude
 from ._select._allocation import Allocation
 
+__all__ = ["Ticket", "next_masks", "tickets"]
+
 PyTree = Any
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 class Ticket(NamedTuple):

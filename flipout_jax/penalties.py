@@ -14,10 +14,16 @@ from jax import Array, lax
 from . import _errors, _numerics
 from ._prunable import check_arrays, select
 
+__all__ = ["HoyerSquareState", "add_hoyer_square", "hoyer_square"]
+
 PyTree = Any
 
 # The gradient grows as the inverse of the weights, and overflows float32 for weights smaller than this.
 _SMALLEST = 1e-29
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 class HoyerSquareState(NamedTuple):

@@ -1,15 +1,12 @@
 """What the tests share: a compile cache, simple code, no network, quick Hypothesis, strict promotion, and fixtures."""
 
 import functools
-import hashlib
 import ipaddress
 import os
-import platform
 import re
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 CACHES = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flipout_jax" / "tests"
@@ -29,6 +26,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from experiments.devices import compile_cache
 from flipout_jax import _numerics
 
 # The first example of a shape pays for a compilation, which no deadline allows for.
@@ -51,36 +49,8 @@ CHECKS_TRACES = os.environ.get("JAX_ENABLE_CHECKS", "0") not in ("", "0", "false
 # As it is before any test patches it.
 JIT = jax.jit
 
-# A change of the code leaves entries of the compile cache that nothing asks for again.
-CACHE_DAYS = 30
-
 _CONNECTS = {"socket.connect", "socket.sendto", "socket.sendmsg"}
 _LOOKS_UP = {"socket.getaddrinfo", "socket.gethostbyname"}
-
-
-def _processor():
-    """Eight hexadecimal digits that stand for the instructions that the processor has."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-        described = sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
-    except OSError:
-        described = [platform.machine(), platform.processor()]
-    return hashlib.sha256("\n".join(described).encode()).hexdigest()[:8]
-
-
-def _use_compile_cache():
-    """Shares one compile cache between all tests, the processes that they start, and later sessions.
-
-    It is in the user's cache folder, with a folder for each version of JAX on each kind of processor, unless the
-    environment names another. JAX stores what XLA compiled by a key of the program and its options.
-    """
-    usual = CACHES / f"jax-{jax.__version__}-{_processor()}"
-    folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(usual))
-    jax.config.update("jax_compilation_cache_dir", folder)
-    # However small and quick: most programs of the tests are both.
-    for name, value in (("min_compile_time_secs", 0), ("min_entry_size_bytes", -1)):
-        os.environ[f"JAX_PERSISTENT_CACHE_{name.upper()}"] = str(value)
-        jax.config.update(f"jax_persistent_cache_{name}", value)
 
 
 def _use_simple_code():
@@ -92,7 +62,7 @@ def _use_simple_code():
     if SIMPLE_CODE in flags:
         return
     flags = f"{flags} {SIMPLE_CODE}".strip()
-    tried = Path(os.environ["JAX_COMPILATION_CACHE_DIR"]) / f"simple_code-{jax.__version__}.txt"
+    tried = COMPILED / f"simple_code-{jax.__version__}.txt"
     if not tried.exists():
         command = [sys.executable, "-c", "import jax; jax.devices('cpu')"]
         process = subprocess.run(command, capture_output=True, env={**os.environ, "XLA_FLAGS": flags})
@@ -123,7 +93,8 @@ def _share_contexts():
     mlir.make_ir_context = context
 
 
-_use_compile_cache()
+# All tests, the processes that they start, and later sessions share it.
+COMPILED = compile_cache.use("tests", in_children=True)
 if COMPILES_QUICKLY:
     _share_contexts()
     _use_simple_code()
@@ -133,9 +104,7 @@ def pytest_configure(config):
     """Removes old entries of the compile cache, once a session."""
     if hasattr(config, "workerinput"):
         return
-    for entry in Path(os.environ["JAX_COMPILATION_CACHE_DIR"]).glob("*"):
-        if time.time() - entry.stat().st_mtime > 24 * 3600 * CACHE_DAYS:
-            entry.unlink(missing_ok=True)
+    compile_cache.remove_old("tests")
 
 
 def _only_loopback(event, arguments):

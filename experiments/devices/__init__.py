@@ -1,1 +1,1 @@
-"""Training on several devices, and with several processes."""
+"""Training on several devices, and with several processes; what they compile is cached."""

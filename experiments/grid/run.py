@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 
 from .. import files
+from ..devices import compile_cache
 from ..errors import UserError, out_of_memory
 from ..folder import run_directory
 from ..options.config import Config
@@ -93,6 +94,7 @@ def run_cells(base: Config, cells: Sequence[Cell], jobs: int | None = None, gpus
         written to.
     """
     environments = worker_environments(jobs, gpus)
+    compile_cache.remove_old("compiled")
     folder = run_directory.of(base)
     with files.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -243,6 +245,8 @@ def train_cell(config: Config) -> Failure | None:
     """
     folder = config.resume or config.output_dir
     assert folder
+    # Cells differ in few of their programs, and their seeds in none.
+    compile_cache.use("compiled")
     try:
         with workers.output_to(folder / LOG):
             try:

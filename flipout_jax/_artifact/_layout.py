@@ -58,19 +58,26 @@ class Index(NamedTuple):
     leaves: list[SparseLeaf]
 
 
-def write(stream: BinaryIO, masks: bool, coded: Iterable[tuple[SparseLeaf, Iterable[bytes]]]) -> int:
-    """Writes a file, one leaf and its code at a time, and returns its size in bytes."""
+def write(stream: BinaryIO, masks: bool, coded: Iterable[tuple[SparseLeaf, bytes]]) -> int:
+    """Writes a file, one piece at a time, and returns its size in bytes.
+
+    Args:
+      stream: where to write.
+      masks: True if the network has masks.
+      coded: each leaf with the code of each of its pieces, in their order.
+    """
     digest = hashlib.sha256()
-    leaves = []
-    end = 0
+    leaves: list[SparseLeaf] = []
+    current = None
     stream.write(bytes(_START))
-    for leaf, codes in coded:
-        start = end
-        for code in codes:
-            stream.write(code)
-            digest.update(code)
-            end += len(code)
-        leaves.append(leaf._replace(length=end - start))
+    for leaf, code in coded:
+        if leaf is not current:
+            current = leaf
+            leaves.append(leaf)
+        stream.write(code)
+        digest.update(code)
+        leaves[-1] = leaves[-1]._replace(length=leaves[-1].length + len(code))
+    end = sum(leaf.length for leaf in leaves)
     index = _index_bytes(Index(masks, leaves))
     header = _header(end, len(index))
     digest.update(index)

@@ -16,15 +16,10 @@ _BITMAP = 1
 _GAPS = 2
 
 
-def encode(array: np.ndarray, mask: np.ndarray | None) -> Iterator[bytes]:
-    """The codes of the pieces of an array.
+def split(array: np.ndarray, mask: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """The pieces of an array and of its mask, as `encode` takes them: views, if both are contiguous.
 
-    The code of a piece is a byte that names its form, and then these streams:
-
-    - the pattern of the elements that are stored, unless all are: those with any bit set, and those that are kept by
-      the mask;
-    - the pattern of those of them that are kept by the mask, unless all are;
-    - their values, or the first bytes of all values, then the second bytes, and so on.
+    An array without elements has one piece, which has none either.
 
     Args:
       array: the values, of any dtype.
@@ -32,15 +27,42 @@ def encode(array: np.ndarray, mask: np.ndarray | None) -> Iterator[bytes]:
     """
     words = _words(np.ascontiguousarray(array))
     flat_mask = None if mask is None else np.ascontiguousarray(mask).reshape(-1)
-    for start in range(0, len(words), PIECE):
+    for start in range(0, max(len(words), 1), PIECE):
         piece = slice(start, start + PIECE)
-        yield _encode_piece(words[piece], _part(flat_mask, piece))
+        yield words[piece], _part(flat_mask, piece)
+
+
+def encode(words: np.ndarray, mask: np.ndarray | None) -> bytes:
+    """The code of a piece: a byte that names its form, and then these streams.
+
+    - the pattern of the elements that are stored, unless all are: those with any bit set, and those that are kept by
+      the mask;
+    - the pattern of those of them that are kept by the mask, unless all are;
+    - their values, or the first bytes of all values, then the second bytes, and so on.
+
+    Args:
+      words: the elements as rows of unsigned integers.
+      mask: None, or a bool for each element.
+
+    Returns:
+      The code; no bytes for a piece without elements.
+    """
+    if not len(words):
+        return b""
+    stored = (words != 0).any(axis=1)
+    if mask is not None:
+        stored |= mask
+    dense = _join(words, None, mask)
+    if stored.all():
+        return dense
+    sparse = _join(words[stored], stored, _part(mask, stored))
+    return min(dense, sparse, key=len)
 
 
 def decode(
     code: bytes, shape: tuple[int, ...], dtype: np.dtype, has_mask: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """The array and the mask that `encode` has coded.
+    """The array and the mask whose pieces `encode` has coded, one after the other.
 
     Raises:
       ValueError: if the bytes are not a code of such an array.
@@ -70,17 +92,6 @@ def piece_count(shape: tuple[int, ...]) -> int:
 def _part(mask: np.ndarray | None, index: slice | np.ndarray) -> np.ndarray | None:
     """A part of a mask, if there is one."""
     return None if mask is None else mask[index]
-
-
-def _encode_piece(words: np.ndarray, mask: np.ndarray | None) -> bytes:
-    stored = (words != 0).any(axis=1)
-    if mask is not None:
-        stored |= mask
-    dense = _join(words, None, mask)
-    if stored.all():
-        return dense
-    sparse = _join(words[stored], stored, _part(mask, stored))
-    return min(dense, sparse, key=len)
 
 
 def _join(values: np.ndarray, stored: np.ndarray | None, mask: np.ndarray | None) -> bytes:

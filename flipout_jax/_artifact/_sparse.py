@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.experimental import multihost_utils
 
-from .. import _holes
+from .. import _holes, _in_threads
 from .._errors import ArgumentError
 from .._files import _host_leaves, _leaf_spec, _one_file, _placement
 from .._files._host_leaves import HostLeaf
@@ -49,8 +49,8 @@ def save_sparse(path: str | os.PathLike[str], params: PyTree, masks: PyTree | No
     2**21 weights or part thereof.
 
     The file is written atomically: it has a temporary name until it is complete, and an earlier file of that name is
-    left as it was until then. It is written leaf by leaf, so that besides the arrays it needs only a copy of one leaf
-    and about 100 MB.
+    left as it was until then. Its pieces are coded by a thread for each CPU, so that besides the arrays it needs
+    only a copy of two leaves, unless they are in the host's memory, and about 100 MB for each thread.
 
     Args:
       path: the file. Its folder must exist. A file of that name is replaced.
@@ -101,7 +101,7 @@ def save_sparse(path: str | os.PathLike[str], params: PyTree, masks: PyTree | No
     for (name, leaf), mask in zip(named, mask_leaves, strict=True):
         _check_mask(name, leaf.shape, mask)
     leaves = _copies_on_host(named, mask_leaves)
-    coded = ((leaf, _pieces.encode(array, mask)) for leaf, array, mask in leaves)
+    coded = _in_threads.ordered(_encode, _pieces_of(leaves))
     is_writer = _host_leaves.is_written_here((params, masks))
     try:
         # The other processes code the same leaves, only to return the size of the file.
@@ -219,6 +219,18 @@ def _to_host(leaf: Any) -> np.ndarray:
     array = np.asarray(leaf)
     # Bytes are written as they lie in memory, so they must be in native order.
     return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _pieces_of(
+    leaves: Iterable[tuple[SparseLeaf, np.ndarray, np.ndarray | None]],
+) -> Iterator[tuple[SparseLeaf, np.ndarray, np.ndarray | None]]:
+    for leaf, array, mask in leaves:
+        for words, kept in _pieces.split(array, mask):
+            yield leaf, words, kept
+
+
+def _encode(leaf: SparseLeaf, words: np.ndarray, mask: np.ndarray | None) -> tuple[SparseLeaf, bytes]:
+    return leaf, _pieces.encode(words, mask)
 
 
 def _read_leaf(stream: Any, path: Path, leaf: SparseLeaf) -> tuple[HostLeaf, np.ndarray | None]:
