@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 
-def ordered(function: Callable[..., Any], items: Iterable[tuple[Any, ...]], ahead: int = 1) -> Iterator[Any]:
+def ordered(function: Callable[..., Any], items: Iterable[tuple[Any, ...]], ahead: int = 4) -> Iterator[Any]:
     """Yields `function(*item)` for each item, in their order, as `itertools.starmap` does.
 
     The items are taken in the calling thread. There is a thread for each CPU.

@@ -60,6 +60,7 @@ def keep_in_groups(
     groups: Slices,
     allocation: Allocation,
     layer_axes: Sequence[int],
+    rounded: bool = True,
 ) -> list[Array]:
     """Returns masks of the highest live scores by the rules of the allocation.
 
@@ -70,6 +71,7 @@ def keep_in_groups(
       groups: the groups, as `ranked_together` returns them.
       allocation: how sparsity is shared across layers.
       layer_axes: how many leading axes of each leaf number layers.
+      rounded: False if the scores are in memory, or computed from what is without rounding; see `keep_highest`.
 
     Returns:
       The new masks, of the same shapes; bool.
@@ -85,7 +87,8 @@ def keep_in_groups(
     groups, layers = (slices.bucketed(buckets) for slices in (groups, layers))
     if allocation.normalized:
         scores = normalized(scores, live, layers)
-    masks = keep_highest(scores, live, keep, groups, layers, allocation.min_kept_per_layer)
+    rounded = rounded or allocation.normalized
+    masks = keep_highest(scores, live, keep, groups, layers, allocation.min_kept_per_layer, rounded)
     return _buckets.split(masks, buckets)
 
 

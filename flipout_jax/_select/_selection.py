@@ -41,6 +41,7 @@ def keep_highest(
     groups: Slices,
     layers: Slices | None = None,
     per_layer: int = 0,
+    rounded: bool = True,
 ) -> list[Array]:
     """Returns masks of the highest scores among the live ones, `keep` of them in each group.
 
@@ -55,6 +56,8 @@ def keep_highest(
       layers: the layers of the leaves, for `per_layer`.
       per_layer: number of highest weights that each layer keeps in any case; all other weights of a group compete for
         the rest of its `keep`. If these alone exceed `keep`, they are kept and nothing else.
+      rounded: False if the scores are in memory, or computed from what is by operations that do not round. Then each
+        pass reads that, and nothing of the size of the scores is stored.
 
     Returns:
       The new masks, of the same shapes; bool.
@@ -63,10 +66,12 @@ def keep_highest(
         return []
 
     def select(scores, live, keep):
-        # The threshold and the masks must use identical bits: without the barrier, the compiler may compute a score
-        # twice, with different rounding.
         dtype = functools.reduce(_numerics.wider, [score.dtype for score in scores])
-        keys = lax.optimization_barrier([_ordered_bits(score.astype(dtype)) for score in scores])
+        keys = [_ordered_bits(score.astype(dtype)) for score in scores]
+        if rounded:
+            # The threshold and the masks must use identical bits: without the barrier, the compiler may compute a score
+            # twice, with different rounding.
+            keys = lax.optimization_barrier(keys)
         if layers is None or not per_layer:
             return _highest(keys, live, keep, groups)
         least = _uint64.table([min(per_layer, size) for size in layers.sizes])

@@ -1,15 +1,12 @@
 """Magnitude pruning at initialization."""
 
-from collections.abc import Callable
 from typing import Any
 
-import jax
-from jax import Array
+import jax.numpy as jnp
 
-from .. import _holes, _saliency
 from .._prunable import kernels
 from .._select._allocation import Allocation, global_
-from ._problem import Problem, make_problem, prune
+from ._problem import make_problem, prune
 
 PyTree = Any
 
@@ -52,16 +49,4 @@ def magnitude(
       [[False, True, True, False]]
     """
     problem = make_problem(params, sparsity, 1, prunable, allocation, stacked)
-    return prune(problem, by_saliency(_saliency.magnitude(), problem))
-
-
-def by_saliency(saliency: _saliency.Saliency, problem: Problem) -> Callable[[list[Array], int], list[Array]]:
-    """Returns a function from masks and the iteration to the scores of a saliency that needs no training."""
-
-    def score(masks, iteration):
-        del masks, iteration
-        # As in `prune`, parameters that are not prunable are passed to the saliency as holes.
-        params = problem.merge([_holes.HOLE] * len(problem.chosen), problem.weights)
-        return jax.tree.leaves(saliency.score(saliency.init(params), params))
-
-    return score
+    return prune(problem, None, rank_by=jnp.abs)

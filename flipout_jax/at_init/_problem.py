@@ -128,7 +128,12 @@ def make_problem(
     return Problem(_holes.fill(params, arrays), tuple(chosen), layer_axes, kept, allocation)
 
 
-def prune(problem: Problem, score: Callable[[list[Array], int], list[Array]], may_return: bool = False) -> PyTree:
+def prune(
+    problem: Problem,
+    score: Callable[[list[Array], int], list[Array]] | None,
+    may_return: bool = False,
+    rank_by: Callable[[Array], Array] | None = None,
+) -> PyTree:
     """Returns the masks of the highest scores after all iterations of the problem.
 
     The public functions must call it directly, so that its warning points at their callers.
@@ -136,52 +141,71 @@ def prune(problem: Problem, score: Callable[[list[Array], int], list[Array]], ma
     Args:
       problem: the prunable parameters, and the number of weights to keep.
       score: a function from the masks of the prunable leaves and the iteration, from 0 on, to the scores of these
-        leaves; the lowest are pruned.
+        leaves; the lowest are pruned. With None, the scores are the weights.
       may_return: if True, weights pruned in earlier iterations are ranked again.
+      rank_by: an elementwise function of the scores that does not round, such as the absolute value, by which they are
+        ranked instead; it takes no memory.
 
     Returns:
       Masks in the form of `PruneState.masks`.
     """
-    all_live = [jnp.ones_like(weight, bool) for weight in problem.weights]
-    masks = all_live
+    masks = None
+    has_kept = []
     for iteration, counts in enumerate(problem.kept):
-        scores = score(masks, iteration)
-        if iteration == 0 and not any(jax.device_get(_any(scores))):
+        scores = problem.weights
+        if score is not None:
+            scores = score(_all_live(problem.weights) if masks is None else masks, iteration)
+        live = None if may_return else masks
+        masks, has_scores, has_kept = _keep(
+            scores, live, _uint64.table(counts), problem.allocation, problem.layer_axes, rank_by
+        )
+        if iteration == 0 and not any(jax.device_get(has_scores)):
             raise ArgumentError(
                 "params",
                 "must give scores that tell the weights apart, got 0 for all of them. A last layer of "
                 "zeros has this effect.",
             )
-        live = all_live if may_return else masks
-        masks = _keep(scores, live, _uint64.table(counts), problem.allocation, problem.layer_axes)
-    empty_layers = _empty_layers(problem, masks)
+    assert masks is not None
+    empty_layers = _empty_layers(problem, jax.device_get(has_kept))
     if empty_layers:
         warnings.warn(EmptyLayersWarning(empty_layers), stacklevel=3)
     return problem.merge([_holes.HOLE] * len(problem.chosen), masks)
 
 
-@functools.partial(jax.jit, static_argnames=("allocation", "layer_axes"))
+@functools.partial(jax.jit, static_argnames=("allocation", "layer_axes", "rank_by"))
 def _keep(
-    scores: list[Array], live: list[Array], keep: UInt64, allocation: Allocation, layer_axes: tuple[int, ...]
-) -> list[Array]:
+    scores: list[Array],
+    live: list[Array] | None,
+    keep: UInt64,
+    allocation: Allocation,
+    layer_axes: tuple[int, ...],
+    rank_by: Callable[[Array], Array] | None,
+) -> tuple[list[Array], list[Array], list[Array]]:
+    """Returns the masks, whether a leaf has a score other than 0, and whether anything of each layer is kept."""
+    has_scores = [jnp.any(leaf) for leaf in scores]
+    if rank_by is not None:
+        scores = [rank_by(leaf) for leaf in scores]
+    if live is None:
+        live = [jnp.ones_like(leaf, bool) for leaf in scores]
     groups = ranked_together(allocation, [mask.shape for mask in live], layer_axes)
-    return keep_in_groups(scores, live, keep, groups, allocation, layer_axes)
-
-
-def _empty_layers(problem: Problem, masks: list[Array]) -> list[str]:
-    """Returns the paths of the layers of which no weight is kept, with their index where they are stacked."""
-    empty = []
-    for path, axes, mask in zip(problem.paths, problem.layer_axes, masks, strict=True):
-        is_kept = np.asarray(jnp.any(mask, tuple(range(axes, mask.ndim))))
-        if not mask.size:
-            continue
-        empty += [path + (str(list(layer)) if axes else "") for layer in np.argwhere(~is_kept).tolist()]
-    return empty
+    masks = keep_in_groups(scores, live, keep, groups, allocation, layer_axes, rounded=False)
+    has_kept = [jnp.any(mask, tuple(range(axes, mask.ndim))) for mask, axes in zip(masks, layer_axes, strict=True)]
+    return masks, has_scores, has_kept
 
 
 @jax.jit
-def _any(arrays: list[Array]) -> list[Array]:
-    return [jnp.any(array) for array in arrays]
+def _all_live(weights: list[Array]) -> list[Array]:
+    return [jnp.ones_like(weight, bool) for weight in weights]
+
+
+def _empty_layers(problem: Problem, has_kept: Sequence[np.ndarray]) -> list[str]:
+    """Returns the paths of the layers of which no weight is kept, with their index where they are stacked."""
+    empty = []
+    for path, axes, weight, is_kept in zip(problem.paths, problem.layer_axes, problem.weights, has_kept, strict=True):
+        if not weight.size:
+            continue
+        empty += [path + (str(list(layer)) if axes else "") for layer in np.argwhere(~np.asarray(is_kept)).tolist()]
+    return empty
 
 
 @jax.jit

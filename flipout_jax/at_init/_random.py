@@ -4,10 +4,9 @@ from typing import Any
 
 import jax
 
-from .. import _saliency
+from .. import _holes, _saliency
 from .._prunable import kernels
 from .._select._allocation import Allocation, global_
-from ._magnitude import by_saliency
 from ._problem import make_problem, prune
 
 PyTree = Any
@@ -51,4 +50,11 @@ def random(
     """
     saliency = _saliency.random(key)
     problem = make_problem(params, sparsity, 1, prunable, allocation, stacked)
-    return prune(problem, by_saliency(saliency, problem))
+
+    def score(masks, iteration):
+        del masks, iteration
+        # As in `prune`, parameters that are not prunable are passed to the saliency as holes.
+        weights = problem.merge([_holes.HOLE] * len(problem.chosen), problem.weights)
+        return jax.tree.leaves(saliency.score(saliency.init(weights), weights))
+
+    return prune(problem, score)

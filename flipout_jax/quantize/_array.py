@@ -1,17 +1,21 @@
 """An array as 8-bit integers, a scale and a zero point."""
 
+import functools
 from typing import Any, NamedTuple, get_args
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 from .. import _optional
 from .._errors import ArgumentError
 from .._numerics import wider
 from ._observers import STEPS, Observer, Range, Scheme, min_max
 
+# An observer is a static argument of a compiled function, so that each new one is compiled for anew.
+_MIN_MAX = min_max()
 # The smallest and largest integer of each dtype.
 _DTYPES = {jnp.dtype("int8"): (-128, 127), jnp.dtype("uint8"): (0, 255)}
 
@@ -61,14 +65,30 @@ def scale_and_zero_point(bounds: Range, scheme: Scheme, dtype: DTypeLike = "int8
     lowest, _ = check_dtype(dtype)
     low, high = map(jnp.asarray, bounds)
     is_traced = isinstance(low, Tracer) or isinstance(high, Tracer)
-    if not is_traced and not bool(jnp.all(jnp.isfinite(low) & jnp.isfinite(high) & (low <= high))):
+    if not is_traced and not bool(_is_finite(low, high)):
         raise ArgumentError(
             "bounds", f"must be finite, as those of finite values are, got {bounds!r}. Nothing seen gives none."
         )
+    return _scale_and_zero_point(low, high, STEPS, scheme, lowest, jnp.dtype(dtype))
+
+
+@jax.jit
+def _is_finite(low: Array, high: Array) -> Array:
+    return jnp.all(jnp.isfinite(low) & jnp.isfinite(high) & (low <= high))
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def _scale_and_zero_point(
+    low: Array, high: Array, steps: ArrayLike, scheme: Scheme, lowest: int, dtype: jnp.dtype
+) -> tuple[Array, Array]:
+    """The scale and the zero point of a range.
+
+    The steps are an argument, since the compiler makes a product of a division by a constant, and rounds otherwise.
+    """
     low = jnp.minimum(low, 0)
     high = jnp.maximum(high, 0)
     width = high - low if scheme == "affine" else 2 * jnp.maximum(-low, high)
-    scale = jnp.maximum(width / STEPS, float(jnp.finfo("float32").eps)).astype("float32")
+    scale = jnp.maximum(width / steps, float(jnp.finfo("float32").eps)).astype("float32")
     if scheme == "affine":
         zero_point = jnp.clip(lowest - jnp.round(low / scale.astype(low.dtype)), lowest, lowest + STEPS)
     else:
@@ -116,12 +136,23 @@ def quantize(
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ArgumentError("x", f"must be a floating-point array, got one of {x.dtype}.")
     if bounds is None:
-        observer = check_observer(observer, min_max())
-        bounds = observer.range(observer.update(observer.init(x), x), scheme)
+        observer = check_observer(observer, _MIN_MAX)
+        bounds = observer.range(_seen(x, observer), scheme)
     elif observer is not None:
         raise ArgumentError("observer", f"must be left out where `bounds` are given, got {observer!r}.")
     scale, zero_point = scale_and_zero_point(bounds, scheme, dtype)
-    return Quantized(integers(x, scale, zero_point).astype(dtype), scale, zero_point)
+    return Quantized(_stored_integers(x, scale, zero_point), scale, zero_point)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _seen(x: Array, observer: Observer) -> Any:
+    """The state of an observer that has seen one array."""
+    return observer.update(observer.init(x), x)
+
+
+@jax.jit
+def _stored_integers(x: Array, scale: Array, zero_point: Array) -> Array:
+    return integers(x, scale, zero_point).astype(zero_point.dtype)
 
 
 def integers(x: Array, scale: Array, zero_point: Array) -> Array:

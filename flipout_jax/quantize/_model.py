@@ -14,8 +14,8 @@ from ._array import Quantized, check_dtype, check_observer, check_scheme, scale_
 from ._calibrate import LayerRange
 from ._errors import Errors, row
 from ._load_nnx import load_nnx
-from ._observers import Observer, Scheme, per_channel_min_max
-from ._params import quantize_kernel
+from ._observers import Observer, Scheme
+from ._params import PER_CHANNEL, quantize_kernel
 
 
 def quantize_model(
@@ -75,7 +75,7 @@ def quantize_model(
     check_scheme(scheme)
     check_scheme(activation_scheme, "activation_scheme")
     check_dtype(dtype)
-    observer = check_observer(observer, per_channel_min_max())
+    observer = check_observer(observer, PER_CHANNEL)
     quantized_nnx = load_nnx("quantize_model")
     model = evaluation_copy(model)
     layers = quantized_nnx.layers(model)

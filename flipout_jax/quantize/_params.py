@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.core import Tracer
 from jax.typing import DTypeLike
 
@@ -15,6 +16,9 @@ from ._errors import Errors, row
 from ._observers import Observer, Scheme, per_channel_min_max
 
 PyTree = Any
+
+# The observer of kernels unless another is given.
+PER_CHANNEL = per_channel_min_max()
 
 
 def quantize_params(
@@ -52,7 +56,7 @@ def quantize_params(
     """
     check_scheme(scheme)
     check_dtype(dtype)
-    observer = check_observer(observer, per_channel_min_max())
+    observer = check_observer(observer, PER_CHANNEL)
     chosen = select(quantizable, params)
     leaves = []
     for is_chosen, (path, leaf) in zip(chosen, jax.tree.leaves_with_path(params), strict=True):
@@ -65,9 +69,14 @@ def quantize_params(
 def quantize_kernel(path: str, leaf: Any, observer: Observer, scheme: Scheme, dtype: DTypeLike) -> Quantized:
     """A kernel as integers, or an `ArgumentError` that names its path."""
     leaf = jnp.asarray(leaf)
-    if not isinstance(leaf, Tracer) and not bool(jnp.all(jnp.isfinite(leaf))):
+    if not isinstance(leaf, Tracer) and not bool(_is_finite(leaf)):
         raise ArgumentError("params", f"must be finite, got a value of {path!r} that is not.")
     return quantize(leaf, observer=observer, scheme=scheme, dtype=dtype)
+
+
+@jax.jit
+def _is_finite(array: Array) -> Array:
+    return jnp.all(jnp.isfinite(array))
 
 
 def dequantize_params(params: PyTree, dtype: DTypeLike = "float32") -> PyTree:
