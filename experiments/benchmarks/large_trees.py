@@ -74,7 +74,9 @@ def _measure(name: str, alone: bool) -> tuple[float, float, float]:
     result = _call(name, params, masks)()
     jax.block_until_ready(result)
     seconds = time.perf_counter() - began
-    kept = sum(leaf.nbytes for leaf in jax.tree.leaves(result) if isinstance(leaf, jax.Array))
+    given = set(map(id, jax.tree.leaves(params)))
+    new = [leaf for leaf in jax.tree.leaves(result) if isinstance(leaf, jax.Array) and id(leaf) not in given]
+    kept = sum(leaf.nbytes for leaf in new)
     largest = max(leaf.nbytes for leaf in jax.tree.leaves(params))
     return seconds, _memory("VmHWM") - before - kept, largest
 

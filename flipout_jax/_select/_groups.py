@@ -1,6 +1,6 @@
 """A single pruning: each group of the allocation is pruned to its target."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -60,7 +60,7 @@ def keep_in_groups(
     groups: Slices,
     allocation: Allocation,
     layer_axes: Sequence[int],
-    rounded: bool = True,
+    rank_by: Callable[[Array], Array] | None = None,
 ) -> list[Array]:
     """Returns masks of the highest live scores by the rules of the allocation.
 
@@ -71,7 +71,7 @@ def keep_in_groups(
       groups: the groups, as `ranked_together` returns them.
       allocation: how sparsity is shared across layers.
       layer_axes: how many leading axes of each leaf number layers.
-      rounded: False if the scores are in memory, or computed from what is without rounding; see `keep_highest`.
+      rank_by: for scores that are in memory, an elementwise function by which they rank instead; see `keep_highest`.
 
     Returns:
       The new masks, of the same shapes; bool.
@@ -86,9 +86,9 @@ def keep_in_groups(
     scores, live = (_buckets.join(leaves, buckets) for leaves in (scores, live))
     groups, layers = (slices.bucketed(buckets) for slices in (groups, layers))
     if allocation.normalized:
-        scores = normalized(scores, live, layers)
-    rounded = rounded or allocation.normalized
-    masks = keep_highest(scores, live, keep, groups, layers, allocation.min_kept_per_layer, rounded)
+        scores = normalized([score if rank_by is None else rank_by(score) for score in scores], live, layers)
+        rank_by = None
+    masks = keep_highest(scores, live, keep, groups, layers, allocation.min_kept_per_layer, rank_by)
     return _buckets.split(masks, buckets)
 
 

@@ -12,6 +12,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -41,7 +42,7 @@ def keep_highest(
     groups: Slices,
     layers: Slices | None = None,
     per_layer: int = 0,
-    rounded: bool = True,
+    rank_by: Callable[[Array], Array] | None = None,
 ) -> list[Array]:
     """Returns masks of the highest scores among the live ones, `keep` of them in each group.
 
@@ -56,8 +57,8 @@ def keep_highest(
       layers: the layers of the leaves, for `per_layer`.
       per_layer: number of highest weights that each layer keeps in any case; all other weights of a group compete for
         the rest of its `keep`. If these alone exceed `keep`, they are kept and nothing else.
-      rounded: False if the scores are in memory, or computed from what is by operations that do not round. Then each
-        pass reads that, and nothing of the size of the scores is stored.
+      rank_by: for scores that are in memory, an elementwise function that does not round, by whose values they rank.
+        Each pass then reads the scores, and nothing of their size is stored. With None, their keys are stored.
 
     Returns:
       The new masks, of the same shapes; bool.
@@ -67,11 +68,18 @@ def keep_highest(
 
     def select(scores, live, keep):
         dtype = functools.reduce(_numerics.wider, [score.dtype for score in scores])
-        keys = [_ordered_bits(score.astype(dtype)) for score in scores]
-        if rounded:
+        if rank_by is None:
             # The threshold and the masks must use identical bits: without the barrier, the compiler may compute a score
             # twice, with different rounding.
-            keys = lax.optimization_barrier(keys)
+            stored = lax.optimization_barrier([_ordered_bits(score.astype(dtype)) for score in scores])
+
+        def keys(zero):
+            if rank_by is None:
+                return stored
+            # A compiler that knew the zero would compute the keys before the passes.
+            read = [jnp.where(zero == 0, score, jnp.zeros_like(score)) for score in scores]
+            return [_ordered_bits(rank_by(score).astype(dtype)) for score in read]
+
         if layers is None or not per_layer:
             return _highest(keys, live, keep, groups)
         least = _uint64.table([min(per_layer, size) for size in layers.sizes])
@@ -84,14 +92,19 @@ def keep_highest(
     return _numerics.sharded_like(select, list(live))(list(scores), list(live), keep)
 
 
-def _highest(keys: list[Array], live: list[Array], keep: UInt64, groups: Slices) -> list[Array]:
-    """Returns masks of the highest live keys, `keep` of them in each group, with ties broken by position."""
-    threshold = _kth_highest(lambda zero: (keys, live), keys[0].dtype, keep, groups)
+def _highest(keys_of: Callable[[Array], list[Array]], live: list[Array], keep: UInt64, groups: Slices) -> list[Array]:
+    """Returns masks of the highest live keys, `keep` of them in each group, with ties broken by position.
+
+    The keys are a function of a uint32 zero, as `_kth_highest` takes them.
+    """
+    zero = jnp.uint32(0)
+    unsigned = jax.eval_shape(keys_of, zero)[0].dtype
+    threshold = _kth_highest(lambda zero: (keys_of(zero), live), unsigned, keep, groups)
     ties = _uint64.subtract(threshold.at_least, threshold.above)
     ties_kept = _uint64.subtract(keep, threshold.above)
 
     def cut_within_ties():
-        return _cuts(keys, live, threshold.value, ties_kept, groups)
+        return _cuts(keys_of, live, threshold.value, ties_kept, groups)
 
     def cut_after_all():
         return jnp.full(groups.number, _LARGEST, jnp.uint32)
@@ -99,12 +112,15 @@ def _highest(keys: list[Array], live: list[Array], keep: UInt64, groups: Slices)
     # Each slice keeps the ties before its cut.
     cuts = lax.cond(jnp.all(_uint64.at_least(ties_kept, ties)), cut_after_all, cut_within_ties)
     masks = []
+    keys = keys_of(zero)
     for key, alive, level, cut in zip(keys, live, groups.spread(threshold.value), groups.split(cuts), strict=True):
         is_kept = _numerics.positions(key.shape) < cut
         masks.append(alive & ((key > level) | ((key == level) & is_kept)))
     return masks
 
 
+# It is traced once for each shape.
+@functools.partial(jax.jit, inline=True)
 def _ordered_bits(score: Array) -> Array:
     """Returns unsigned integers that rank as the scores do: 0 for NaN, and the same value for both zeros."""
     if jnp.issubdtype(score.dtype, jnp.unsignedinteger):
@@ -163,9 +179,12 @@ def _count_at_least(
     return [groups.total(counts) for counts in zip(*of_leaves, strict=True)]
 
 
-def _cuts(keys: list[Array], live: list[Array], thresholds: Array, keep: UInt64, groups: Slices) -> Array:
+def _cuts(
+    keys_of: Callable[[Array], list[Array]], live: list[Array], thresholds: Array, keep: UInt64, groups: Slices
+) -> Array:
     """Returns, for each slice, the position in its leaf before which its ties are among the first `keep` of a group."""
     ties = []
+    keys = keys_of(jnp.uint32(0))
     for i, (key, alive, level) in enumerate(zip(keys, live, groups.spread(thresholds), strict=True)):
         reached, above = groups.count(i, [alive & (key >= level), alive & (key > level)])
         ties.append(reached - above)
@@ -175,6 +194,7 @@ def _cuts(keys: list[Array], live: list[Array], thresholds: Array, keep: UInt64,
 
     def ties_of_slices(zero):
         levels = groups.spread(thresholds | zero.astype(thresholds.dtype))
+        keys = keys_of(zero)
         live_ties = [alive & (key == level) for key, alive, level in zip(keys, live, levels, strict=True)]
         # Complements turn the lowest positions into the highest keys.
         return [~_numerics.positions(key.shape, zero) for key in keys], live_ties

@@ -128,11 +128,15 @@ def make_problem(
     return Problem(_holes.fill(params, arrays), tuple(chosen), layer_axes, kept, allocation)
 
 
+def _itself(score: Array) -> Array:
+    return score
+
+
 def prune(
     problem: Problem,
     score: Callable[[list[Array], int], list[Array]] | None,
     may_return: bool = False,
-    rank_by: Callable[[Array], Array] | None = None,
+    rank_by: Callable[[Array], Array] = _itself,
 ) -> PyTree:
     """Returns the masks of the highest scores after all iterations of the problem.
 
@@ -143,8 +147,8 @@ def prune(
       score: a function from the masks of the prunable leaves and the iteration, from 0 on, to the scores of these
         leaves; the lowest are pruned. With None, the scores are the weights.
       may_return: if True, weights pruned in earlier iterations are ranked again.
-      rank_by: an elementwise function of the scores that does not round, such as the absolute value, by which they are
-        ranked instead; it takes no memory.
+      rank_by: an elementwise function of the scores that does not round, such as the absolute value, by which they rank
+        instead; its values are not stored.
 
     Returns:
       Masks in the form of `PruneState.masks`.
@@ -179,16 +183,14 @@ def _keep(
     keep: UInt64,
     allocation: Allocation,
     layer_axes: tuple[int, ...],
-    rank_by: Callable[[Array], Array] | None,
+    rank_by: Callable[[Array], Array],
 ) -> tuple[list[Array], list[Array], list[Array]]:
     """Returns the masks, whether a leaf has a score other than 0, and whether anything of each layer is kept."""
     has_scores = [jnp.any(leaf) for leaf in scores]
-    if rank_by is not None:
-        scores = [rank_by(leaf) for leaf in scores]
     if live is None:
         live = [jnp.ones_like(leaf, bool) for leaf in scores]
     groups = ranked_together(allocation, [mask.shape for mask in live], layer_axes)
-    masks = keep_in_groups(scores, live, keep, groups, allocation, layer_axes, rounded=False)
+    masks = keep_in_groups(scores, live, keep, groups, allocation, layer_axes, rank_by)
     has_kept = [jnp.any(mask, tuple(range(axes, mask.ndim))) for mask, axes in zip(masks, layer_axes, strict=True)]
     return masks, has_scores, has_kept
 
