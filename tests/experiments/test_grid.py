@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from jax import monitoring
 
 from experiments import compare, files
 from experiments.errors import UserError
@@ -176,3 +177,20 @@ def test_what_a_cell_holds_is_checked(planned, tmp_path):
     (cell.folder / "asked.json").write_text("{")
     with pytest.raises(UserError, match=r"asked\.json cannot be read as the options of a cell"):
         grid.status(cell)
+
+
+def test_a_program_is_compiled_for_the_first_seed_that_needs_it(planned, tmp_path):
+    misses, hits = [], []
+    endings = {"/jax/compilation_cache/cache_misses": misses, "/jax/compilation_cache/cache_hits": hits}
+    monitoring.register_event_listener(lambda event, **_: endings.get(event, []).append(event))
+    # An odd size of batches, so that no other test has compiled the same programs.
+    words = ("--model", "lenet_300_100", "--batch-size", "23", "--test-images", "40", "--methods", "magnitude")
+    words += ("--sparsities", "0.75", "--epochs", "2", "--steps-per-epoch", "3")
+    for seed in ("0", "7"):
+        misses.clear()
+        hits.clear()
+        _, cell = planned(*words, "--seed", seed, "--output-dir", str(tmp_path / seed))
+        assert grid_run.train_cell(grid.start_config(cell)) is None
+        assert grid.status(cell) == "finished"
+    assert not misses
+    assert hits
