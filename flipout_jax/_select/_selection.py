@@ -68,18 +68,7 @@ def keep_highest(
 
     def select(scores, live, keep):
         dtype = functools.reduce(_numerics.wider, [score.dtype for score in scores])
-        if rank_by is None:
-            # The threshold and the masks must use identical bits: without the barrier, the compiler may compute a score
-            # twice, with different rounding.
-            stored = lax.optimization_barrier([_ordered_bits(score.astype(dtype)) for score in scores])
-
-        def keys(zero):
-            if rank_by is None:
-                return stored
-            # A compiler that knew the zero would compute the keys before the passes.
-            read = [jnp.where(zero == 0, score, jnp.zeros_like(score)) for score in scores]
-            return [_ordered_bits(rank_by(score).astype(dtype)) for score in read]
-
+        keys = _stored_keys(scores, dtype) if rank_by is None else _computed_keys(scores, dtype, rank_by)
         if layers is None or not per_layer:
             return _highest(keys, live, keep, groups)
         least = _uint64.table([min(per_layer, size) for size in layers.sizes])
@@ -90,6 +79,29 @@ def keep_highest(
         return [mask | other for mask, other in zip(guarded, others, strict=True)]
 
     return _numerics.sharded_like(select, list(live))(list(scores), list(live), keep)
+
+
+def _stored_keys(scores: Sequence[Array], dtype: np.dtype) -> Callable[[Array], list[Array]]:
+    """Returns a function from a zero to the keys of the scores, which are in memory.
+
+    The threshold and the masks must use identical bits: without a barrier, the compiler may compute a score twice, and
+    round it differently.
+    """
+    keys = lax.optimization_barrier([_ordered_bits(score.astype(dtype)) for score in scores])
+    return lambda zero: keys
+
+
+def _computed_keys(
+    scores: Sequence[Array], dtype: np.dtype, rank_by: Callable[[Array], Array]
+) -> Callable[[Array], list[Array]]:
+    """Returns a function from a zero to the keys of what scores rank by, which are computed where they are used."""
+
+    def keys(zero):
+        # A compiler that knew the zero would compute the keys once and store them.
+        read = [jnp.where(zero == 0, score, jnp.zeros_like(score)) for score in scores]
+        return [_ordered_bits(rank_by(score).astype(dtype)) for score in read]
+
+    return keys
 
 
 def _highest(keys_of: Callable[[Array], list[Array]], live: list[Array], keep: UInt64, groups: Slices) -> list[Array]:
