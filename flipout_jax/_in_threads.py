@@ -20,7 +20,7 @@ def ordered(function: Callable[..., Any], items: Iterable[tuple[Any, ...]], ahea
     """
     threads = cpus()
     waiting: collections.deque[Future[Any]] = collections.deque()
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads, "flipout_jax") as pool:
         try:
             for item in items:
                 waiting.append(pool.submit(function, *item))

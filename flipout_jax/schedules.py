@@ -21,9 +21,9 @@ from . import _errors, _traced_targets
 from ._errors import ArgumentError
 from ._traced_targets import TracedTargets
 
-# These are enough digits for the root of a power to come out as an exact integer, for any tree of up to 2**40 weights.
 __all__ = ["Milestones", "Phases", "Threshold", "alternating", "cubic", "geometric", "one_shot", "threshold"]
 
+# These are enough digits for the root of a power to come out as an exact integer, for any tree of up to 2**40 weights.
 _EXACT = decimal.Context(prec=80)
 _ROUNDING = decimal.Decimal("1e-40")
 

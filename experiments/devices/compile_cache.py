@@ -1,5 +1,6 @@
 """A cache of compiled programs on disk, so that processes which run the same program compile it once."""
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -39,8 +40,10 @@ def use(name: str, in_children: bool = False) -> Path:
 def remove_old(name: str) -> None:
     """Removes the entries that are older than 30 days from the cache of that name in the user's cache folder."""
     for entry in _folder(name).glob("*"):
-        if time.time() - entry.stat().st_mtime > 24 * 3600 * DAYS:
-            entry.unlink(missing_ok=True)
+        # Another process may do the same.
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - entry.stat().st_mtime > 24 * 3600 * DAYS:
+                entry.unlink()
 
 
 def _folder(name: str) -> Path:

@@ -10,6 +10,8 @@ import pytest
 import flipout_jax as fj
 from experiments.benchmarks import programs
 from experiments.benchmarks.update import Step, compilations, compiled
+from flipout_jax._select import _uint64
+from flipout_jax.at_init import _problem
 
 # XLA compiles the steps as it does for users, and treats these arrays as it does large ones.
 pytestmark = pytest.mark.usefixtures("default_code", "all_large")
@@ -118,3 +120,12 @@ def test_the_state_takes_three_bytes_a_weight():
 
 def test_prunings_compile_nothing():
     assert compilations(300) == 1
+
+
+def test_ranking_weights_by_their_magnitudes_stores_nothing_of_their_size():
+    weights = [leaf["kernel"] for leaf in PARAMS]
+    keep = _uint64.table([WEIGHTS // 10])
+    program = _problem._keep.lower(weights, None, keep, fj.global_(), (0,) * len(weights), jnp.abs).compile()
+    memory = program.memory_analysis()
+    # The masks that all weights start from: one byte for each weight, as the result has.
+    assert memory.temp_size_in_bytes <= WEIGHTS + SLACK
