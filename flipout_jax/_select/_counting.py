@@ -1,16 +1,12 @@
 """Exact counts of the elements for which a condition holds, in one pass over an array."""
 
-import functools
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 
-# It is traced once for each shape.
-@functools.partial(jax.jit, static_argnames="axes", inline=True)
-def count(conditions: list[Array], axes: tuple[int, ...]) -> list[Array]:
+def count(conditions: list[Array], axes: Sequence[int]) -> list[Array]:
     """Counts the elements for which each condition holds, over some axes, which are removed; uint32."""
     if len(conditions) == 1:
         return _count_apart(conditions, axes)

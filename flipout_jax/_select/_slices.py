@@ -51,7 +51,7 @@ class Slices(NamedTuple):
 
     def count(self, leaf: int, conditions: list[Array]) -> list[Array]:
         """Counts the elements of a leaf for which each condition holds, in each of its slices; uint32 vectors."""
-        axes = tuple(axis for axis, size in enumerate(self.of_leaves[leaf].shape) if size == 1)
+        axes = [axis for axis, size in enumerate(self.of_leaves[leaf].shape) if size == 1]
         return [counts.reshape(-1) for counts in count(conditions, axes)]
 
     def spread(self, values: Array) -> list[Array]:
