@@ -30,7 +30,8 @@ def prunings(options: TrainingOptions) -> fj.schedules.Milestones:
     count = options.prunings or halvings(options.sparsity)
     last = last_pruning_epoch(options, count)
     count = min(count, last)
-    schedule = fj.schedules.cubic if options.sparsity_schedule == "cubic" else fj.schedules.geometric
+    schedules = {"geometric": fj.schedules.geometric, "cubic": fj.schedules.cubic, "linear": fj.schedules.linear}
+    schedule = schedules[options.sparsity_schedule]
     return schedule(options.sparsity, begin=last // count, end=last, prunings=count)
 
 

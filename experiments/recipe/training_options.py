@@ -11,7 +11,7 @@ Augment = Literal["none", "crop_flip", "resized_crop"]
 Optimizer = Literal["sgd", "adam", "adamw", "rmsprop", "lion", "sgdw"]
 Schedule = Literal["milestones", "cosine", "constant", "exponential", "plateau", "cosine_restarts"]
 Allocation = Literal["global", "normalized", "uniform", "per_output"]
-SparsitySchedule = Literal["geometric", "cubic"]
+SparsitySchedule = Literal["geometric", "cubic", "linear"]
 Recipe = Literal["paper", "best"]
 Parameters = Literal["all", "kernels"]
 
@@ -59,7 +59,7 @@ class TrainingOptions:
     0.9375."""
     sparsity_schedule: SparsitySchedule = "geometric"
     """Schedule of the sparsity: geometric, where each pruning removes the same fraction of the remaining weights, as in
-    the paper; or cubic, where the first prunings remove most of the weights."""
+    the paper; linear, where each removes as many; or cubic, where the first prunings remove most of the weights."""
     last_pruning: Annotated[float | None, INNER_FRACTION] = None
     """Fraction of the epochs after which the last pruning comes, in (0, 1); the others are evenly spaced before it.
     Default: prunings divide the epochs into equal parts, as in the paper: with 350 epochs and 10 prunings, there is one

@@ -14,8 +14,8 @@ from jax.core import Tracer
 
 from .. import _errors, _numerics
 from .._errors import ArgumentError
-from .._traced_targets import TracedTargets
 from ..schedules import Milestones, Threshold
+from ..schedules._traced_targets import TracedTargets
 from . import _uint64
 from ._uint64 import UInt64
 

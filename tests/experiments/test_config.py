@@ -28,7 +28,7 @@ from experiments.run import training
         ("last_pruning", 0.0),
         ("last_pruning", 1.0),
         ("last_pruning", 0.999),
-        ("sparsity_schedule", "linear"),
+        ("sparsity_schedule", "quadratic"),
         ("learning_rate", 0.0),
         ("learning_rate", float("inf")),
         ("milestones", (5, 5)),

@@ -63,6 +63,11 @@ def test_a_cubic_course_removes_much_early():
     assert kept[0][-1] == kept[1][-1] == 100
 
 
+def test_a_linear_course_removes_as_much_each_time():
+    linear = prunings(Config(epochs=100, sparsity=0.9, prunings=3, last_pruning=0.5, sparsity_schedule="linear"))
+    assert linear.kept(1000) == [700, 400, 100]
+
+
 def test_a_cosine_restarts_learning_rate_falls_to_0_between_prunings():
     config = Config(
         epochs=10, learning_rate=0.4, schedule="cosine_restarts", sparsity=0.75, last_pruning=0.4, warmup_epochs=1

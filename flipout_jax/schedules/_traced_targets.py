@@ -1,5 +1,7 @@
 """Schedules to a target that is a traced number, as under `jax.vmap` over targets."""
 
+from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import jax
@@ -30,18 +32,24 @@ def is_traced(sparsity: Any) -> bool:
     return isinstance(sparsity, Tracer) and sparsity.shape == ()
 
 
-def geometric(sparsity: Array, steps: tuple[int, ...]) -> TracedTargets:
-    """Returns the targets `1 - (1 - s)**(i / n)`, the last of them exactly the given number."""
+def geometric(sparsity: Array, steps: tuple[int, ...], first: float, shares: Sequence[Fraction]) -> TracedTargets:
+    """Returns the targets `1 - (1 - first) * ((1 - s) / (1 - first))**share`, the last exactly the given number."""
     sparsity = sparsity.astype(jnp.float32)
-    shares = jnp.arange(1, len(steps), dtype=jnp.float32) / len(steps)
-    return TracedTargets(steps, jnp.append(1 - (1 - sparsity) ** shares, sparsity))
+    powers = ((1 - sparsity) / (1 - first)) ** _all_but_last(shares)
+    return TracedTargets(steps, jnp.append(1 - (1 - first) * powers, sparsity))
 
 
-def cubic(sparsity: Array, steps: tuple[int, ...]) -> TracedTargets:
-    """Returns the targets `s * (1 - (1 - i / n)**3)`, the last of them exactly the given number."""
+def polynomial(
+    sparsity: Array, steps: tuple[int, ...], power: float, first: float, shares: Sequence[Fraction]
+) -> TracedTargets:
+    """Returns the targets `first + (s - first) * (1 - (1 - share)**power)`, the last exactly the given number."""
     sparsity = sparsity.astype(jnp.float32)
-    left = 1 - jnp.arange(1, len(steps), dtype=jnp.float32) / len(steps)
-    return TracedTargets(steps, jnp.append(sparsity * (1 - left**3), sparsity))
+    left = 1 - _all_but_last(shares)
+    return TracedTargets(steps, jnp.append(first + (sparsity - first) * (1 - left**power), sparsity))
+
+
+def _all_but_last(shares: Sequence[Fraction]) -> Array:
+    return jnp.array([float(share) for share in shares[:-1]], jnp.float32)
 
 
 def one_shot(sparsity: Array, step: int) -> TracedTargets:
