@@ -56,6 +56,11 @@ from ._sgdw import independent_weight_decay as independent_weight_decay
 from ._sgdw import sgdw as sgdw
 from ._stacked import stacked as stacked
 from ._stacked import stacked_of as stacked_of
+from ._structure import Structure as Structure
+from ._structure import StructureState as StructureState
+from ._structure import block as block
+from ._structure import n_m as n_m
+from ._structure import unstructured as unstructured
 from ._summary import Row as Row
 from ._summary import Summary as Summary
 from ._summary import summary as summary

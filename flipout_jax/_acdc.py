@@ -16,6 +16,7 @@ from ._saliency import Saliency, magnitude
 from ._select import _target
 from ._select._allocation import Allocation
 from ._select._target import Repeated
+from ._structure import Structure, unstructured
 from .schedules import Phases
 
 PyTree = Any
@@ -28,6 +29,7 @@ def acdc(
     *,
     saliency: Saliency = magnitude(),
     allocation: Allocation | None = None,
+    structure: Structure = unstructured(),
     prunable: Any = kernels,
     stacked: Any = None,
     reset_momentum: bool = True,
@@ -56,6 +58,7 @@ def acdc(
         training ends sparse or dense.
       saliency: the pruning criterion; the paper's is `magnitude()`. See `prune`.
       allocation: how sparsity is shared across layers; the authors' is `global_()`. See `prune`.
+      structure: the pattern in which weights are pruned; the authors' is `unstructured()`. See `prune`.
       prunable: the parameters to prune: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
       stacked: for parameters that hold several layers, the number of leading axes that number the layers; see `prune`.
       reset_momentum: if True, each dense phase starts with the momentum reset to its value from `inner.init`, for all
@@ -102,6 +105,7 @@ def acdc(
         Repeated(sparse, target),
         saliency=saliency,
         allocation=allocation,
+        structure=structure,
         prunable=prunable,
         stacked=stacked,
     )

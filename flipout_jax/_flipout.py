@@ -11,19 +11,21 @@ from ._prunable import kernels
 from ._prune import prune
 from ._saliency import flips
 from ._select._allocation import Allocation, global_
+from ._structure import Structure, unstructured
 
 PyTree = Any
 
 
 def flipout(
     inner: optax.GradientTransformation,
-    sparsity: Any,
+    sparsity: Any = None,
     *,
     key: jax.Array,
     power: float = 2.0,
     noise_scale: float | optax.Schedule = 1.0,
     flip_decay: float = 1.0,
     allocation: Allocation = global_(),
+    structure: Structure = unstructured(),
     prunable: Any = kernels,
     stacked: Any = None,
     initial_masks: PyTree | None = None,
@@ -45,13 +47,15 @@ def flipout(
     Args:
       inner: any optax optimizer. The paper's is SGD with momentum and weight decay.
       sparsity: target sparsity by step: one of `schedules`, or any traceable function from the number of updates
-        done to a float in [0, 1), or a dict of them by regular expressions on paths; see `prune`.
+        done to a float in [0, 1), or a dict of them by regular expressions on paths, or None if
+        the structure says it; see `prune`.
       key: a PRNG key for the noise; its implementation generates the noise, see `gradient_noise`.
       power: exponent of the magnitude, at least 0.
       noise_scale: scale of the noise relative to the root mean square of each tensor's gradient, at least 0; 0 adds no
         noise. It may be a function from the number of updates done; see `gradient_noise`.
       flip_decay: factor by which the flip counts are multiplied at each step, in (0, 1]; the paper's is 1. See `flips`.
       allocation: how sparsity is shared across layers; the paper's is `global_()`. See `prune`.
+      structure: the pattern in which weights are pruned; the paper's is `unstructured()`. See `prune`.
       prunable: the parameters to prune: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
       stacked: for parameters that hold several layers, the number of leading axes that number the layers; see `prune`.
       initial_masks: masks to start from; see `prune`.
@@ -98,6 +102,7 @@ def flipout(
         sparsity,
         saliency=flips(power, decay=flip_decay),
         allocation=allocation,
+        structure=structure,
         prunable=prunable,
         stacked=stacked,
         initial_masks=initial_masks,

@@ -225,7 +225,7 @@ def sparsity(params: PyTree, prunable: Any = kernels) -> float | jax.Array:
 
 
 def check(params: PyTree, opt_state: PyTree) -> None:
-    """Raises unless every masked weight is exactly 0.
+    """Raises unless every masked weight is exactly 0, and masks have the pattern of the structure that prunes.
 
     Call it after training, or when in doubt: a transformation after `prune`, an average of parameters, or a partially
     restored checkpoint silently breaks the zeros.
@@ -239,8 +239,8 @@ def check(params: PyTree, opt_state: PyTree) -> None:
       opt_state: the matching optimizer state, or anything that holds it, such as `nnx.Optimizer`.
 
     Raises:
-      ValueError: if a parameter is not zero where it is masked, naming the first one; or if `opt_state` holds no masks,
-        or masks of other parameters.
+      ValueError: if a parameter is not zero where it is masked, or its mask does not have the pattern, naming the first
+        one; or if `opt_state` holds no masks, or masks of other parameters.
 
     Warns:
       TargetNotReachedWarning: if a target has not been reached.
@@ -254,9 +254,13 @@ def check(params: PyTree, opt_state: PyTree) -> None:
     """
     merged = _states.merged(opt_state)
     params = params_of(params, getattr(opt_state, "wrt", None))
-    for path, leaf, mask in paired(params, merged.masks):
-        if not _holes.is_hole(mask):
-            _check_zeros(path, jnp.asarray(leaf), mask)
+    patterns = merged.masks if merged.patterns is None else merged.patterns
+    for path, leaf, mask, pattern in paired(params, merged.masks, patterns):
+        if _holes.is_hole(mask):
+            continue
+        _check_zeros(path, jnp.asarray(leaf), mask)
+        if merged.patterns is not None:
+            pattern.check(path, mask)
     problems = not_reached(merged)
     if problems:
         warnings.warn(TargetNotReachedWarning(problems), stacklevel=2)

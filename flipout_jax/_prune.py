@@ -15,8 +15,11 @@ from ._prunable import check_prunable, kernels, select
 from ._recompute import with_recompute
 from ._saliency import Saliency, magnitude
 from ._select import _rules
-from ._select._allocation import Allocation, check_allocation, global_
+from ._select._allocation import Allocation, check_allocation, global_, uniform
+from ._select._units import Units
 from ._stacked import check_stacked, layer_axes
+from ._structure import Structure, check_structure, tiles_of, unstructured
+from ._structure import init as init_structure
 from .schedules import Threshold
 
 PyTree = Any
@@ -35,6 +38,7 @@ class PruneState(NamedTuple):
       saliency_state: state of the saliency, such as `FlipsState`.
       noise_state: state of the noise; () without noise.
       inner_state: state of the wrapped optimizer.
+      structure_state: state of the structure, a `StructureState`; () for single weights.
     """
 
     count: Array
@@ -44,14 +48,16 @@ class PruneState(NamedTuple):
     saliency_state: PyTree
     noise_state: PyTree
     inner_state: PyTree
+    structure_state: PyTree = ()
 
 
 def prune(
     inner: optax.GradientTransformation,
-    sparsity: Any,
+    sparsity: Any = None,
     *,
     saliency: Saliency = magnitude(),
     allocation: Allocation | None = None,
+    structure: Structure = unstructured(),
     prunable: Any = kernels,
     stacked: Any = None,
     initial_masks: PyTree | None = None,
@@ -95,6 +101,8 @@ def prune(
         `fisher()`, `wanda(activation_norms)`, or your own `Saliency`.
       allocation: how sparsity is shared across layers: `global_()`, optionally with a minimum per layer, `uniform()`,
         or `per_output()`. None means the saliency's own, which is `global_()` for all but `wanda`.
+      structure: the pattern in which weights are pruned: `unstructured()`, single weights; `n_m(2, 4)`, two of every
+        four; or `block((4, 4))`, whole blocks.
       prunable: the parameters to prune: a predicate on (key path, leaf), such as `kernels` or `by_path(regex)`, or a
         tree of booleans with the structure of the parameters. Scalars are never pruned.
       stacked: for parameters that hold several layers, the number of leading axes that number the layers:
@@ -127,13 +135,20 @@ def prune(
     _errors.optimizer("inner", inner)
     _arguments.check_not_pruning(inner)
     inner = optax.with_extra_args_support(inner)
-    sparsity = _rules.check_sparsity(sparsity)
+    check_structure(structure)
+    sparsity = _rules.check_sparsity(sparsity, structure)
     if not (isinstance(saliency, Saliency) and all(map(callable, saliency[:3]))):
         raise ArgumentError("saliency", f"must be a Saliency, such as flipout_jax.magnitude(), got {saliency!r}.")
     if allocation is None:
-        # A threshold, which all layers share, has no allocation.
-        allocation = global_() if isinstance(sparsity, Threshold) else saliency.allocation or global_()
+        # A threshold, which all layers share, has no allocation, and neither have tiles that all keep the same number.
+        has_none = isinstance(sparsity, Threshold) or structure.is_within
+        allocation = global_() if has_none else saliency.allocation or global_()
     check_allocation(allocation)
+    if structure.is_within and allocation not in (global_(), uniform()):
+        raise ArgumentError(
+            "allocation",
+            f"must be left out where every tile keeps the same number of weights, as for n_m, got {allocation!r}.",
+        )
     if isinstance(sparsity, Threshold) and allocation != global_():
         raise ArgumentError(
             "allocation",
@@ -145,6 +160,10 @@ def prune(
         _errors.optimizer("noise", noise)
         noise = optax.with_extra_args_support(noise)
 
+    def units_of(tree, chosen, axes):
+        leaves = zip(_holes.leaves_with_path(tree), chosen, strict=True)
+        return Units(structure, tiles_of(structure, [leaf for leaf, is_chosen in leaves if is_chosen], axes))
+
     def init(params):
         params = params_of(params)
         _arguments.check_params(params)
@@ -153,15 +172,16 @@ def prune(
         chosen, rules = _rules.match(sparsity, params, chosen)
         leaves = _holes.leaves(params)
         weights = [leaf for is_chosen, leaf in zip(chosen, leaves, strict=True) if is_chosen]
-        _rules.check_all_reachable(rules, weights, layer_axes(stacked, params, chosen), allocation)
+        axes = layer_axes(stacked, params, chosen)
+        units = units_of(params, chosen, axes)
+        _rules.check_all_reachable(rules, weights, axes, allocation, units)
         if initial_masks is None:
             masks = _holes.fill(params, _masking.all_live(chosen, leaves))
             reached = jax.tree.map(jnp.zeros_like, _rules.targets(rules))
         else:
             # The masks are copied, so that donating the state does not delete the caller's arrays.
             masks = jax.tree.map(jnp.copy, _arguments.check_masks("initial_masks", initial_masks, params, chosen))
-            axes = layer_axes(stacked, params, chosen)
-            reached = _rules.reached_by(rules, jax.tree.leaves(masks), allocation, axes)
+            reached = _rules.reached_by(rules, jax.tree.leaves(masks), allocation, axes, units)
         inner_state = inner.init(params)
         _arguments.check_no_inner_pruning(inner_state, PruneState)
         return PruneState(
@@ -172,6 +192,7 @@ def prune(
             saliency_state=saliency.init(_masking.prunable_only(params, masks)),
             noise_state=() if noise is None else noise.init(params),
             inner_state=inner_state,
+            structure_state=init_structure(structure, units.tiles),
         )
 
     def update(updates, state, params=None, **extra_args):
@@ -211,6 +232,7 @@ def prune(
         count = jnp.asarray(optax.safe_increment(state.count))
         chosen, rules = _rules.match(sparsity, weights, _masking.chosen(masks))
         axes = layer_axes(stacked, weights, chosen)
+        units = units_of(weights, chosen, axes)
 
         def prune_now(carry):
             masks, reached = carry
@@ -220,7 +242,8 @@ def prune(
             scores = saliency.score(*lax.stop_gradient((saliency_state, finite)))
             _arguments.check_scores(scores, masks)
             live, treedef = jax.tree.flatten(masks)
-            live, reached = _rules.prune(rules, jax.tree.leaves(scores), live, reached, count, allocation, axes)
+            scores = jax.tree.leaves(scores)
+            live, reached = _rules.prune(rules, scores, live, reached, count, allocation, axes, units)
             return treedef.unflatten(live), reached
 
         # A saturated count no longer increases, and must not repeat a pruning.
@@ -231,6 +254,14 @@ def prune(
         inner_state = _linesearch.forget(inner_state, updates, cleared)
         # The targets are those of this schedule, also where the state comes from a run under another one.
         targets = jax.tree.map(lambda new, old: jnp.where(is_counted, new, old), _rules.targets(rules), state.target)
-        return cleared, PruneState(count, reached, targets, masks, saliency_state, noise_state, inner_state)
+        return cleared, state._replace(
+            count=count,
+            reached=reached,
+            target=targets,
+            masks=masks,
+            saliency_state=saliency_state,
+            noise_state=noise_state,
+            inner_state=inner_state,
+        )
 
     return _arguments.mark(optax.GradientTransformationExtraArgs(init, update))

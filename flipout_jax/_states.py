@@ -1,5 +1,6 @@
 """Finding the pruning states in an optimizer's state, and merging what they hold."""
 
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from . import _holes
 from ._errors import ArgumentError
 from ._prunable import path_string
 from ._prune import PruneState
+from ._structure._pattern import SINGLE_WEIGHTS, patterns
 
 PyTree = Any
 
@@ -21,11 +23,13 @@ class Merged(NamedTuple):
     Attributes:
       masks: the masks of all states, in one tree.
       flips: the flip counts of all states, in one tree; None if no state counts flips.
+      patterns: the `Pattern` of each prunable parameter, in a tree like the masks; None if no state has a structure.
       progress: for each target, its pattern or None, the target, and what has been reached.
     """
 
     masks: PyTree
     flips: PyTree | None
+    patterns: PyTree | None
     progress: list[tuple[str | None, Any, Any]]
 
 
@@ -66,11 +70,31 @@ def merged(opt_state: PyTree) -> Merged:
             progress += [(pattern, state.target[pattern], state.reached[pattern]) for pattern in state.reached]
         else:
             progress.append((None, state.target, state.reached))
+    has_structure = any(state.structure_state for state in states)
     return Merged(
         masks=merge([state.masks for state in states]),
         flips=merge(counted) if counted else None,
+        patterns=merge([_patterns_of(state) for state in states]) if has_structure else None,
         progress=progress,
     )
+
+
+def _patterns_of(state: PruneState) -> PyTree:
+    masks = _holes.leaves_with_path(state.masks)
+    pruned = [(path, mask) for path, mask in masks if not _holes.is_hole(mask)]
+    found = [SINGLE_WEIGHTS] * len(pruned)
+    if state.structure_state:
+        reached = [_reached_by(state.reached, path) for path, _ in pruned]
+        found = patterns(state.structure_state, [mask for _, mask in pruned], reached)
+    each = iter(found)
+    return _holes.fill(state.masks, [mask if _holes.is_hole(mask) else next(each) for _, mask in masks])
+
+
+def _reached_by(reached: Any, path: Any) -> Any:
+    """Returns the sparsity that a parameter has reached, by its path if there are several targets."""
+    if not isinstance(reached, dict):
+        return reached
+    return next(value for pattern, value in reached.items() if re.search(pattern, path_string(path)))
 
 
 def _flips_of(state: PruneState) -> PyTree | None:

@@ -24,6 +24,7 @@ class Row(NamedTuple):
       kept: the number of prunable weights that the mask keeps.
       sparsity: the fraction of the prunable weights that are masked; None where nothing is prunable.
       flips: the smallest, mean and largest number of flips of the weights that are kept; None where none are counted.
+      pattern: the pattern of the mask, such as `2:4`; None where single weights are pruned.
     """
 
     path: str
@@ -32,6 +33,7 @@ class Row(NamedTuple):
     kept: int
     sparsity: float | None
     flips: tuple[int, float, int] | None
+    pattern: str | None = None
 
 
 class Summary(NamedTuple):
@@ -52,11 +54,14 @@ class Summary(NamedTuple):
     def __str__(self) -> str:
         """The table as text."""
         with_flips = self.total.flips is not None
+        with_pattern = any(row.pattern for row in self.rows)
         header = ["parameter", "shape", "prunable", "kept", "sparsity"]
+        if with_pattern:
+            header.append("pattern")
         if with_flips:
             header += ["flips min", "mean", "max"]
-        body = [_cells(row, with_flips) for row in self.rows]
-        lines = _table.ruled(header, body, _cells(self.total, with_flips), left=2)
+        body = [_cells(row, with_pattern, with_flips) for row in self.rows]
+        lines = _table.ruled(header, body, _cells(self.total, with_pattern, with_flips), left=2)
         empty = [row.path for row in self.rows if row.prunable and not row.kept]
         if empty:
             lines.append(f"nothing is left of {', '.join(empty)}")
@@ -100,6 +105,7 @@ def summary(params: PyTree, opt_state: PyTree, *, stacked: Any = None) -> Summar
     merged = _states.merged(opt_state)
     params = params_of(params, getattr(opt_state, "wrt", None))
     flips = merged.masks if merged.flips is None else merged.flips
+    patterns = merged.masks if merged.patterns is None else merged.patterns
     axes = [
         number
         for number, leaf in zip(all_layer_axes(stacked, params), _holes.leaves(params), strict=True)
@@ -108,7 +114,8 @@ def summary(params: PyTree, opt_state: PyTree, *, stacked: Any = None) -> Summar
     rows: list[Row] = []
     all_counts: list[np.ndarray] = []
     parameters = 0
-    for (path, leaf, mask, count), leading in zip(paired(params, merged.masks, flips), axes, strict=True):
+    paths = paired(params, merged.masks, flips, patterns)
+    for (path, leaf, mask, count, pattern), leading in zip(paths, axes, strict=True):
         parameters += leaf.size
         kept = None if _holes.is_hole(mask) else np.asarray(jax.device_get(mask))
         counts = None if merged.flips is None or _holes.is_hole(count) else np.asarray(jax.device_get(count))
@@ -120,7 +127,8 @@ def summary(params: PyTree, opt_state: PyTree, *, stacked: Any = None) -> Summar
                 continue
             live = counts[index][kept[index]] if counts is not None else np.zeros(0, np.uint32)
             all_counts.append(live)
-            rows.append(_row(name, shape, kept[index].size, int(kept[index].sum()), [live]))
+            row = _row(name, shape, kept[index].size, int(kept[index].sum()), [live])
+            rows.append(row if merged.patterns is None else row._replace(pattern=str(pattern)))
     total = _row("total", (), sum(row.prunable for row in rows), sum(row.kept for row in rows), all_counts)
     return Summary(tuple(rows), total, parameters, not_reached(merged))
 
@@ -136,12 +144,14 @@ def _row(path: str, shape: tuple[int, ...], prunable: int, kept: int, counts: li
     return Row(path, shape, prunable, kept, sparsity, flips)
 
 
-def _cells(row: Row, with_flips: bool) -> list[str]:
+def _cells(row: Row, with_pattern: bool, with_flips: bool) -> list[str]:
     cells = [row.path, str(row.shape) if row.shape else ""]
     if row.prunable:
         cells += [f"{row.prunable:,}", f"{row.kept:,}", _percent(row)]
     else:
         cells += ["-", "-", "-"]
+    if with_pattern:
+        cells.append(row.pattern or "-")
     if with_flips and row.flips:
         smallest, mean, largest = row.flips
         cells += [str(smallest), f"{mean:.2f}", str(largest)]

@@ -101,9 +101,9 @@ def ranked_together(allocation: Allocation, shapes: Sequence[Shape], layer_axes:
     return _slices.outputs(shapes, layer_axes, allocation.out_axis)
 
 
-def layer_sizes(leaves: Sequence[Any], layer_axes: Sequence[int]) -> list[int]:
+def layer_sizes(shapes: Sequence[Shape], layer_axes: Sequence[int]) -> list[int]:
     """Returns the number of weights of each layer: of each prunable leaf, or of each slice of a stacked one."""
-    return list(_slices.layers([leaf.shape for leaf in leaves], layer_axes).sizes)
+    return list(_slices.layers(shapes, layer_axes).sizes)
 
 
 def to_keep(schedule: Any, step: Array, sizes: Sequence[int]) -> UInt64:

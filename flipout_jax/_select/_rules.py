@@ -12,15 +12,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 
-from .. import _holes
+from .. import _holes, _numerics
 from .._errors import ArgumentError
 from .._prunable import path_string
+from .._structure import Structure, _tiles, unstructured
 from ..schedules import Threshold
-from . import _slices, _target, _uint64
+from . import _slices, _target, _uint64, _within
 from ._allocation import Allocation
 from ._groups import check_reachable, keep_in_groups, layer_sizes, ranked_together, to_keep
 from ._uint64 import UInt64
+from ._units import Units
 
 PyTree = Any
 
@@ -39,8 +42,14 @@ class Rule(NamedTuple):
     members: tuple[int, ...]
 
 
-def check_sparsity(sparsity: Any) -> Any:
+def check_sparsity(sparsity: Any, structure: Structure = unstructured()) -> Any:
     """Returns the schedule, or the dict of schedules, or raises an `ArgumentError`."""
+    if sparsity is None:
+        sparsity = structure.sparsity
+    if structure.is_within and isinstance(sparsity, Threshold):
+        raise ArgumentError(
+            "sparsity", f"must have a target where every tile keeps the same number of weights, got {sparsity!r}."
+        )
     if not isinstance(sparsity, Mapping):
         return _target.check_schedule(sparsity)
     if not sparsity:
@@ -111,11 +120,32 @@ def match(sparsity: Any, params: PyTree, chosen: Sequence[bool]) -> tuple[list[b
     return [pattern is not None for pattern in found], rules
 
 
-def check_all_reachable(rules: Sequence[Rule], weights: Sequence[Any], axes: Sequence[int], allocation: Allocation):
+def check_all_reachable(
+    rules: Sequence[Rule], weights: Sequence[Any], axes: Sequence[int], allocation: Allocation, units: Units
+):
     """Raises an `ArgumentError` if the allocation keeps more weights than the target of a rule."""
+    shapes = units.shapes([leaf.shape for leaf in weights])
     for rule in rules:
-        sizes = layer_sizes([weights[i] for i in rule.members], [axes[i] for i in rule.members])
-        check_reachable(allocation, rule.schedule, sizes)
+        _check_end(rule, units)
+        sizes = layer_sizes([shapes[i] for i in rule.members], [axes[i] for i in rule.members])
+        check_reachable(units.allocation(allocation), rule.schedule, sizes)
+
+
+def _check_end(rule: Rule, units: Units) -> None:
+    """Raises an `ArgumentError` if a schedule ends with another number of weights in each tile than the structure."""
+    own = units.structure.sparsity
+    if own is None or rule.schedule is own:
+        return
+    for size in {_tiles.size(units.tiles[i]) for i in rule.members}:
+        step = jnp.int32(_target.LAST_STEP)
+        wanted, got = (_target.kept(schedule, step, size).low for schedule in (own, rule.schedule))
+        if not isinstance(got, Tracer) and got != wanted:
+            name = "sparsity" if rule.pattern is None else f"sparsity[{rule.pattern!r}]"
+            raise ArgumentError(
+                name,
+                f"must be left out, or end with {wanted} of {size} weights as the structure does, got "
+                f"{rule.schedule!r}, which ends with {got}.",
+            )
 
 
 def _as_tree(rules: Sequence[Rule], values: Sequence[Array]) -> PyTree:
@@ -134,16 +164,23 @@ def targets(rules: Sequence[Rule]) -> PyTree:
     return _as_tree(rules, [_target.last(rule.schedule) for rule in rules])
 
 
-def reached_by(rules: Sequence[Rule], masks: Sequence[Array], allocation: Allocation, axes: Sequence[int]) -> PyTree:
+def reached_by(
+    rules: Sequence[Rule], masks: Sequence[Array], allocation: Allocation, axes: Sequence[int], units: Units
+) -> PyTree:
     """Returns the sparsities that masks of the prunable parameters have, in the form of `PruneState.reached`."""
 
     def one(rule):
+        own = units.part(rule.members)
+        live = [masks[i] for i in rule.members]
+        if own.structure.is_within:
+            return _within.sparsity(live, own.tiles)
+        live = own.live(live)
         if isinstance(rule.schedule, Threshold):
-            return _target.reached_by([masks[i] for i in rule.members], jnp.float32(0))
-        shapes = [masks[i].shape for i in rule.members]
-        sizes = ranked_together(allocation, shapes, [axes[i] for i in rule.members]).sizes
+            return _target.reached_by(live, jnp.float32(0))
+        shapes = [mask.shape for mask in live]
+        sizes = ranked_together(own.allocation(allocation), shapes, [axes[i] for i in rule.members]).sizes
         target = _target.last(rule.schedule)
-        return _target.reached_by([masks[i] for i in rule.members], target, _kept_in_all(rule.schedule, sizes))
+        return _target.reached_by(live, target, _kept_in_all(rule.schedule, sizes))
 
     return _as_tree(rules, [one(rule) for rule in rules])
 
@@ -193,6 +230,7 @@ def prune(
     step: Array,
     allocation: Allocation,
     axes: Sequence[int],
+    units: Units,
 ) -> tuple[list[Array], PyTree]:
     """Prunes the parameters of every rule that is due.
 
@@ -204,10 +242,60 @@ def prune(
       step: the number of this update.
       allocation: how sparsity is shared across layers.
       axes: for each prunable parameter, the number of leading axes that number layers.
+      units: what is ranked.
 
     Returns:
       The new masks, and what has been reached.
     """
+    if units.structure.is_within:
+        return _prune_within(rules, scores, masks, reached, step, units.tiles)
+    if not units.structure.is_whole:
+        return _prune_units(rules, scores, masks, reached, step, allocation, axes)
+
+    def prune_tiles(scores, masks, reached, step):
+        scores = units.scores(scores, masks)
+        live = units.live(masks)
+        live, reached = _prune_units(rules, scores, live, reached, step, units.allocation(allocation), axes)
+        kept = units.masks(live, [mask.shape for mask in masks])
+        return [mask & is_kept for mask, is_kept in zip(masks, kept, strict=True)], reached
+
+    prune_sharded = _numerics.sharded_like(prune_tiles, (list(masks), reached))
+    return prune_sharded(list(scores), list(masks), reached, step)
+
+
+def _prune_within(
+    rules: Sequence[Rule],
+    scores: Sequence[Array],
+    masks: Sequence[Array],
+    reached: PyTree,
+    step: Array,
+    tiles: Sequence[_tiles.Shape],
+) -> tuple[list[Array], PyTree]:
+    """Prunes within the tiles of every rule that is due."""
+    numbers: dict[int, Array] = {}
+    values = []
+    for rule, before in zip(rules, _as_list(rules, reached), strict=True):
+        is_due = _target.due(rule.schedule, step, before)
+        for i in rule.members:
+            size = _tiles.size(tiles[i])
+            kept = _target.kept(rule.schedule, step, size).low
+            number = jnp.where(is_due, kept, jnp.uint32(size))
+            numbers[i] = number.reshape((1,) * (2 * len(tiles[i])))
+        values.append(jnp.where(is_due, _target.at(rule.schedule, step), before))
+    kept = _within.keep_in_tiles(scores, masks, tiles, [numbers[i] for i in range(len(masks))])
+    return kept, _as_tree(rules, values)
+
+
+def _prune_units(
+    rules: Sequence[Rule],
+    scores: Sequence[Array],
+    masks: Sequence[Array],
+    reached: PyTree,
+    step: Array,
+    allocation: Allocation,
+    axes: Sequence[int],
+) -> tuple[list[Array], PyTree]:
+    """Prunes the units with the lowest scores of every rule that is due."""
     if isinstance(rules[0].schedule, Threshold):
         new = [_target.clear_below(rules[0].schedule, *pair) for pair in zip(scores, masks, strict=True)]
         return new, _target.reached_by(new, jnp.float32(0))

@@ -87,7 +87,7 @@ def _stored_keys(scores: Sequence[Array], dtype: np.dtype) -> Callable[[Array], 
     The threshold and the masks must use identical bits: without a barrier, the compiler may compute a score twice, and
     round it differently.
     """
-    keys = lax.optimization_barrier([_ordered_bits(score.astype(dtype)) for score in scores])
+    keys = lax.optimization_barrier([ordered_bits(score.astype(dtype)) for score in scores])
     return lambda zero: keys
 
 
@@ -99,7 +99,7 @@ def _computed_keys(
     def keys(zero):
         # A compiler that knew the zero would compute the keys once and store them.
         read = [jnp.where(zero == 0, score, jnp.zeros_like(score)) for score in scores]
-        return [_ordered_bits(rank_by(score).astype(dtype)) for score in read]
+        return [ordered_bits(rank_by(score).astype(dtype)) for score in read]
 
     return keys
 
@@ -133,7 +133,7 @@ def _highest(keys_of: Callable[[Array], list[Array]], live: list[Array], keep: U
 
 # It is traced once for each shape.
 @functools.partial(jax.jit, inline=True)
-def _ordered_bits(score: Array) -> Array:
+def ordered_bits(score: Array) -> Array:
     """Returns unsigned integers that rank as the scores do: 0 for NaN, and the same value for both zeros."""
     if jnp.issubdtype(score.dtype, jnp.unsignedinteger):
         return score.astype(jnp.uint32) if score.dtype.itemsize < 4 else score

@@ -121,8 +121,9 @@ def make_problem(
     size = sum(leaf.size for leaf in weights)
     if Fraction(schedule.densities[-1]) * size < 1:
         raise ArgumentError("sparsity", f"must keep at least one of the {size} prunable weights, got {sparsity!r}.")
-    check_reachable(allocation, schedule, layer_sizes(weights, layer_axes))
-    sizes = ranked_together(allocation, [leaf.shape for leaf in weights], layer_axes).sizes
+    shapes = [leaf.shape for leaf in weights]
+    check_reachable(allocation, schedule, layer_sizes(shapes, layer_axes))
+    sizes = ranked_together(allocation, shapes, layer_axes).sizes
     counts = {size: schedule.kept(size) for size in set(sizes)}
     kept = [[counts[size][iteration] for size in sizes] for iteration in range(iterations)]
     return Problem(_holes.fill(params, arrays), tuple(chosen), layer_axes, kept, allocation)
