@@ -4,6 +4,7 @@ import importlib as _importlib
 import typing as _typing
 
 from . import at_init as at_init
+from . import growth as growth
 from . import schedules as schedules
 from ._acdc import acdc as acdc
 from ._artifact import load_sparse as load_sparse

@@ -12,6 +12,7 @@ from ._prune import prune
 from ._saliency import flips
 from ._select._allocation import Allocation, global_
 from ._structure import Structure, unstructured
+from .growth._base import Growth
 
 PyTree = Any
 
@@ -26,6 +27,7 @@ def flipout(
     flip_decay: float = 1.0,
     allocation: Allocation = global_(),
     structure: Structure = unstructured(),
+    growth: Growth | None = None,
     prunable: Any = kernels,
     stacked: Any = None,
     initial_masks: PyTree | None = None,
@@ -56,6 +58,7 @@ def flipout(
       flip_decay: factor by which the flip counts are multiplied at each step, in (0, 1]; the paper's is 1. See `flips`.
       allocation: how sparsity is shared across layers; the paper's is `global_()`. See `prune`.
       structure: the pattern in which weights are pruned; the paper's is `unstructured()`. See `prune`.
+      growth: a rule for exchanging weights during training; the paper has none. See `prune`.
       prunable: the parameters to prune: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
       stacked: for parameters that hold several layers, the number of leading axes that number the layers; see `prune`.
       initial_masks: masks to start from; see `prune`.
@@ -103,6 +106,7 @@ def flipout(
         saliency=flips(power, decay=flip_decay),
         allocation=allocation,
         structure=structure,
+        growth=growth,
         prunable=prunable,
         stacked=stacked,
         initial_masks=initial_masks,

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -65,6 +66,20 @@ def if_due(due: Array, change, carry: PyTree) -> PyTree:
         return jnp.zeros_like(carry[0]), change(carry[1])
 
     return lax.while_loop(lambda carry: carry[0], iterate, (due, carry))[1]
+
+
+def chosen_by(condition: Array | None, one: PyTree, other: PyTree) -> PyTree:
+    """Returns one tree where a scalar condition holds, and the other otherwise, as for None."""
+    if condition is None:
+        return other
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), one, other)
+
+
+def zero_if(condition: Array | None, tree: PyTree) -> PyTree:
+    """Returns zeros where a scalar condition holds, and the tree otherwise, as for None."""
+    if condition is None:
+        return tree
+    return jax.tree.map(lambda x: jnp.where(condition, jnp.zeros_like(x), x), tree)
 
 
 def any_of(conditions: Sequence[Array]) -> Array:

@@ -17,9 +17,13 @@ from ._saliency import Saliency, magnitude
 from ._select import _rules
 from ._select._allocation import Allocation, check_allocation, global_, uniform
 from ._select._units import Units
+from ._slots import check_slots, restarted
 from ._stacked import check_stacked, layer_axes
 from ._structure import Structure, check_structure, tiles_of, unstructured
 from ._structure import init as init_structure
+from .growth._base import Growth, check_growth
+from .growth._base import init as init_growth
+from .growth._exchange import exchanged
 from .schedules import Threshold
 
 PyTree = Any
@@ -39,6 +43,7 @@ class PruneState(NamedTuple):
       noise_state: state of the noise; () without noise.
       inner_state: state of the wrapped optimizer.
       structure_state: state of the structure, a `StructureState`; () for single weights.
+      growth_state: state of the growth rule, a `GrowthState`; () without one.
     """
 
     count: Array
@@ -49,6 +54,7 @@ class PruneState(NamedTuple):
     noise_state: PyTree
     inner_state: PyTree
     structure_state: PyTree = ()
+    growth_state: PyTree = ()
 
 
 def prune(
@@ -58,6 +64,7 @@ def prune(
     saliency: Saliency = magnitude(),
     allocation: Allocation | None = None,
     structure: Structure = unstructured(),
+    growth: Growth | None = None,
     prunable: Any = kernels,
     stacked: Any = None,
     initial_masks: PyTree | None = None,
@@ -71,8 +78,8 @@ def prune(
     its end, on the new weights, when the target `sparsity(n)` is above what has been reached, which the state holds: 0
     at first, or the sparsity of `initial_masks`. Of N prunable weights, exactly the `ceil((1 - s) * N)` with the
     highest scores are kept. Equal scores rank by position: the lower position in flattened tree order is kept. NaN
-    ranks lowest. A pruned weight never returns. So a constant target prunes at the first update, a run that resumes
-    under another schedule catches up at once, and a target that falls changes nothing.
+    ranks lowest. A pruned weight returns only by `growth`. So a constant target prunes at the first update, a run that
+    resumes under another schedule catches up at once, and a target that falls changes nothing.
 
     Gradients are masked before they reach `inner`, which receives the extra arguments that the caller gave. A weight
     that becomes NaN or infinite in the pruning update itself is ranked by its previous value, so that one bad gradient
@@ -103,6 +110,8 @@ def prune(
         or `per_output()`. None means the saliency's own, which is `global_()` for all but `wanda`.
       structure: the pattern in which weights are pruned: `unstructured()`, single weights; `n_m(2, 4)`, two of every
         four; or `block((4, 4))`, whole blocks.
+      growth: a rule for exchanging weights during training: `growth.random(...)`, as SET, or `growth.gradient(...)`, as
+        RigL; None if no weight returns.
       prunable: the parameters to prune: a predicate on (key path, leaf), such as `kernels` or `by_path(regex)`, or a
         tree of booleans with the structure of the parameters. Scalars are never pruned.
       stacked: for parameters that hold several layers, the number of leading axes that number the layers:
@@ -154,6 +163,7 @@ def prune(
             "allocation",
             f"must be global_(), without options, for a threshold, which all layers share, got {allocation!r}.",
         )
+    check_growth(growth)
     check_prunable(prunable)
     check_stacked(stacked)
     if noise is not None:
@@ -184,6 +194,8 @@ def prune(
             reached = _rules.reached_by(rules, jax.tree.leaves(masks), allocation, axes, units)
         inner_state = inner.init(params)
         _arguments.check_no_inner_pruning(inner_state, PruneState)
+        if growth is not None:
+            check_slots(inner_state, params)
         return PruneState(
             count=jnp.zeros((), jnp.int32),
             reached=reached,
@@ -193,12 +205,19 @@ def prune(
             noise_state=() if noise is None else noise.init(params),
             inner_state=inner_state,
             structure_state=init_structure(structure, units.tiles),
+            growth_state=init_growth(growth, _masking.prunable_only(params, masks)),
         )
 
     def update(updates, state, params=None, **extra_args):
         _arguments.check_state(state, PruneState)
         masks = state.masks
         grads, params = _arguments.check_update(updates, params, masks)
+
+        count = jnp.asarray(optax.safe_increment(state.count))
+        # A saturated count no longer increases, and must not repeat a pruning or an exchange.
+        is_counted = count > state.count
+        is_exchange = None if growth is None else growth.is_due(count) & is_counted
+        is_replaced = is_exchange if growth is not None and growth.replaces_update else None
 
         def inner_update(reusable, consumed):
             grads, params, masks = reusable
@@ -212,45 +231,98 @@ def prune(
 
         consumed = (state.noise_state, state.inner_state)
         (updates, consumed), recompute = with_recompute(
-            inner_update, (grads, params, masks), consumed, lambda updates: _masking.prunable_only(updates, masks)
+            inner_update,
+            (grads, params, masks),
+            consumed,
+            lambda updates: _masking.prunable_only(updates, masks),
+            lambda new: _masking.chosen_by(is_replaced, consumed, new),
         )
+        updates = _masking.zero_if(is_replaced, updates)
         noise_state, inner_state = consumed
 
         # The saliency and the pruning each recompute the new weights, so that a step without a pruning keeps neither
         # the updates nor the new weights in memory.
         weights = _masking.prunable_only(params, masks)
+        prunable_grads = _masking.prunable_only(grads, masks)
 
         def new_weights(masks):
-            updates = recompute((grads, params, masks))
+            updates = _masking.zero_if(is_replaced, recompute((grads, params, masks)))
             return optax.apply_updates(weights, _masking.clear(masks, updates, weights))
 
-        saliency_state = state.saliency_state
-        # A saliency without a state, such as the magnitude, needs no new weights.
-        if jax.tree.leaves(saliency_state):
-            prunable_grads = _masking.prunable_only(grads, masks)
-            saliency_state = saliency.update(saliency_state, weights, new_weights(masks), masks, prunable_grads)
-        count = jnp.asarray(optax.safe_increment(state.count))
+        def observed(criterion, criterion_state):
+            # A criterion without a state, such as the magnitude, needs no new weights.
+            if not jax.tree.leaves(criterion_state):
+                return criterion_state
+            return criterion.update(criterion_state, weights, new_weights(masks), masks, prunable_grads)
+
+        def scored(criterion, criterion_state, masks):
+            new = new_weights(masks)
+            # A weight that has just become NaN or infinite is scored by its previous value.
+            finite = jax.tree.map(lambda before, after: jnp.where(jnp.isfinite(after), after, before), weights, new)
+            scores = criterion.score(*lax.stop_gradient((criterion_state, finite)))
+            _arguments.check_scores(scores, masks)
+            return jax.tree.leaves(scores)
+
+        saliency_state = observed(saliency, state.saliency_state)
         chosen, rules = _rules.match(sparsity, weights, _masking.chosen(masks))
         axes = layer_axes(stacked, weights, chosen)
         units = units_of(weights, chosen, axes)
 
         def prune_now(carry):
             masks, reached = carry
-            new = new_weights(masks)
-            # A weight that has just become NaN or infinite is scored by its previous value.
-            finite = jax.tree.map(lambda before, after: jnp.where(jnp.isfinite(after), after, before), weights, new)
-            scores = saliency.score(*lax.stop_gradient((saliency_state, finite)))
-            _arguments.check_scores(scores, masks)
+            scores = scored(saliency, saliency_state, masks)
             live, treedef = jax.tree.flatten(masks)
-            scores = jax.tree.leaves(scores)
             live, reached = _rules.prune(rules, scores, live, reached, count, allocation, axes, units)
             return treedef.unflatten(live), reached
 
-        # A saturated count no longer increases, and must not repeat a pruning.
-        is_counted = count > state.count
         is_due = _masking.any_of(_rules.due(rules, count, state.reached)) & is_counted
         masks, reached = _masking.if_due(is_due, prune_now, (masks, state.reached))
-        cleared = _masking.clear(masks, updates, params)
+        growth_state = state.growth_state
+        if growth is None:
+            cleared = _masking.clear(masks, updates, params)
+        else:
+            drop_state = saliency_state
+            drop = saliency
+            if growth.drop is not None:
+                drop = growth.drop
+                drop_state = observed(drop, growth_state.drop_state)
+                growth_state = growth_state._replace(drop_state=drop_state)
+
+            def exchange_now(carry):
+                masks, _ = carry
+                drop_scores = scored(drop, drop_state, masks)
+                growth_scores = growth.score(growth_state.growth_key, count, weights, prunable_grads)
+                live, treedef = jax.tree.flatten(masks)
+                fraction = growth.fraction_after(state.count)
+                new = exchanged(
+                    drop_scores,
+                    jax.tree.leaves(growth_scores),
+                    live,
+                    fraction,
+                    growth.rounds_up,
+                    allocation,
+                    axes,
+                    units,
+                )
+                fresh = [after & ~before for after, before in zip(new, live, strict=True)]
+                return treedef.unflatten(new), treedef.unflatten(fresh)
+
+            no_weights = jax.tree.map(lambda mask: mask & False, masks)
+            masks, fresh = _masking.if_due(is_exchange, exchange_now, (masks, no_weights))
+            trained = jax.tree.map(lambda mask, is_fresh: mask & ~is_fresh, masks, fresh)
+            cleared = _masking.clear(trained, updates, params)
+
+            def restart(carry):
+                inner_state, saliency_state, growth_state = carry
+                start = _masking.masked(jax.tree.map(jnp.logical_not, fresh), params)
+                own = _masking.prunable_only(start, masks)
+                inner_state = restarted(inner_state, inner.init(start), fresh, params)
+                saliency_state = restarted(saliency_state, saliency.init(own), fresh, weights)
+                growth_state = restarted(growth_state, init_growth(growth, own), fresh, weights)
+                return inner_state, saliency_state, growth_state
+
+            carry = (inner_state, saliency_state, growth_state)
+            inner_state, saliency_state, growth_state = _masking.if_due(is_exchange, restart, carry)
         inner_state = _linesearch.forget(inner_state, updates, cleared)
         # The targets are those of this schedule, also where the state comes from a run under another one.
         targets = jax.tree.map(lambda new, old: jnp.where(is_counted, new, old), _rules.targets(rules), state.target)
@@ -262,6 +334,7 @@ def prune(
             saliency_state=saliency_state,
             noise_state=noise_state,
             inner_state=inner_state,
+            growth_state=growth_state,
         )
 
     return _arguments.mark(optax.GradientTransformationExtraArgs(init, update))

@@ -23,6 +23,7 @@ def with_recompute(
     reusable: PyTree,
     consumed: PyTree,
     part: Callable[[PyTree], PyTree] = lambda first: first,
+    settle: Callable[[PyTree], PyTree] = lambda second: second,
 ) -> tuple[tuple[PyTree, PyTree], Callable[[PyTree], PyTree]]:
     """Calls `function(reusable, consumed)`, which returns a pair, and finds a way to recompute its first output.
 
@@ -31,11 +32,13 @@ def with_recompute(
       reusable: arrays that may be read again later.
       consumed: arrays that should not be read again, because the second output reuses their memory: the old state.
       part: selects what to recompute from the first output; by default all of it.
+      settle: changes the second output, elementwise, into what the caller stores; by default not at all. The first
+        output is then recomputed from the result.
 
     Returns:
-      The two outputs, and a function that returns the part of the first output again when called with the same
-      `reusable`. If the large arrays of that part can be computed from `reusable`, the second output and scalars alone,
-      the function reads only these; otherwise it reads the first output itself.
+      The two outputs, the second of them settled, and a function that returns the part of the first output again when
+      called with the same `reusable`. If the large arrays of that part can be computed from `reusable`, the second
+      output and scalars alone, the function reads only these; otherwise it reads the first output itself.
     """
     inputs = jax.tree.leaves((reusable, consumed))
     is_traced = any(isinstance(array, Tracer) for array in inputs)
@@ -43,11 +46,12 @@ def with_recompute(
         # Outside of jit every value is in memory anyway, and a function that is called directly can be debugged.
         # Small arrays may stay in memory, since compiling their computation once more takes longer than it saves.
         first, second = function(reusable, consumed)
-        return (first, second), lambda reusable: part(first)
+        return (first, settle(second)), lambda reusable: part(first)
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(reusable, consumed)
     jaxpr = closed.jaxpr
     outputs = jaxpr_as_fun(closed)(*inputs)
     first, second = jax.tree.unflatten(jax.tree.structure(shapes), outputs)
+    second = settle(second)
     count = len(jax.tree.leaves(first))
 
     kept, treedef = jax.tree.flatten(part(first))
@@ -55,7 +59,7 @@ def with_recompute(
     large = [i for i, array in enumerate(kept) if array.size > _numerics.SMALL]
     known = dict(zip(map(id, jaxpr.constvars), closed.consts, strict=True))
     known |= zip(map(id, jaxpr.invars), inputs, strict=True)
-    for var, value in zip(jaxpr.outvars[count:], outputs[count:], strict=True):
+    for var, value in zip(jaxpr.outvars[count:], jax.tree.leaves(second), strict=True):
         known.setdefault(id(var), value)
     recipe = _slice(jaxpr, [jaxpr.outvars[places[i]] for i in large], known)
     unavailable = {id(var) for var in jaxpr.invars[len(jax.tree.leaves(reusable)) :] if var.aval.shape}

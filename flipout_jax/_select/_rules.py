@@ -256,7 +256,7 @@ def prune(
         scores = units.scores(scores, masks)
         live = units.live(masks)
         live, reached = _prune_units(rules, scores, live, reached, step, units.allocation(allocation), axes)
-        kept = units.masks(live, [mask.shape for mask in masks])
+        kept = units.masks(live, [mask.shape for mask in masks], rest=True)
         return [mask & is_kept for mask, is_kept in zip(masks, kept, strict=True)], reached
 
     prune_sharded = _numerics.sharded_like(prune_tiles, (list(masks), reached))

@@ -56,13 +56,13 @@ class Units(NamedTuple):
         leaves = zip(scores, masks, self.tiles, strict=True)
         return [pool(_tiles.cut(score, tile), _tiles.cut(mask, tile)) for score, mask, tile in leaves]
 
-    def masks(self, units: Sequence[Array], leaves: Sequence[Shape]) -> list[Array]:
-        """Returns masks of weights from those of units, True for weights that are in no unit."""
+    def masks(self, units: Sequence[Array], leaves: Sequence[Shape], rest: bool) -> list[Array]:
+        """Returns masks of weights from those of units, with `rest` for weights that are in no unit."""
         if not self.structure.is_whole:
             return list(units)
-        return [_spread(mask, shape, tile) for mask, shape, tile in zip(units, leaves, self.tiles, strict=True)]
+        return [_spread(mask, shape, tile, rest) for mask, shape, tile in zip(units, leaves, self.tiles, strict=True)]
 
 
-def _spread(mask: Array, shape: Shape, tile: Shape) -> Array:
+def _spread(mask: Array, shape: Shape, tile: Shape, rest: bool) -> Array:
     cut = [size for pair in zip(mask.shape, tile, strict=True) for size in pair]
-    return _tiles.join(lax.broadcast_in_dim(mask, cut, range(0, len(cut), 2)), shape, rest=True)
+    return _tiles.join(lax.broadcast_in_dim(mask, cut, range(0, len(cut), 2)), shape, rest)

@@ -52,8 +52,8 @@ class Pattern:
         if number:
             raise ArgumentError(
                 "opt_state",
-                f"{wanted}, got masks of {path!r} that keep {counts[wrong][0]} of {size} in one of {number} such places. "
-                "Masks from elsewhere must have the pattern of `structure`.",
+                f"{wanted}, got a mask of {path!r} that keeps {counts[wrong][0]} of {size} in one of {number} places: "
+                "masks from elsewhere must have the pattern of `structure`.",
             )
 
 
