@@ -30,6 +30,11 @@ def prunable_only(tree: PyTree, masks: PyTree) -> PyTree:
     return _holes.tree_map(lambda mask, leaf: mask if _holes.is_hole(mask) else leaf, masks, tree)
 
 
+def with_prunable(tree: PyTree, prunable: PyTree, masks: PyTree) -> PyTree:
+    """Returns a tree like the parameters with other leaves for those that are prunable."""
+    return _holes.tree_map(lambda mask, leaf, new: leaf if _holes.is_hole(mask) else new, masks, tree, prunable)
+
+
 def masked(masks: PyTree, grads: PyTree) -> PyTree:
     """Returns the gradients with zeros where the masks are False."""
 

@@ -17,7 +17,7 @@ from ._saliency import Saliency, magnitude
 from ._select import _rules
 from ._select._allocation import Allocation, check_allocation, global_, uniform
 from ._select._units import Units
-from ._slots import check_slots, restarted
+from ._slots import check_slots, slots_of
 from ._stacked import check_stacked, layer_axes
 from ._structure import Structure, check_structure, tiles_of, unstructured
 from ._structure import init as init_structure
@@ -195,7 +195,7 @@ def prune(
         inner_state = inner.init(params)
         _arguments.check_no_inner_pruning(inner_state, PruneState)
         if growth is not None:
-            check_slots(inner_state, params)
+            check_slots(inner_state, params, masks)
         return PruneState(
             count=jnp.zeros((), jnp.int32),
             reached=reached,
@@ -205,7 +205,7 @@ def prune(
             noise_state=() if noise is None else noise.init(params),
             inner_state=inner_state,
             structure_state=init_structure(structure, units.tiles),
-            growth_state=init_growth(growth, _masking.prunable_only(params, masks)),
+            growth_state=init_growth(growth, _masking.prunable_only(params, masks), masks),
         )
 
     def update(updates, state, params=None, **extra_args):
@@ -235,28 +235,29 @@ def prune(
             (grads, params, masks),
             consumed,
             lambda updates: _masking.prunable_only(updates, masks),
-            lambda new: _masking.chosen_by(is_replaced, consumed, new),
+            lambda new: _masking.chosen_by(is_replaced, (state.noise_state, state.inner_state), new),
         )
         updates = _masking.zero_if(is_replaced, updates)
-        noise_state, inner_state = consumed
 
         # The saliency and the pruning each recompute the new weights, so that a step without a pruning keeps neither
         # the updates nor the new weights in memory.
         weights = _masking.prunable_only(params, masks)
         prunable_grads = _masking.prunable_only(grads, masks)
 
-        def new_weights(masks):
-            updates = _masking.zero_if(is_replaced, recompute((grads, params, masks)))
-            return optax.apply_updates(weights, _masking.clear(masks, updates, weights))
+        def new_updates(consumed):
+            return _masking.zero_if(is_replaced, recompute((grads, params, state.masks), consumed))
+
+        def new_weights(masks, consumed):
+            return optax.apply_updates(weights, _masking.clear(masks, new_updates(consumed), weights))
 
         def observed(criterion, criterion_state):
             # A criterion without a state, such as the magnitude, needs no new weights.
             if not jax.tree.leaves(criterion_state):
                 return criterion_state
-            return criterion.update(criterion_state, weights, new_weights(masks), masks, prunable_grads)
+            return criterion.update(criterion_state, weights, new_weights(masks, consumed), masks, prunable_grads)
 
-        def scored(criterion, criterion_state, masks):
-            new = new_weights(masks)
+        def scored(criterion, criterion_state, masks, consumed):
+            new = new_weights(masks, consumed)
             # A weight that has just become NaN or infinite is scored by its previous value.
             finite = jax.tree.map(lambda before, after: jnp.where(jnp.isfinite(after), after, before), weights, new)
             scores = criterion.score(*lax.stop_gradient((criterion_state, finite)))
@@ -270,7 +271,7 @@ def prune(
 
         def prune_now(carry):
             masks, reached = carry
-            scores = scored(saliency, saliency_state, masks)
+            scores = scored(saliency, saliency_state, masks, consumed)
             live, treedef = jax.tree.flatten(masks)
             live, reached = _rules.prune(rules, scores, live, reached, count, allocation, axes, units)
             return treedef.unflatten(live), reached
@@ -278,51 +279,42 @@ def prune(
         is_due = _masking.any_of(_rules.due(rules, count, state.reached)) & is_counted
         masks, reached = _masking.if_due(is_due, prune_now, (masks, state.reached))
         growth_state = state.growth_state
-        if growth is None:
-            cleared = _masking.clear(masks, updates, params)
-        else:
-            drop_state = saliency_state
-            drop = saliency
+        trained = masks
+        if growth is not None:
             if growth.drop is not None:
-                drop = growth.drop
-                drop_state = observed(drop, growth_state.drop_state)
-                growth_state = growth_state._replace(drop_state=drop_state)
+                growth_state = growth_state._replace(drop_state=observed(growth.drop, growth_state.drop_state))
+            states = (consumed, saliency_state, growth_state._replace(grown=()))
+            slots = slots_of(states, masks)
 
             def exchange_now(carry):
-                masks, _ = carry
-                drop_scores = scored(drop, drop_state, masks)
+                masks, _, own = carry
+                consumed, saliency_state, growth_state = slots.put(states, own)
+                drop = (saliency, saliency_state) if growth.drop is None else (growth.drop, growth_state.drop_state)
+                scores = scored(*drop, masks, consumed)
                 growth_scores = growth.score(growth_state.growth_key, count, weights, prunable_grads)
                 live, treedef = jax.tree.flatten(masks)
                 fraction = growth.fraction_after(state.count)
-                new = exchanged(
-                    drop_scores,
-                    jax.tree.leaves(growth_scores),
-                    live,
-                    fraction,
-                    growth.rounds_up,
-                    allocation,
-                    axes,
-                    units,
-                )
+                kinds = (fraction, growth.rounds_up, allocation, axes, units)
+                new = exchanged(scores, jax.tree.leaves(growth_scores), live, *kinds)
                 fresh = [after & ~before for after, before in zip(new, live, strict=True)]
-                return treedef.unflatten(new), treedef.unflatten(fresh)
+                start = _masking.masked(treedef.unflatten([~is_fresh for is_fresh in fresh]), params)
+                prunable_start = _masking.prunable_only(start, masks)
+                inits = (
+                    (state.noise_state, inner.init(start)),
+                    saliency.init(prunable_start),
+                    init_growth(growth, prunable_start, ()),
+                )
+                own = slots.restarted(own, inits, fresh)
+                return treedef.unflatten(new), treedef.unflatten(fresh), own
 
-            no_weights = jax.tree.map(lambda mask: mask & False, masks)
-            masks, fresh = _masking.if_due(is_exchange, exchange_now, (masks, no_weights))
-            trained = jax.tree.map(lambda mask, is_fresh: mask & ~is_fresh, masks, fresh)
-            cleared = _masking.clear(trained, updates, params)
-
-            def restart(carry):
-                inner_state, saliency_state, growth_state = carry
-                start = _masking.masked(jax.tree.map(jnp.logical_not, fresh), params)
-                own = _masking.prunable_only(start, masks)
-                inner_state = restarted(inner_state, inner.init(start), fresh, params)
-                saliency_state = restarted(saliency_state, saliency.init(own), fresh, weights)
-                growth_state = restarted(growth_state, init_growth(growth, own), fresh, weights)
-                return inner_state, saliency_state, growth_state
-
-            carry = (inner_state, saliency_state, growth_state)
-            inner_state, saliency_state, growth_state = _masking.if_due(is_exchange, restart, carry)
+            carry = (masks, growth_state.grown, slots.take(states))
+            masks, grown, own = _masking.if_due(is_exchange, exchange_now, carry)
+            consumed, saliency_state, growth_state = slots.put(states, own)
+            growth_state = growth_state._replace(grown=grown)
+            trained = jax.tree.map(lambda mask, has_grown: mask & ~(has_grown & is_exchange), masks, grown)
+            updates = _masking.with_prunable(updates, new_updates(consumed), masks)
+        cleared = _masking.clear(trained, updates, params)
+        noise_state, inner_state = consumed
         inner_state = _linesearch.forget(inner_state, updates, cleared)
         # The targets are those of this schedule, also where the state comes from a run under another one.
         targets = jax.tree.map(lambda new, old: jnp.where(is_counted, new, old), _rules.targets(rules), state.target)

@@ -24,7 +24,7 @@ def with_recompute(
     consumed: PyTree,
     part: Callable[[PyTree], PyTree] = lambda first: first,
     settle: Callable[[PyTree], PyTree] = lambda second: second,
-) -> tuple[tuple[PyTree, PyTree], Callable[[PyTree], PyTree]]:
+) -> tuple[tuple[PyTree, PyTree], Callable[[PyTree, PyTree], PyTree]]:
     """Calls `function(reusable, consumed)`, which returns a pair, and finds a way to recompute its first output.
 
     Args:
@@ -37,8 +37,8 @@ def with_recompute(
 
     Returns:
       The two outputs, the second of them settled, and a function that returns the part of the first output again when
-      called with the same `reusable`. If the large arrays of that part can be computed from `reusable`, the second
-      output and scalars alone, the function reads only these; otherwise it reads the first output itself.
+      called with the same `reusable` and the second output. If the large arrays of that part can be computed from
+      these and scalars alone, the function reads only these; otherwise it reads the first output itself.
     """
     inputs = jax.tree.leaves((reusable, consumed))
     is_traced = any(isinstance(array, Tracer) for array in inputs)
@@ -46,7 +46,7 @@ def with_recompute(
         # Outside of jit every value is in memory anyway, and a function that is called directly can be debugged.
         # Small arrays may stay in memory, since compiling their computation once more takes longer than it saves.
         first, second = function(reusable, consumed)
-        return (first, settle(second)), lambda reusable: part(first)
+        return (first, settle(second)), lambda reusable, second: part(first)
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(reusable, consumed)
     jaxpr = closed.jaxpr
     outputs = jaxpr_as_fun(closed)(*inputs)
@@ -65,10 +65,14 @@ def with_recompute(
     unavailable = {id(var) for var in jaxpr.invars[len(jax.tree.leaves(reusable)) :] if var.aval.shape}
     unavailable -= {id(var) for var in jaxpr.outvars[count:]}
     if recipe is None or unavailable & set(map(id, recipe.invars)):
-        return (first, second), lambda reusable: part(first)
+        return (first, second), lambda reusable, second: part(first)
 
-    def recompute(reusable):
+    taken = set(map(id, jaxpr.invars))
+
+    def recompute(reusable, second):
         values_by_id = known | dict(zip(map(id, jaxpr.invars), jax.tree.leaves(reusable), strict=False))
+        results = zip(jaxpr.outvars[count:], jax.tree.leaves(second), strict=True)
+        values_by_id |= {id(var): value for var, value in results if id(var) not in taken}
         # Without barriers, the compiler would recognize that both computations are the same and keep the result.
         read = [lax.optimization_barrier(values_by_id[id(var)]) for var in recipe.invars]
         values = list(kept)

@@ -33,7 +33,7 @@ def test_the_first_output_again(function, anew, equations):
     def both(free, spent):
         (first, second), again = with_recompute(function, free, spent)
         # With zeros in place of what is free, to tell that it is not read.
-        return first, second, again(free), again(jax.tree.map(jnp.zeros_like, free))
+        return first, second, again(free, second), again(jax.tree.map(jnp.zeros_like, free), second)
 
     first, second, again, of_zeros = jax.jit(both)(FREE, SPENT)
     expected = function(FREE, SPENT)
@@ -44,8 +44,8 @@ def test_the_first_output_again(function, anew, equations):
 
 def test_what_is_free_may_be_replaced():
     def both(free, spent):
-        (first, _), again = with_recompute(lambda free, spent: (free["g"] * 2, spent), free, spent)
-        return first, again({"g": free["g"] + 1})
+        (first, second), again = with_recompute(lambda free, spent: (free["g"] * 2, spent), free, spent)
+        return first, again({"g": free["g"] + 1}, second)
 
     first, again = jax.jit(both)(FREE, SPENT)
     np.testing.assert_array_equal(again, first + 2)
@@ -60,8 +60,8 @@ def test_what_has_an_effect_is_not_done_again():
         return new * 2, {"m": new, "count": spent["count"]}
 
     def both(free, spent):
-        (first, _), again = with_recompute(loud, free, spent)
-        return first, again(free)
+        (first, second), again = with_recompute(loud, free, spent)
+        return first, again(free, second)
 
     first, again = jax.jit(both)(FREE, SPENT)
     jax.effects_barrier()
@@ -74,8 +74,21 @@ def test_outside_of_jit_the_function_sees_values():
         assert float(free["g"].sum()) == 10.0
         return free["g"], spent
 
-    (first, _), again = with_recompute(looks, FREE, SPENT)
-    assert again(FREE) is first
+    (first, second), again = with_recompute(looks, FREE, SPENT)
+    assert again(FREE, second) is first
+
+
+def test_the_first_output_follows_the_second():
+    def both(free, spent):
+        (first, second), again = with_recompute(momentum, free, spent, settle=lambda new: {**new, "m": 2 * new["m"]})
+        return first, second, again(free, second), again(free, {**second, "m": jnp.zeros(5)})
+
+    first, second, settled, of_zeros = jax.jit(both)(FREE, SPENT)
+    expected = momentum(FREE, SPENT)
+    np.testing.assert_array_equal(first["u"], expected[0]["u"])
+    np.testing.assert_array_equal(second["m"], 2 * expected[1]["m"])
+    np.testing.assert_allclose(settled["u"], -0.1 * second["m"] + 3, rtol=1e-6)
+    np.testing.assert_array_equal(of_zeros["u"], jnp.full(5, 3.0))
 
 
 SGD = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.1, momentum=0.9))

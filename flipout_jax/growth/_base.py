@@ -57,21 +57,25 @@ class GrowthState(NamedTuple):
     """State of a growth rule.
 
     Attributes:
+      grown: True where a weight has grown from 0 in the last exchange; in the form of `PruneState.masks`.
       growth_key: the data of the key of all draws, uint32; () for a rule without random numbers.
       drop_state: state of the criterion by which weights are dropped; () if it is that of `prune`.
     """
 
+    grown: PyTree
     growth_key: PyTree
     drop_state: PyTree
 
 
-def init(growth: Growth | None, params: PyTree) -> Any:
-    """Returns the state of a rule, for the prunable parameters; () without one."""
+def init(growth: Growth | None, params: PyTree, masks: PyTree) -> Any:
+    """Returns the state of a rule, for the prunable parameters and their masks; () without one."""
     if growth is None:
         return ()
     # A copy, so that donating the state does not delete the caller's key.
     key = () if growth.key_data is None else jnp.copy(growth.key_data)
-    return GrowthState(key, () if growth.drop is None else growth.drop.init(params))
+    # An expression of the mask, unlike `zeros_like`, is sharded and varies over devices like the mask.
+    grown = jax.tree.map(lambda mask: mask & False, masks)
+    return GrowthState(grown, key, () if growth.drop is None else growth.drop.init(params))
 
 
 def check_growth(growth: Any) -> None:
