@@ -7,12 +7,16 @@ first update is step 1: a pruning at step n happens at the end of the n-th updat
 sparsity: the scores decide how many weights are pruned.
 """
 
+from ._constant import constant as constant
 from ._geometric import geometric as geometric
 from ._milestones import Milestones as Milestones
 from ._one_shot import one_shot as one_shot
+from ._periodic import Periodic as Periodic
+from ._periodic import periodic as periodic
 from ._phases import Phases as Phases
 from ._phases import alternating as alternating
 from ._piecewise import piecewise as piecewise
+from ._plot import plot as plot
 from ._polynomial import cubic as cubic
 from ._polynomial import linear as linear
 from ._polynomial import polynomial as polynomial

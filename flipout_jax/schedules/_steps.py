@@ -9,6 +9,8 @@ from .._errors import ArgumentError
 from ._milestones import exact
 from ._traced_targets import is_traced
 
+LAST_STEP = 2**31 - 1
+
 
 def pruning_steps(begin: Any, end: Any, prunings: Any, steps_per_epoch: Any = None) -> tuple[int, ...]:
     """Returns so many steps from `begin` to `end`, evenly spaced and rounded down; a single one is at `end`."""
