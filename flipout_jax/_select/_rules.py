@@ -17,7 +17,7 @@ from .. import _holes
 from .._errors import ArgumentError
 from .._prunable import path_string
 from ..schedules import Threshold
-from . import _slices, _target, _uint64
+from . import _shares, _slices, _target, _uint64
 from ._allocation import Allocation
 from ._groups import check_reachable, keep_in_groups, layer_sizes, ranked_together, to_keep
 from ._uint64 import UInt64
@@ -142,6 +142,9 @@ def reached_by(rules: Sequence[Rule], masks: Sequence[Array], allocation: Alloca
             return _target.reached_by([masks[i] for i in rule.members], jnp.float32(0))
         shapes = [masks[i].shape for i in rule.members]
         sizes = ranked_together(allocation, shapes, [axes[i] for i in rule.members]).sizes
+        if allocation.shares is not None:
+            # All layers reach the target together.
+            sizes = [sum(sizes)]
         target = _target.last(rule.schedule)
         return _target.reached_by([masks[i] for i in rule.members], target, _kept_in_all(rule.schedule, sizes))
 
@@ -216,8 +219,10 @@ def prune(
     values = []
     for rule, before in zip(rules, _as_list(rules, reached), strict=True):
         is_due = _target.due(rule.schedule, step, before)
-        part = ranked_together(allocation, [masks[i].shape for i in rule.members], [axes[i] for i in rule.members])
-        counts = to_keep(rule.schedule, step, part.sizes)
+        shapes = [masks[i].shape for i in rule.members]
+        layer_axes = [axes[i] for i in rule.members]
+        part = ranked_together(allocation, shapes, layer_axes)
+        counts = to_keep(rule.schedule, step, part.sizes, _shares.of_layers(allocation, shapes, layer_axes))
         if len(rules) > 1:
             # A rule that is not due keeps all that is live.
             counts = _uint64.where(is_due, counts, _uint64.full_like(counts, 2**64 - 1))
