@@ -33,10 +33,9 @@ def by_magnitude(
 
 def allocation(options: TrainingOptions) -> fj.Allocation:
     """Returns the allocation, which shares the sparsity across layers."""
-    if options.allocation == "uniform":
-        return fj.uniform()
-    if options.allocation == "per_output":
-        return fj.per_output()
+    without_options = {"uniform": fj.uniform, "erk": fj.erk, "per_output": fj.per_output}
+    if options.allocation in without_options:
+        return without_options[options.allocation]()
     normalized = options.allocation == "normalized"
     return fj.global_(min_kept_per_layer=options.min_kept_per_layer, normalized=normalized)
 

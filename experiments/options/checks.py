@@ -66,6 +66,6 @@ def _unused_options(config: Config) -> Iterator[Problem]:
     for name, default in unset.items():
         if getattr(config, name) not in (default, getattr(filled_in, name)):
             yield Problem(name, f"left out with --method {method.name()}, which has no use for it")
-    if config.min_kept_per_layer and filled_in.allocation in ("uniform", "per_output"):
+    if config.min_kept_per_layer and filled_in.allocation not in ("global", "normalized"):
         wanted = f"left out with --allocation {filled_in.allocation}, which empties no layer"
         yield Problem("min_kept_per_layer", wanted)

@@ -11,7 +11,7 @@ from jax import Array
 from .. import _buckets
 from .._errors import ArgumentError
 from ..schedules import Milestones, Threshold, one_shot
-from . import _slices, _target
+from . import _shares, _slices, _target
 from ._allocation import Allocation
 from ._normalized import normalized
 from ._selection import keep_highest
@@ -47,8 +47,9 @@ def prune_masks(
     live, treedef = jax.tree.flatten(masks)
     if layer_axes is None:
         layer_axes = (0,) * len(live)
-    groups = ranked_together(allocation, [mask.shape for mask in live], layer_axes)
-    keep = to_keep(schedule, step, groups.sizes)
+    shapes = [mask.shape for mask in live]
+    groups = ranked_together(allocation, shapes, layer_axes)
+    keep = to_keep(schedule, step, groups.sizes, _shares.of_layers(allocation, shapes, layer_axes))
     kept = keep_in_groups(jax.tree.leaves(scores), live, keep, groups, allocation, layer_axes)
     return treedef.unflatten(kept)
 
@@ -106,10 +107,12 @@ def layer_sizes(shapes: Sequence[Shape], layer_axes: Sequence[int]) -> list[int]
     return list(_slices.layers(shapes, layer_axes).sizes)
 
 
-def to_keep(schedule: Any, step: Array, sizes: Sequence[int]) -> UInt64:
-    """Returns how many weights the schedule keeps in each group of these sizes."""
+def to_keep(schedule: Any, step: Array, sizes: Sequence[int], shares: Sequence[int] | None = None) -> UInt64:
+    """Returns how many weights the schedule keeps in each group of these sizes, which may share what all keep."""
     if not sizes:
         return UInt64(jnp.zeros(0, jnp.uint32), jnp.zeros(0, jnp.uint32))
+    if shares is not None:
+        return _shares.shared(_target.kept(schedule, step, sum(sizes)), sizes, shares)
     distinct, index = np.unique(np.array(sizes, np.int64), return_inverse=True)
     counts = [_target.kept(schedule, step, size) for size in distinct.tolist()]
     return _slices.take(UInt64(*(jnp.stack(words) for words in zip(*counts, strict=True))), index)
@@ -134,8 +137,7 @@ def check_reachable(allocation: Allocation, sparsity: float | Schedule, sizes: S
     of the step are unknown in advance and are not checked.
 
     Args:
-      allocation: how sparsity is shared across layers: `global_()`, `uniform()`, `per_output()`, or any other
-        `Allocation`.
+      allocation: how sparsity is shared across layers: `global_()`, `uniform()`, `erk()`, or any other `Allocation`.
       sparsity: the target, a number in [0, 1), or a schedule, as `prune` takes it.
       sizes: number of weights of each layer: of each prunable parameter, or of each slice of a stacked one.
 

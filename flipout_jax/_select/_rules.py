@@ -18,8 +18,9 @@ from .. import _holes, _numerics
 from .._errors import ArgumentError
 from .._prunable import path_string
 from .._structure import Structure, _tiles, unstructured
+from .._structure._tiles import Shape
 from ..schedules import Threshold
-from . import _slices, _target, _uint64, _within
+from . import _shares, _slices, _target, _uint64, _within
 from ._allocation import Allocation
 from ._groups import check_reachable, keep_in_groups, layer_sizes, ranked_together, to_keep
 from ._uint64 import UInt64
@@ -179,6 +180,9 @@ def reached_by(
             return _target.reached_by(live, jnp.float32(0))
         shapes = [mask.shape for mask in live]
         sizes = ranked_together(own.allocation(allocation), shapes, [axes[i] for i in rule.members]).sizes
+        if allocation.shares is not None:
+            # All layers reach the target together.
+            sizes = [sum(sizes)]
         target = _target.last(rule.schedule)
         return _target.reached_by(live, target, _kept_in_all(rule.schedule, sizes))
 
@@ -247,16 +251,18 @@ def prune(
     Returns:
       The new masks, and what has been reached.
     """
+    shapes = [mask.shape for mask in masks]
     if units.structure.is_within:
         return _prune_within(rules, scores, masks, reached, step, units.tiles)
     if not units.structure.is_whole:
-        return _prune_units(rules, scores, masks, reached, step, allocation, axes)
+        return _prune_units(rules, scores, masks, reached, step, allocation, axes, shapes)
 
     def prune_tiles(scores, masks, reached, step):
         scores = units.scores(scores, masks)
         live = units.live(masks)
-        live, reached = _prune_units(rules, scores, live, reached, step, units.allocation(allocation), axes)
-        kept = units.masks(live, [mask.shape for mask in masks], rest=True)
+        own = units.allocation(allocation)
+        live, reached = _prune_units(rules, scores, live, reached, step, own, axes, shapes)
+        kept = units.masks(live, shapes, rest=True)
         return [mask & is_kept for mask, is_kept in zip(masks, kept, strict=True)], reached
 
     prune_sharded = _numerics.sharded_like(prune_tiles, (list(masks), reached))
@@ -269,7 +275,7 @@ def _prune_within(
     masks: Sequence[Array],
     reached: PyTree,
     step: Array,
-    tiles: Sequence[_tiles.Shape],
+    tiles: Sequence[Shape],
 ) -> tuple[list[Array], PyTree]:
     """Prunes within the tiles of every rule that is due."""
     numbers: dict[int, Array] = {}
@@ -294,8 +300,9 @@ def _prune_units(
     step: Array,
     allocation: Allocation,
     axes: Sequence[int],
+    leaves: Sequence[Shape],
 ) -> tuple[list[Array], PyTree]:
-    """Prunes the units with the lowest scores of every rule that is due."""
+    """Prunes the units with the lowest scores of every rule that is due; `leaves` are the shapes of the parameters."""
     if isinstance(rules[0].schedule, Threshold):
         new = [_target.clear_below(rules[0].schedule, *pair) for pair in zip(scores, masks, strict=True)]
         return new, _target.reached_by(new, jnp.float32(0))
@@ -304,8 +311,11 @@ def _prune_units(
     values = []
     for rule, before in zip(rules, _as_list(rules, reached), strict=True):
         is_due = _target.due(rule.schedule, step, before)
-        part = ranked_together(allocation, [masks[i].shape for i in rule.members], [axes[i] for i in rule.members])
-        counts = to_keep(rule.schedule, step, part.sizes)
+        shapes = [masks[i].shape for i in rule.members]
+        layer_axes = [axes[i] for i in rule.members]
+        part = ranked_together(allocation, shapes, layer_axes)
+        shares = _shares.of_layers(allocation, [leaves[i] for i in rule.members], layer_axes)
+        counts = to_keep(rule.schedule, step, part.sizes, shares)
         if len(rules) > 1:
             # A rule that is not due keeps all that is live.
             counts = _uint64.where(is_due, counts, _uint64.full_like(counts, 2**64 - 1))

@@ -69,6 +69,16 @@ def subtract_to_zero(a: UInt64, b: UInt64) -> UInt64:
     return where(at_least(a, b), subtract(a, b), full_like(a, 0))
 
 
+def divide_up(a: UInt64, bits: int) -> UInt64:
+    """Returns `a / 2**bits` rounded up, for at most 32 bits; `a + 2**bits` must be below 2**64."""
+    a = add(a, full_like(a, 2**bits - 1))
+    if bits == 0:
+        return a
+    if bits == 32:
+        return of(a.high)
+    return UInt64(a.high >> bits, (a.high << (32 - bits)) | (a.low >> bits))
+
+
 def at_least(a: UInt64, b: UInt64) -> Array:
     """Returns `a >= b`."""
     return (a.high > b.high) | ((a.high == b.high) & (a.low >= b.low))
@@ -89,8 +99,8 @@ def where(condition: Array, a: UInt64, b: UInt64) -> UInt64:
     return UInt64(jnp.where(condition, a.high, b.high), jnp.where(condition, a.low, b.low))
 
 
-def multiply(a: Array, b: int) -> UInt64:
-    """Returns the full product of a uint32 and a Python integer below 2**32, from four 16-bit products."""
+def multiply(a: Array, b: int | Array) -> UInt64:
+    """Returns the full product of a uint32 and another, or a Python integer below 2**32, from four 16-bit products."""
     a_high = a >> 16
     a_low = a & 0xFFFF
     b_high = jnp.uint32(b >> 16)

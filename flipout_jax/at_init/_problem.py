@@ -14,7 +14,7 @@ from jax.core import Tracer
 
 from .. import _errors, _holes, _prunable, _stacked, schedules
 from .._errors import ArgumentError
-from .._select import _uint64
+from .._select import _shares, _uint64
 from .._select._allocation import Allocation, check_allocation
 from .._select._groups import check_reachable, keep_in_groups, layer_sizes, ranked_together
 from .._select._uint64 import UInt64
@@ -124,8 +124,12 @@ def make_problem(
     shapes = [leaf.shape for leaf in weights]
     check_reachable(allocation, schedule, layer_sizes(shapes, layer_axes))
     sizes = ranked_together(allocation, shapes, layer_axes).sizes
-    counts = {size: schedule.kept(size) for size in set(sizes)}
-    kept = [[counts[size][iteration] for size in sizes] for iteration in range(iterations)]
+    shares = _shares.of_layers(allocation, shapes, layer_axes)
+    if shares is None:
+        counts = {size: schedule.kept(size) for size in set(sizes)}
+        kept = [[counts[size][iteration] for size in sizes] for iteration in range(iterations)]
+    else:
+        kept = _shares.shared_at_init(schedule.kept(sum(sizes)), sizes, shares)
     return Problem(_holes.fill(params, arrays), tuple(chosen), layer_axes, kept, allocation)
 
 

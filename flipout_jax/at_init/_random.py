@@ -31,7 +31,8 @@ def random(
       sparsity: fraction of the prunable weights to prune, in [0, 1). Of N weights, exactly `ceil((1 - s) * N)` are
         kept.
       prunable: the parameters to prune: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
-      allocation: how sparsity is shared across layers: `global_()`, or `uniform()` for the same sparsity in each layer.
+      allocation: how sparsity is shared across layers: `global_()`, `uniform()` for the same sparsity in each layer, or
+        `erk()` for a sparsity by the shape of each layer.
       stacked: a rule for the number of leading axes of each leaf that number layers, such as `fj.stacked(regex)`; None
         if no layers are stacked; see `prune`.
 

@@ -60,7 +60,7 @@ from experiments.run import training
         ("eval_every", 0),
         ("save_minutes", float("nan")),
         ("image_size", 0),
-        ("allocation", "erk"),
+        ("allocation", "by_depth"),
         ("min_kept_per_layer", -1),
     ],
 )
@@ -136,6 +136,8 @@ def test_options_that_a_method_has_no_use_for():
             check(Config(method=method, **options))
     with pytest.raises(UserError, match=r"--min-kept-per-layer must be left out with --allocation uniform, .* got 2"):
         check(Config(allocation="uniform", min_kept_per_layer=2))
+    with pytest.raises(UserError, match=r"--min-kept-per-layer must be left out with --allocation erk, .* got 2"):
+        check(Config(allocation="erk", min_kept_per_layer=2))
     with pytest.raises(UserError, match=r"--min-kept-per-layer must be left out with --allocation per_output"):
         check(Config(method="wanda", min_kept_per_layer=2))
 
