@@ -16,18 +16,8 @@ SUB_PACKAGES = [name for name in dir(fj) if isinstance(getattr(fj, name), types.
 
 def test_the_package_lists_its_sub_packages():
     assert set(SUB_PACKAGES) == {
-        *(
-            "at_init",
-            "checkpoint",
-            "compact",
-            "growth",
-            "lottery",
-            "penalties",
-            "quantize",
-            "reparam",
-            "schedules",
-            "sparse",
-        )
+        *("at_init", "checkpoint", "compact", "growth", "lottery", "penalties", "quantize", "reparam", "schedules"),
+        "sparse",
     }
 
 
