@@ -14,6 +14,7 @@ from ._flipout import flipout as flipout
 from ._flops import Flops as Flops
 from ._flops import LayerFlops as LayerFlops
 from ._flops import flops as flops
+from ._granet import granet as granet
 from ._kernels_of import kernels_of as kernels_of
 from ._left_out import LeftOutWarning as LeftOutWarning
 from ._masks import TargetNotReachedWarning as TargetNotReachedWarning

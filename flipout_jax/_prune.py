@@ -117,7 +117,8 @@ def prune(
       stacked: for parameters that hold several layers, the number of leading axes that number the layers:
         `stacked(regex)`, `stacked_of(model)`, a function of (key path, leaf), or a tree of integers. None means that
         each parameter is one layer. It matters to allocations, noise and tables, which go by layers.
-      initial_masks: masks to start from, in the form of `PruneState.masks`; None means that all weights are live.
+      initial_masks: masks to start from, in the form of `PruneState.masks`, or a function from the parameters to them,
+        which `init` calls; None means that all weights are live.
       noise: a transformation of the masked gradients, such as `gradient_noise(key)`, whose result is masked again and
         passed to `inner`.
 
@@ -189,8 +190,9 @@ def prune(
             masks = _holes.fill(params, _masking.all_live(chosen, leaves))
             reached = jax.tree.map(jnp.zeros_like, _rules.targets(rules))
         else:
+            given = initial_masks(params) if _is_function(initial_masks) else initial_masks
             # The masks are copied, so that donating the state does not delete the caller's arrays.
-            masks = jax.tree.map(jnp.copy, _arguments.check_masks("initial_masks", initial_masks, params, chosen))
+            masks = jax.tree.map(jnp.copy, _arguments.check_masks("initial_masks", given, params, chosen))
             reached = _rules.reached_by(rules, jax.tree.leaves(masks), allocation, axes, units)
         inner_state = inner.init(params)
         _arguments.check_no_inner_pruning(inner_state, PruneState)
@@ -330,3 +332,8 @@ def prune(
         )
 
     return _arguments.mark(optax.GradientTransformationExtraArgs(init, update))
+
+
+def _is_function(masks: Any) -> bool:
+    """Returns True for a function. A tree of masks may be callable too, where it is a model of Equinox."""
+    return callable(masks) and jax.tree.structure(masks) == jax.tree.structure(0)
