@@ -74,11 +74,11 @@ def _times(params: Any, seconds: float) -> list[float]:
     scores = jnp.concatenate([jnp.abs(leaf).ravel() for leaf in prunable])
     keep = round(_KEPT * scores.size)
     others = (jnp.sort, jnp.argsort, lambda x: jax.lax.top_k(x, keep))
-    times = [_median(lambda state: step.run(*state, params), step.start, seconds)]
-    return times + [_median(jax.jit(other), lambda: scores, seconds) for other in others]
+    times = [median(lambda state: step.run(*state, params), step.start, seconds)]
+    return times + [median(jax.jit(other), lambda: scores, seconds) for other in others]
 
 
-def _median(function: Callable[[Any], Any], start: Callable[[], Any], seconds: float) -> float:
+def median(function: Callable[[Any], Any], start: Callable[[], Any], seconds: float) -> float:
     """Returns the median milliseconds of a call with what `start` makes."""
     times: list[float] = []
     while len(times) < 2 or sum(times) < 1e3 * seconds:
