@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import data, models
+from experiments import data, inspect, models
 from experiments.errors import UserError
 from experiments.folder import run_directory
 from experiments.options.checks import check
@@ -200,6 +200,8 @@ def test_lottery_tickets_are_found_by_adversarial_training(quick, tmp_path, caps
     assert any(m.robust_accuracy < m.test_accuracy for m in metrics)
     said = f"robust accuracy {summary['robust_accuracy']:.2%} under pgd (epsilon 0.05, step size 0.0125, steps 10)"
     assert said in capsys.readouterr().out
+    inspect.inspect(tmp_path / "run")
+    assert re.search(rf"robust accuracy\W+{summary['robust_accuracy']:.2%}", capsys.readouterr().out)
     assert summary["sparsity"] == 0.75
     result = run_directory.read_result(tmp_path / "run")
     both = results.over_seeds([result, dataclasses.replace(result, robust_accuracy=result.robust_accuracy + 0.1)])
