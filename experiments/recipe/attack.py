@@ -9,7 +9,7 @@ from .training_options import TrainingOptions
 Options = TypeVar("Options", bound=TrainingOptions)
 
 
-class Usual(NamedTuple):
+class _Usual(NamedTuple):
     """The usual attack on some images.
 
     Attributes:
@@ -24,10 +24,11 @@ class Usual(NamedTuple):
 
 
 # Madry et al. attack MNIST in 40 steps of 0.01, and CIFAR-10 in 7 steps of 2/255.
-_GRAY = Usual(epsilon=0.3, steps=40, path=4 / 3)
-_COLOR = Usual(epsilon=8 / 255, steps=7, path=7 / 4)
-# A pixel of digits is a mean over 4x4 pixels, so a smaller change already turns one digit into another.
-_DIGITS = Usual(epsilon=0.1, steps=10, path=2.5)
+_GRAY = _Usual(epsilon=0.3, steps=40, path=4 / 3)
+_COLOR = _Usual(epsilon=8 / 255, steps=7, path=7 / 4)
+# A pixel of digits is the mean of 4x4 pixels that are black or white, so a smaller change already turns one digit into
+# another.
+_DIGITS = _Usual(epsilon=0.1, steps=10, path=2.5)
 
 
 def filled_in(options: Options, *, is_digits: bool, is_color: bool) -> Options:
@@ -43,7 +44,7 @@ def filled_in(options: Options, *, is_digits: bool, is_color: bool) -> Options:
     return dataclasses.replace(options, attack_epsilon=epsilon, attack_steps=steps, attack_step_size=step_size)
 
 
-def _usual(is_digits: bool, is_color: bool) -> Usual:
+def _usual(is_digits: bool, is_color: bool) -> _Usual:
     if is_digits:
         return _DIGITS
     return _COLOR if is_color else _GRAY

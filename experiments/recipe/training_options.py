@@ -120,7 +120,7 @@ class TrainingOptions:
     """Adversarial training, on images that an attack has changed to raise the loss, and a test on test images that it
     has changed, whose accuracy is the robust accuracy: fgsm, one step along the signs of the gradient (arXiv
     1412.6572); pgd, several such steps from a random start (arXiv 1706.06083); or none. The loss and the accuracy in
-    training are then those under attack."""
+    training are then those under attack. Methods that score weights on images still do so on images as they are."""
     attack_epsilon: Annotated[float | None, _RADIUS] = None
     """Largest change of a pixel by the attack, where black is 0 and white is 1. Default: 0.3 for gray images and 8/255
     for color images, as in the papers; 0.1 for digits, whose images are small."""

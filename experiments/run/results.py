@@ -127,5 +127,7 @@ def robust(result: RunResult | SeedsResult) -> str:
     """Returns the part of a sentence that states the robust accuracy and the attack; empty without an attack."""
     if result.attack is None or result.robust_accuracy is None:
         return ""
-    name, *settings = (f"{value}" if key == "name" else f"{key} {value:.4g}" for key, value in result.attack.items())
-    return f", robust accuracy {result.robust_accuracy:.2%} under {name} ({', '.join(settings)})".replace("_", " ")
+    settings = dict(result.attack)
+    name = settings.pop("name")
+    words = ", ".join(f"{setting.replace('_', ' ')} {value:.4g}" for setting, value in settings.items())
+    return f", robust accuracy {result.robust_accuracy:.2%} under {name} ({words})"
