@@ -1,6 +1,7 @@
 """Atomic writes of files, and checked reads of JSON and of arrays."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import math
@@ -21,6 +22,7 @@ from .errors import UserError
 T = TypeVar("T")
 _PARTIAL = ".partial-"
 _DIGEST = "sha256"
+_NONE: Mapping[str, Any] = {}
 
 
 def write(file: Path, write_to: Callable[[Path], Any]) -> None:
@@ -71,25 +73,29 @@ def write_json(file: Path, value: dict[str, Any]) -> None:
     write(file, lambda partial: partial.write_text(text, "utf-8"))
 
 
-def read_json(file: Path, what: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+def read_json(file: Path, what: str, fields: Mapping[str, Any], defaults: Mapping[str, Any] = _NONE) -> dict[str, Any]:
     """Returns a JSON object from a file.
 
     Args:
       file: the file.
       what: a description of the content, for error messages.
       fields: the types of the fields that must be there; others are ignored.
+      defaults: values of fields that may be missing.
 
     Raises:
       UserError: if the file cannot be read, or a field is missing or of another type.
     """
     with reading(file, what):
-        return _checked(json.loads(file.read_text("utf-8")), fields)
+        return _checked(json.loads(file.read_text("utf-8")), fields, defaults)
 
 
 def read_object(file: Path, what: str, kind: type[T]) -> T:
-    """Returns a JSON object as a dataclass; `read_json` checks its fields against the annotations."""
+    """Returns a JSON object as a dataclass; `read_json` checks its fields against the annotations.
+
+    A field with a default may be missing.
+    """
     fields = get_type_hints(kind)
-    return _made(kind, read_json(file, what, fields), fields)
+    return _made(kind, read_json(file, what, fields, _defaults(kind)), fields)
 
 
 def append_line(file: Path, value: dict[str, Any]) -> None:
@@ -108,19 +114,21 @@ def write_lines(file: Path, values: list[dict[str, Any]]) -> None:
     write(file, lambda partial: partial.write_text(text, "utf-8"))
 
 
-def read_lines(file: Path, what: str, fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+def read_lines(
+    file: Path, what: str, fields: Mapping[str, Any], defaults: Mapping[str, Any] = _NONE
+) -> list[dict[str, Any]]:
     """Returns a JSON object for each complete line; none if there is no file. Arguments are as for `read_json`."""
     if not file.exists():
         return []
     with reading(file, what):
         lines = file.read_text("utf-8").split("\n")[:-1]
-        return [_checked(json.loads(line), fields) for line in lines]
+        return [_checked(json.loads(line), fields, defaults) for line in lines]
 
 
 def read_objects(file: Path, what: str, kind: type[T]) -> list[T]:
     """Returns a dataclass for each complete line; none if there is no file. Arguments are as for `read_object`."""
     fields = get_type_hints(kind)
-    return [_made(kind, line, fields) for line in read_lines(file, what, fields)]
+    return [_made(kind, line, fields) for line in read_lines(file, what, fields, _defaults(kind))]
 
 
 def save_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -179,14 +187,21 @@ def check_type(name: str, value: Any, wanted: Any) -> None:
         raise TypeError(f"{name} is {value!r}, which {error}") from error
 
 
-def _checked(value: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
+def _checked(value: Any, fields: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise TypeError(f"it holds {value!r:.80}, which is not an object")
+    value = {**defaults, **value}
     for name, wanted in fields.items():
         if name not in value:
             raise ValueError(f"it lacks {name}")
         check_type(name, value[name], wanted)
     return value
+
+
+def _defaults(kind: Any) -> dict[str, Any]:
+    """Returns the default of each field of a dataclass that has one."""
+    fields = dataclasses.fields(kind)
+    return {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
 
 
 def _made(kind: type[T], values: Mapping[str, Any], fields: Mapping[str, Any]) -> T:

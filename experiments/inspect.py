@@ -16,6 +16,7 @@ from .run import seeds
 
 _RESULTS = {
     "test_accuracy": ("test accuracy", "{:.2%}"),
+    "robust_accuracy": ("robust accuracy", "{:.2%}"),
     "train_accuracy": ("training accuracy", "{:.2%}"),
     "sparsity": ("sparsity", "{:.4%}"),
     "kept": ("weights kept", "{:,}"),

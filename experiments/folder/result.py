@@ -18,6 +18,7 @@ class EpochMetrics:
       train_accuracy: likewise.
       test_loss: mean over the test images; None if the epoch was not tested, or if it is not finite.
       test_accuracy: likewise.
+      robust_accuracy: likewise, on test images under attack; None also without adversarial training.
       skipped_steps: steps that were skipped because their gradients were not finite.
       learning_rate: of the last step.
       pruned: whether the epoch ended with fewer weights.
@@ -39,6 +40,7 @@ class EpochMetrics:
     sparsity: float
     seconds: float
     images_per_second: float
+    robust_accuracy: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +77,8 @@ class RunResult:
       compile_count: how often the training step was compiled.
       versions: of flipout_jax and of JAX.
       device: the kind of device.
+      robust_accuracy: after the last epoch, on test images under attack; None without adversarial training.
+      attack: the attack of training and of this test, with its settings; None without adversarial training.
     """
 
     method: str
@@ -105,6 +109,8 @@ class RunResult:
     compile_count: int
     versions: dict[str, str]
     device: str
+    robust_accuracy: float | None = None
+    attack: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +154,9 @@ class SeedsResult:
     seconds_std: float
     sparsity: float
     sparsity_std: float
+    robust_accuracy: float | None = None
+    robust_accuracy_std: float | None = None
+    attack: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

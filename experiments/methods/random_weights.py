@@ -10,7 +10,8 @@ import optax
 import flipout_jax as fj
 
 from ..recipe.training_options import TrainingOptions, is_elu_resnet
-from ..step.steps import Reparameterization, keys
+from ..step.keys import keys
+from ..step.steps import Reparameterization
 from .method import Method
 
 FILE = "network.supermask"

@@ -23,7 +23,12 @@ def check(config: Config) -> None:
     if config.mesh is not None:
         mesh.parse(config.mesh)
     processes.check(config.coordinator, config.num_processes, config.process_id)
-    for find in (_epoch_problems, _unused_options, lambda config: config.method.problems(resolved(config))):
+    for find in (
+        _epoch_problems,
+        _attack_problems,
+        _unused_options,
+        lambda config: config.method.problems(resolved(config)),
+    ):
         for problem in find(config):
             raise _error(config, problem)
 
@@ -56,6 +61,18 @@ def _epoch_problems(config: Config) -> Iterator[Problem]:
     # A single epoch has no part after which to prune.
     if config.last_pruning is not None and config.epochs > 1 and last_pruning_epoch(config) >= config.epochs:
         yield Problem("last_pruning", f"below the last of {config.epochs} epochs")
+
+
+def _attack_problems(config: Config) -> Iterator[Problem]:
+    """Yields the options of an attack that has no use for them."""
+    unused = {
+        "none": ("attack_epsilon", "attack_step_size", "attack_steps"),
+        "fgsm": ("attack_step_size", "attack_steps"),
+        "pgd": (),
+    }
+    for name in unused[config.adversarial]:
+        if getattr(config, name) is not None:
+            yield Problem(name, f"left out with --adversarial {config.adversarial}, which has no use for it")
 
 
 def _unused_options(config: Config) -> Iterator[Problem]:

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Annotated, Literal
 
 from ..models import DType, Init
-from ..step.steps import Normalization
+from ..step.inputs import Normalization
 from .ranges import AT_LEAST_1, FRACTION, INNER_FRACTION, NOT_NEGATIVE, POSITIVE, Range
 
 Augment = Literal["none", "crop_flip", "resized_crop"]
@@ -13,10 +13,12 @@ Schedule = Literal["milestones", "cosine", "constant", "exponential", "plateau",
 Allocation = Literal["global", "normalized", "uniform", "erk", "per_output"]
 SparsitySchedule = Literal["geometric", "cubic", "linear"]
 Recipe = Literal["paper", "best"]
+Adversarial = Literal["none", "fgsm", "pgd"]
 Parameters = Literal["all", "kernels"]
 
 _SEED = Range("from 0 to 4294967295", lambda x: 0 <= x < 2**32)
 _SEEDS = Range("from 1 to 10000", lambda x: 1 <= x <= 10_000)
+_RADIUS = Range("in (0, 1], in units of the range of pixels", lambda x: 0 < x <= 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +116,19 @@ class TrainingOptions:
     """Maximum norm of the gradient over all parameters, including noise. Default: no limit."""
     label_smoothing: Annotated[float, FRACTION] = 0.0
     """Fraction of each label that is spread over all classes during training, in [0, 1)."""
+    adversarial: Adversarial = "none"
+    """Adversarial training, on images that an attack has changed to raise the loss, and a test on test images that it
+    has changed, whose accuracy is the robust accuracy: fgsm, one step along the signs of the gradient (arXiv
+    1412.6572); pgd, several such steps from a random start (arXiv 1706.06083); or none. The loss and the accuracy in
+    training are then those under attack. Methods that score weights on images still do so on images as they are."""
+    attack_epsilon: Annotated[float | None, _RADIUS] = None
+    """Largest change of a pixel by the attack, where black is 0 and white is 1. Default: 0.3 for gray images and 8/255
+    for color images, as in the papers; 0.1 for digits, whose images are small."""
+    attack_step_size: Annotated[float | None, POSITIVE] = None
+    """Change of a pixel in each step of pgd. Default: 4/3 of the epsilon over the number of steps for gray images,
+    which is the paper's 0.01; 7/4 of it for color images, which is the paper's 2/255; 5/2 of it for digits."""
+    attack_steps: Annotated[int | None, AT_LEAST_1] = None
+    """Number of steps of pgd. Default: 40 for gray images and 7 for color images, as in the paper; 10 for digits."""
     seed: Annotated[int, _SEED] = 0
     """Seed of initial weights, batches and noise."""
     seeds: Annotated[int, _SEEDS] = 1

@@ -81,7 +81,7 @@ def fit(runs: Sequence[Run], loop: Loop, checkpoints: Checkpoints, interrupt: In
             if trained.stopped:
                 return Outcome(loop.split(loop.replicate(trained.state)), False, trainer.first_step)
             tested = epoch % config.eval_every == 0 or epoch == last_epoch
-            tests = loop.split(jax.device_get(loop.test(trained.state))) if tested else [None] * len(runs)
+            tests = _tests(runs, loop, trained.state) if tested else [(None, None)] * len(runs)
             seconds = time.perf_counter() - trained.start
             state = _after_epoch(runs, loop, epoch, trained.state)
             new_masks = epoch in prunings or method.masks_change_every_step
@@ -89,7 +89,7 @@ def fit(runs: Sequence[Run], loop: Loop, checkpoints: Checkpoints, interrupt: In
             totals = loop.split(jax.device_get(trained.totals))
             # Only the first process has recorders.
             metrics = [
-                recorder.epoch(epoch, state_of_run, train, test, seconds, trained.images_per_second)
+                recorder.epoch(epoch, state_of_run, train, *test, seconds, trained.images_per_second)
                 for recorder, state_of_run, train, test in zip(recorders, shown, totals, tests, strict=False)
             ]
             if metrics:
@@ -133,6 +133,15 @@ def _shown(runs: Sequence[Run], loop: Loop, state: TrainState) -> list[TrainStat
     """Returns the state of each run with its effective parameters; each of several processes must call this."""
     states = loop.split(loop.replicate(state))
     return [run.context.steps.shown(one) for run, one in zip(runs, states, strict=True)]
+
+
+def _tests(runs: Sequence[Run], loop: Loop, state: TrainState) -> list[tuple[Totals, Totals | None]]:
+    """Returns the sums of each run over the test images, and over those under attack if the run has one."""
+    clean = loop.split(jax.device_get(loop.test(state)))
+    robust = loop.robust_test(state, _seeds(runs))
+    if robust is None:
+        return [(totals, None) for totals in clean]
+    return list(zip(clean, loop.split(jax.device_get(robust)), strict=True))
 
 
 def _after_epoch(runs: Sequence[Run], loop: Loop, epoch: int, state: TrainState) -> TrainState:

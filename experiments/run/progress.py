@@ -52,8 +52,10 @@ class Display:
         accuracies = [run.test_accuracy for run in runs if run.test_accuracy is not None]
         losses = [math.nan if run.train_loss is None else run.train_loss for run in runs]
         accuracy = f"accuracy {statistics.mean(accuracies):.2%}  " if accuracies else ""
+        robust_accuracies = [run.robust_accuracy for run in runs if run.robust_accuracy is not None]
+        robust = f"robust {statistics.mean(robust_accuracies):.2%}  " if robust_accuracies else ""
         status = (
-            f"loss {statistics.mean(losses):.3f}  {accuracy}sparsity {metrics.sparsity:.2%}  "
+            f"loss {statistics.mean(losses):.3f}  {accuracy}{robust}sparsity {metrics.sparsity:.2%}  "
             f"{metrics.images_per_second:,.0f} images/s"
         )
         epoch = metrics.epoch

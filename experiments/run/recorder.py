@@ -47,7 +47,14 @@ class Recorder:
                 self._events.close()
 
     def epoch(
-        self, epoch: int, state: TrainState, train: Totals, test: Totals | None, seconds: float, speed: float
+        self,
+        epoch: int,
+        state: TrainState,
+        train: Totals,
+        test: Totals | None,
+        robust_test: Totals | None,
+        seconds: float,
+        speed: float,
     ) -> EpochMetrics:
         """Writes the records of an epoch and returns its metrics.
 
@@ -56,6 +63,7 @@ class Recorder:
           state: the state after it.
           train: the sums over the training images, each measured on its batch before the step.
           test: the sums over the test images; None if the epoch was not tested.
+          robust_test: likewise, under attack; None also without an attack.
           seconds: duration of the epoch, the test included.
           speed: training images per second, over all runs of the program.
         """
@@ -74,6 +82,7 @@ class Recorder:
             train_accuracy=float(np.divide(train.correct, train.count)) if train.count else math.nan,
             test_loss=float(test.loss / test.count) if test else None,
             test_accuracy=float(test.correct / test.count) if test else None,
+            robust_accuracy=float(robust_test.correct / robust_test.count) if robust_test else None,
             skipped_steps=int(train.skipped),
             learning_rate=learning_rate(self._config, self._steps_per_epoch, epoch) * _scale(state),
             pruned=pruned,

@@ -12,14 +12,16 @@ import flipout_jax as fj
 from ..folder.result import EpochMetrics, RunResult, SeedsResult
 from ..methods.dense import Dense
 from ..options.config import Config
+from ..recipe import attack
 from ..step import flops
 
-_SHARED = ("method", "data", "files", "model", "classes", "epochs", "prunable", "versions", "device")
+_SHARED = ("method", "data", "files", "model", "classes", "epochs", "prunable", "versions", "device", "attack")
 _AVERAGED = (
     "test_accuracy",
     "best_test_accuracy",
     "test_loss",
     "train_accuracy",
+    "robust_accuracy",
     "images_per_second",
     "seconds",
     "sparsity",
@@ -87,6 +89,8 @@ def of_run(
         **program._asdict(),
         versions={"flipout_jax": fj.__version__, "jax": jax.__version__},
         device=jax.devices()[0].device_kind,
+        robust_accuracy=last.robust_accuracy,
+        attack=attack.settings(config),
     )
 
 
@@ -105,7 +109,7 @@ def over_seeds(runs: Sequence[RunResult]) -> SeedsResult:
     averaged: dict[str, Any] = {}
     for name in _AVERAGED:
         values = [getattr(run, name) for run in runs]
-        # A run that diverged has no loss.
+        # A run that diverged has no loss, and one without an attack has no robust accuracy.
         complete = None not in values
         averaged[name] = statistics.mean(values) if complete else None
         averaged[f"{name}_std"] = statistics.stdev(values) if complete else None
@@ -117,3 +121,13 @@ def over_seeds(runs: Sequence[RunResult]) -> SeedsResult:
         **shared,
         **averaged,
     )
+
+
+def robust(result: RunResult | SeedsResult) -> str:
+    """Returns the part of a sentence that states the robust accuracy and the attack; empty without an attack."""
+    if result.attack is None or result.robust_accuracy is None:
+        return ""
+    settings = dict(result.attack)
+    name = settings.pop("name")
+    words = ", ".join(f"{setting.replace('_', ' ')} {value:.4g}" for setting, value in settings.items())
+    return f", robust accuracy {result.robust_accuracy:.2%} under {name} ({words})"

@@ -64,8 +64,8 @@ def summarize(config: Config) -> str:
     result = results.over_seeds([run_directory.read_result(run_directory.of(one)) for one in members(config)])
     run_directory.write_result(run_directory.of(config), result)
     return (
-        f"test accuracy {result.test_accuracy:.2%} with a standard deviation of {result.test_accuracy_std:.2%} "
-        f"over {config.seeds} seeds; see {config.output_dir}/"
+        f"test accuracy {result.test_accuracy:.2%} with a standard deviation of {result.test_accuracy_std:.2%}"
+        f"{results.robust(result)} over {config.seeds} seeds; see {config.output_dir}/"
     )
 
 

@@ -13,6 +13,7 @@ from ..data import augment
 from ..devices import mesh, processes
 from ..errors import UserError
 from ..options.config import Config, resolved
+from ..recipe import attack
 from ..step.steps import Steps
 from ..step.steps import make as make_steps
 from . import optimizer
@@ -81,6 +82,7 @@ def _fill_in(config: Config, data: datasets.Dataset) -> Config:
     is_digits = data.name == "digits"
     is_color = data.shape[2] == 3
     config = resolved(dataclasses.replace(config, model=config.model or _default_model(is_digits, is_color)))
+    config = attack.filled_in(config, is_digits=is_digits, is_color=is_color)
     return dataclasses.replace(
         config,
         batch_size=config.batch_size or (32 if is_digits else 128),
@@ -127,6 +129,7 @@ def _make_steps(config: Config, data: datasets.Dataset, steps_per_epoch: int) ->
         data,
         image_size=resized_to,
         augment=_AUGMENT[config.augment],
+        attack=attack.attack(config),
         label_smoothing=config.label_smoothing,
         normalization=config.normalization,
         reparameterization=method.reparameterization(config, data, steps_per_epoch),

@@ -23,8 +23,9 @@ from ..methods import MethodContext
 from ..options.checks import check
 from ..options.config import MACHINES, Config, as_json, from_json
 from ..step import flops
+from ..step.keys import keys
 from ..step.loop import Loop
-from ..step.steps import TrainState, keys
+from ..step.steps import TrainState
 from . import checkpoint, fit, results, seeds
 from .interrupt import Interrupt
 from .setup import Setup, prepare
@@ -174,8 +175,8 @@ def _write(setup: Setup, config: Config, state: TrainState, finished: bool, prog
     )
     run_directory.write_result(folder, result)
     print(
-        f"test accuracy {result.test_accuracy:.2%} at a sparsity of {result.sparsity:.4%}, in {result.seconds:.0f} s; "
-        f"see {folder}/"
+        f"test accuracy {result.test_accuracy:.2%}{results.robust(result)} at a sparsity of {result.sparsity:.4%}, in "
+        f"{result.seconds:.0f} s; see {folder}/"
     )
 
 

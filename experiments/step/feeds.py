@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ..data import Dataset, Part
 from ..data.dataset import padded_batches
 from ..devices import mesh
-from . import steps
+from .keys import keys
 
 _TEST_BATCH = 500
 
@@ -44,7 +44,7 @@ class Draws(NamedTuple):
     Attributes:
       batches: the image numbers of each step, of shape (steps, batch_size), or (steps, runs, batch_size) for several
         runs.
-      keys: a PRNG key for the augmentation of each step, of shape (steps,) or (steps, runs).
+      keys: a PRNG key for the augmentation and the attack of each step, of shape (steps,) or (steps, runs).
     """
 
     batches: Array
@@ -68,9 +68,9 @@ def resident(data: Dataset, batch_size: int, steps_per_epoch: int, runs: int, gr
     test_batches = list(_test_batches(data.test, grid))
 
     def draw(seed, number):
-        keys = steps.keys(seed)
-        order = jax.random.fold_in(keys.order, number)
-        augment = jax.random.fold_in(keys.augment, number)
+        own = keys(seed)
+        order = jax.random.fold_in(own.order, number)
+        augment = jax.random.fold_in(own.augment, number)
         shuffled = jax.random.permutation(order, data.train_count)[: steps_per_epoch * batch_size]
         return Draws(shuffled.reshape(steps_per_epoch, batch_size), jax.random.split(augment, steps_per_epoch))
 
@@ -120,7 +120,7 @@ def streamed(data: Dataset, batch_size: int, steps_per_epoch: int, grid: Mesh | 
     share, processes = mesh.share_of_process(grid)
 
     def augment_keys(seed, number):
-        return jax.random.split(jax.random.fold_in(steps.keys(seed).augment, number), steps_per_epoch)
+        return jax.random.split(jax.random.fold_in(keys(seed).augment, number), steps_per_epoch)
 
     placed_keys = augment_keys if grid is None else mesh.jit(augment_keys, grid)
 

@@ -1,7 +1,7 @@
 """Training and testing as compiled functions, for one run, or for several in one program."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -49,7 +49,7 @@ class Loop:
         else:
             self._feed = feeds.streamed(data, batch_size, steps_per_epoch, grid)
         self.steps_per_dispatch = self._feed.steps_per_dispatch
-        init, step, test = _over_runs(steps, runs)
+        init, step, test, robust_test = _over_runs(steps, runs)
         self._state_sharding = None if grid is None else mesh.of_state(grid, jax.eval_shape(init, 0))
         train_sharding = None if grid is None else (self._state_sharding, mesh.replicated(grid))
 
@@ -61,6 +61,7 @@ class Loop:
         self._init = mesh.jit(init, grid, self._state_sharding)
         self._train = mesh.jit(train, grid, train_sharding, donate_argnums=(0, 1))
         self._test = mesh.jit(test, grid)
+        self._robust_test = None if robust_test is None else mesh.jit(robust_test, grid)
         self._zero = self._new_totals if grid is None else mesh.jit(self._new_totals, grid)
         self._replicate = mesh.jit(lambda state: state, grid)
         # Gives every array a buffer of its own, as donation needs, and the sharding of a state.
@@ -84,8 +85,14 @@ class Loop:
 
     def test(self, state: TrainState) -> Totals:
         """Returns the sums over the test images."""
-        totals = [self._test(state, *batch) for batch in self._feed.test()]
-        return jax.tree.map(lambda *sums: sum(sums), *totals)
+        return _sum(self._test(state, *batch) for batch in self._feed.test())
+
+    def robust_test(self, state: TrainState, seeds: Sequence[int]) -> Totals | None:
+        """Returns the sums over the test images under the attack with which the runs train; None without one."""
+        if self._robust_test is None:
+            return None
+        seed = self._seed_array(seeds)
+        return _sum(self._robust_test(state, *batch, seed, number) for number, batch in enumerate(self._feed.test()))
 
     def compile(self) -> int:
         """Compiles `train`, which its first call would do otherwise; returns the bytes that the program needs."""
@@ -144,15 +151,24 @@ class Loop:
         return jax.tree.map(lambda x: jnp.zeros(self.runs, x.dtype), totals)
 
 
-def _over_runs(steps: Steps, runs: int) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
-    """Returns `init`, `train`, and `test` of several runs at once."""
+def _sum(totals: Iterable[Totals]) -> Totals:
+    return jax.tree.map(lambda *sums: sum(sums), *totals)
+
+
+def _over_runs(
+    steps: Steps, runs: int
+) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any], Callable[..., Any] | None]:
+    """Returns `init`, `train`, `test`, and `robust_test` of several runs at once."""
+    robust_test = steps.robust_test
     if runs == 1:
-        return steps.init, steps.train, steps.test
+        return steps.init, steps.train, steps.test, robust_test
     axes = _run_axes(jax.eval_shape(steps.init, 0))
     init = jax.vmap(steps.init, out_axes=axes)
     train = jax.vmap(steps.train, in_axes=(axes, 0, 0, 0, 0), out_axes=(axes, 0))
     test = jax.vmap(steps.test, in_axes=(axes, None, None))
-    return init, train, test
+    if robust_test is not None:
+        robust_test = jax.vmap(robust_test, in_axes=(axes, None, None, 0, None))
+    return init, train, test, robust_test
 
 
 def _run_axes(tree: Any) -> Any:

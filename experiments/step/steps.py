@@ -1,9 +1,8 @@
 """The pure functions of one run: initialization, a training step, and the test of a batch."""
 
 import functools
-import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +14,9 @@ from jax.typing import ArrayLike
 import flipout_jax as fj
 
 from ..data import Dataset
-
-Normalization = Literal["dataset", "image"]
+from . import adversarial, graphs
+from . import keys as prng
+from .inputs import Normalization, normalizer, resize
 
 
 class TrainState(NamedTuple):
@@ -60,21 +60,6 @@ class Totals(NamedTuple):
         return cls(jnp.zeros(()), *(jnp.zeros((), jnp.int32) for _ in range(3)))
 
 
-class Keys(NamedTuple):
-    """The PRNG keys of a run."""
-
-    model: Array
-    optimizer: Array
-    order: Array
-    augment: Array
-    method: Array
-
-
-def keys(seed: ArrayLike) -> Keys:
-    """Returns the PRNG keys of a seed."""
-    return Keys(*jax.random.split(jax.random.key(seed), len(Keys._fields)))
-
-
 class Reparameterization(NamedTuple):
     """Weights that are a function of something else, which is trained in their place.
 
@@ -96,8 +81,11 @@ class Steps(NamedTuple):
 
     Attributes:
       init: `seed -> TrainState`.
-      train: `(state, totals, images, labels, key) -> (state, totals)`, one step; the key is for augmentation.
+      train: `(state, totals, images, labels, key) -> (state, totals)`, one step; the key is for augmentation and the
+        attack.
       test: `(state, images, labels) -> Totals`; an image of label -1 does not count.
+      robust_test: `(state, images, labels, seed, number) -> Totals`, the test of batch `number` on images that the
+        attack changes; None without an attack.
       logits: `(state, images) -> logits`, in evaluation mode.
       inputs: `images -> inputs`, what the network gets for images.
       network: `(params, model_state, inputs, training) -> logits`; changes of the model's state are discarded.
@@ -108,6 +96,7 @@ class Steps(NamedTuple):
     init: Callable[[ArrayLike], TrainState]
     train: Callable[[TrainState, Totals, Array, Array, Array], tuple[TrainState, Totals]]
     test: Callable[[TrainState, Array, Array], Totals]
+    robust_test: Callable[[TrainState, Array, Array, ArrayLike, ArrayLike], Totals] | None
     logits: Callable[[TrainState, Array], Array]
     inputs: Callable[[Array], Array]
     network: Callable[[Any, Any, Array, bool], Array]
@@ -122,6 +111,7 @@ def make(
     *,
     image_size: int | None = None,
     augment: Callable[[Array, Array], Array] | None = None,
+    attack: adversarial.Attack | None = None,
     label_smoothing: float = 0.0,
     normalization: Normalization = "dataset",
     reparameterization: Reparameterization | None = None,
@@ -129,12 +119,20 @@ def make(
 ) -> Steps:
     """Returns the functions of one run.
 
+    With an attack, training is adversarial, as that of Madry et al.: every image of a batch is resized, augmented, and
+    then attacked, and the step trains on what comes out alone. As in their code, the attack on a training batch sees
+    the network in training mode, so that batch normalization uses the statistics of the attacked batch, and the attack
+    on test images sees it in evaluation mode. In theirs, each step of the attack also updates the running statistics;
+    here, only the training step itself does. The attack raises the cross-entropy with the labels as they are, without
+    smoothing or penalty.
+
     Args:
       create: `key -> model`.
       optimizer: `key -> optimizer`; only its `init` may use the key.
       data: the dataset, for its mean and standard deviation.
       image_size: height and width to which images are resized; None leaves them.
       augment: `(key, images) -> images` of the same shape, for training only.
+      attack: the attack on training images, and on those of the robust test; None for training without one.
       label_smoothing: share of each label that is spread over all classes, for training only.
       normalization: whether images are normalized by the mean and the standard deviation of each channel of the
         dataset, or by those of each image, at least 1 / sqrt(values of an image).
@@ -142,20 +140,20 @@ def make(
       keep_start: whether the state holds what a method rewinds to. The optimizer must be a pruning one.
     """
     any_key = jax.random.key(0)
-    resize = functools.partial(_resize, size=image_size)
-    normalize = _normalize_each if normalization == "image" else functools.partial(_normalize, data)
-    graphs = _Graphs.of(create, any_key)
+    resized = functools.partial(resize, size=image_size)
+    normalize = normalizer(normalization, data)
+    train_graph, evaluation_graph = graphs.of_model(create, any_key)
     effective = functools.partial(_effective, reparameterization)
 
     def inputs(images):
-        return normalize(resize(images))
+        return normalize(resized(images))
 
     def network(params, model_state, inputs, training):
-        graph = graphs.train if training else graphs.evaluate
-        return _forward(graph, params, model_state, inputs)[0]
+        graph = train_graph if training else evaluation_graph
+        return graphs.forward(graph, params, model_state, inputs)[0]
 
     def model(params, model_state):
-        return nnx.merge(graphs.evaluate, params, model_state, copy=True)
+        return nnx.merge(evaluation_graph, params, model_state, copy=True)
 
     def logits(state, images):
         return network(effective(state.params, state), state.model_state, inputs(images), False)
@@ -163,13 +161,29 @@ def make(
     def test(state, images, labels):
         return _test_totals(logits(state, images), labels)
 
-    def prepare(images, key):
+    def attacked(state, images, labels, key, training):
+        if attack is None:
+            return images
+        params = effective(state.params, state)
+
+        def logits_of(images):
+            return network(params, state.model_state, normalize(images), training)
+
+        with jax.named_scope("attack"):
+            return adversarial.attacked(attack, logits_of, images, labels, prng.of_attack(key))
+
+    def prepare(state, images, labels, key):
         with jax.named_scope("augment"):
-            images = resize(images)
-            return images if augment is None else augment(key, images)
+            images = resized(images)
+            images = images if augment is None else augment(key, images)
+        return attacked(state, images, labels, key, True)
+
+    def robust_test(state, images, labels, seed, number):
+        key = prng.of_robust_test(seed, number)
+        return test(state, attacked(state, resized(images), labels, key, False), labels)
 
     def loss(params, state, images, labels):
-        out, model_state = _forward(graphs.train, effective(params, state), state.model_state, normalize(images))
+        out, model_state = graphs.forward(train_graph, effective(params, state), state.model_state, normalize(images))
         value = _cross_entropy(out, labels, label_smoothing)
         if reparameterization is not None and reparameterization.penalty is not None:
             value += reparameterization.penalty(params)
@@ -180,54 +194,13 @@ def make(
         init=_make_init(create, optimizer, reparameterization, keep_start),
         train=_make_train(optimizer(any_key), prepare, loss),
         test=test,
+        robust_test=None if attack is None else robust_test,
         logits=logits,
         inputs=inputs,
         network=network,
         model=model,
         shown=_make_shown(reparameterization),
     )
-
-
-class _Graphs(NamedTuple):
-    """The static part of a model."""
-
-    train: nnx.GraphDef
-    evaluate: nnx.GraphDef
-
-    @classmethod
-    def of(cls, create: Callable[[Array], nnx.Module], key: Array) -> "_Graphs":
-        """Returns the graphs in training and in evaluation mode, without any weights."""
-        model = nnx.eval_shape(lambda: create(key))
-        model.train()
-        train = nnx.graphdef(model)
-        model.eval()
-        return cls(train, nnx.graphdef(model))
-
-
-def _forward(graph: nnx.GraphDef, params: Any, model_state: Any, inputs: Array) -> tuple[Array, Any]:
-    """Returns logits, and the model's state after them."""
-    # A copy, since the variables that came in belong to another trace.
-    model = nnx.merge(graph, params, model_state, copy=True)
-    return model(inputs).astype(jnp.float32), nnx.state(model, nnx.Not(nnx.Param))
-
-
-def _resize(images: Array, size: int | None) -> Array:
-    if size is None or images.shape[1:3] == (size, size):
-        return images
-    shape = images.shape[0], size, size, images.shape[3]
-    return jax.image.resize(images.astype(jnp.float32), shape, "bilinear")
-
-
-def _normalize(data: Dataset, images: Array) -> Array:
-    return (images / 255 - data.mean) / data.std
-
-
-def _normalize_each(images: Array) -> Array:
-    images = images.astype(jnp.float32)
-    axes = (1, 2, 3)
-    least = math.prod(images.shape[1:]) ** -0.5
-    std = jnp.maximum(jnp.std(images, axes, keepdims=True), least)
-    return (images - jnp.mean(images, axes, keepdims=True)) / std
 
 
 def _effective(reparameterization: Reparameterization | None, params: Any, state: TrainState) -> Any:
@@ -260,7 +233,7 @@ def _make_init(
     keep_start: bool,
 ) -> Callable[[ArrayLike], TrainState]:
     def init(seed):
-        own = keys(seed)
+        own = prng.keys(seed)
         _, params, model_state = nnx.split(create(own.model), nnx.Param, ...)
         frozen = ()
         if reparameterization is not None:
@@ -274,19 +247,19 @@ def _make_init(
 
 def _make_train(
     optimizer: optax.GradientTransformationExtraArgs,
-    prepare: Callable[[Array, Array], Array],
+    prepare: Callable[[TrainState, Array, Array, Array], Array],
     loss: Callable[[Any, TrainState, Array, Array], tuple[Array, tuple[Any, Array]]],
 ) -> Callable[[TrainState, Totals, Array, Array, Array], tuple[TrainState, Totals]]:
     """Returns the training step.
 
     Args:
       optimizer: the optimizer.
-      prepare: `(images, key) -> images`, resized and augmented.
+      prepare: `(state, images, labels, key) -> images`, resized, augmented and attacked.
       loss: `(params, state, images, labels) -> (loss, (model_state, correct))`.
     """
 
     def train(state, totals, images, labels, key):
-        images = prepare(images, key)
+        images = prepare(state, images, labels, key)
         value_and_grad = jax.value_and_grad(loss, has_aux=True)
         (value, (model_state, correct)), grads = value_and_grad(state.params, state, images, labels)
         with jax.named_scope("update"):
