@@ -16,7 +16,7 @@ README = Path(__file__).parent.parent / "README.md"
 @pytest.mark.promotes
 def test_the_example(capsys, tmp_path, monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
-    example, choice, recipe, before, reparam, after = blocks
+    example, choice, growing, recipe, before, reparam, after = blocks
     names = {}
     exec(example, names)
     n = 32 * 64 + 64
@@ -28,7 +28,7 @@ def test_the_example(capsys, tmp_path, monkeypatch):
     assert capsys.readouterr().out.splitlines()[-1].split()[-1] == "6.25%"
     assert (tmp_path / "network.safetensors").stat().st_size < 4 * n / 4
     fj.check(names["params"], names["opt_state"])
-    for block in (choice, recipe):
+    for block in (choice, growing, recipe):
         exec(block, names)
         state = names["optimizer"].init(names["params"])
         updates, _ = jax.jit(names["optimizer"].update)(names["params"], state, names["params"])
