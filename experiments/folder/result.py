@@ -19,7 +19,7 @@ class EpochMetrics:
       test_loss: mean over the test images; None if the epoch was not tested, or if it is not finite.
       test_accuracy: likewise.
       skipped_steps: steps that were skipped because their gradients were not finite.
-      learning_rate: of the last step.
+      learning_rate: of the last step; with adas, the mean over its convolutions and the dense layers.
       pruned: whether the epoch ended with fewer weights.
       kept: prunable weights that are not pruned.
       sparsity: fraction of the prunable weights that are pruned.

@@ -23,7 +23,7 @@ def check(config: Config) -> None:
     if config.mesh is not None:
         mesh.parse(config.mesh)
     processes.check(config.coordinator, config.num_processes, config.process_id)
-    for find in (_epoch_problems, _unused_options, lambda config: config.method.problems(resolved(config))):
+    for find in (_epoch_problems, _adas_problems, _unused_options, _method_problems):
         for problem in find(config):
             raise _error(config, problem)
 
@@ -56,6 +56,24 @@ def _epoch_problems(config: Config) -> Iterator[Problem]:
     # A single epoch has no part after which to prune.
     if config.last_pruning is not None and config.epochs > 1 and last_pruning_epoch(config) >= config.epochs:
         yield Problem("last_pruning", f"below the last of {config.epochs} epochs")
+
+
+def _adas_problems(config: Config) -> Iterator[Problem]:
+    """Yields the options that would change the learning rates, which AdaS sets itself."""
+    options = resolved(config)
+    if options.optimizer != "adas":
+        return
+    if options.schedule != "constant":
+        yield Problem("schedule", "left out with --optimizer adas, which sets the learning rates itself")
+    if config.warmup_epochs:
+        yield Problem("warmup_epochs", "0 with --optimizer adas, which sets the learning rates itself")
+    if not config.method.has_schedule:
+        name = config.method.name()
+        yield Problem("optimizer", f"another one with --method {name}, which sets the learning rate itself")
+
+
+def _method_problems(config: Config) -> Iterator[Problem]:
+    return config.method.problems(resolved(config))
 
 
 def _unused_options(config: Config) -> Iterator[Problem]:
