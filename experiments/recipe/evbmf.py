@@ -40,7 +40,7 @@ class _Sides(NamedTuple):
 
     @property
     def threshold(self) -> float:
-        """Returns the value of `x` above which a singular value is not noise only."""
+        """Returns the value of $x$ above which a singular value is not noise only."""
         tau = 2.5129 * math.sqrt(self.ratio)
         return (1 + tau) * (1 + self.ratio / tau)
 
@@ -70,9 +70,9 @@ def evbmf(matrix: Array) -> Evbmf:
       factorization, JMLR 14, 2013; Nakajima, Tomioka, Sugiyama and Babacan, Perfect dimensionality recovery by
       variational Bayesian PCA, NIPS 2012.
 
-    Differs from the code of AdaS: a matrix with more rows than columns is transposed, for which the formulas are meant.
-    The minimum is the lowest of all, to the precision of float32; there it is a local one, to a tolerance of 1e-5 that
-    is as large as the variance of many kernels.
+    Differs from the code of AdaS: a matrix with more rows than columns is transposed, since the formulas need
+    $L \le M$. The search finds the lowest of several minima, to the precision of float32. Theirs may find another, and
+    stops at a tolerance of 1e-5, which is as large as the variance of many kernels.
     """
     sides = _Sides(*sorted(matrix.shape))
     # LAPACK takes half as long for a tall matrix as for a wide one.
@@ -132,9 +132,6 @@ def _free_energy(log_variance: Array, powers: Array, sides: _Sides) -> Array:
 
 
 def _tau(x: Array, sides: _Sides) -> Array:
-    """Returns the size of a signal, relative to the noise, that was measured as `x`; for noise, that of the threshold.
-
-    Below the threshold the square root has no value, and its slope would be NaN even where `jnp.where` discards it.
-    """
+    """Returns tau; below the threshold, where the square root may have no value, that of the threshold."""
     excess = jnp.maximum(x, sides.threshold) - (1 + sides.ratio)
     return (excess + jnp.sqrt(excess**2 - 4 * sides.ratio)) / 2
