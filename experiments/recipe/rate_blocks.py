@@ -43,7 +43,8 @@ def rate_blocks(params: Any, order: Sequence[str] | None = None) -> RateBlocks:
     leaves = jax.tree.leaves_with_path(params)
     paths = [fj.path_string(path) for path, _ in leaves]
     axes = [leaf.ndim for _, leaf in leaves]
-    if _CONVOLUTION not in axes:
+    # A tree without leaves is what `optax.tree.map_params` uses to find which arrays of a state mirror parameters.
+    if leaves and _CONVOLUTION not in axes:
         shown = ", ".join(f"{path} {leaf.shape}" for path, (_, leaf) in zip(paths[:3], leaves, strict=False))
         raise fj.ArgumentError("params", f"must have a convolution, a kernel of 4 axes, got {shown}, ...")
     ordered = _in_order(paths, axes, order)

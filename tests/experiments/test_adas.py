@@ -314,6 +314,18 @@ def test_runs_that_are_mapped_over_end_their_epochs_apart():
     np.testing.assert_array_equal(np.any(after[1].kernel_gains, axis=(1, 2)), [False, True])
 
 
+def test_what_mirrors_parameters_is_found_in_the_state():
+    params = small_network()
+    optimizer = adas(steps_per_epoch=1)
+    state = optimizer.init(params)
+    seen = optax.tree.map_params(optimizer, lambda leaf: leaf + 1, state)
+    assert all(np.all(leaf == 1) for leaf in jax.tree.leaves(seen[0]))
+    jax.tree.map(np.testing.assert_array_equal, seen[1], state[1])
+    acdc = fj.acdc(optimizer, 0.5, fj.schedules.alternating(begin=1, sparse_steps=1, dense_steps=1, end=4))
+    updates, _ = acdc.update(params, acdc.init(params), params)
+    assert jax.tree.structure(updates) == jax.tree.structure(params)
+
+
 def test_half_precision_is_kept():
     params = {"conv": {"kernel": jnp.ones((3, 3, 2, 2), jnp.bfloat16)}}
     optimizer = adas(steps_per_epoch=1)
