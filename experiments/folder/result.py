@@ -20,7 +20,7 @@ class EpochMetrics:
       test_accuracy: likewise.
       robust_accuracy: likewise, on test images under attack; None also without adversarial training.
       skipped_steps: steps that were skipped because their gradients were not finite.
-      learning_rate: of the last step.
+      learning_rate: of the last step; with adas, the mean over its convolutions and the dense layers.
       pruned: whether the epoch ended with fewer weights.
       kept: prunable weights that are not pruned.
       sparsity: fraction of the prunable weights that are pruned.

@@ -23,12 +23,7 @@ def check(config: Config) -> None:
     if config.mesh is not None:
         mesh.parse(config.mesh)
     processes.check(config.coordinator, config.num_processes, config.process_id)
-    for find in (
-        _epoch_problems,
-        _attack_problems,
-        _unused_options,
-        lambda config: config.method.problems(resolved(config)),
-    ):
+    for find in (_epoch_problems, _attack_problems, _adas_problems, _unused_options, _method_problems):
         for problem in find(config):
             raise _error(config, problem)
 
@@ -73,6 +68,24 @@ def _attack_problems(config: Config) -> Iterator[Problem]:
     for name in unused[config.adversarial]:
         if getattr(config, name) is not None:
             yield Problem(name, f"left out with --adversarial {config.adversarial}, which has no use for it")
+
+
+def _adas_problems(config: Config) -> Iterator[Problem]:
+    """Yields the options that would change the learning rates, which AdaS sets itself."""
+    options = resolved(config)
+    if options.optimizer != "adas":
+        return
+    if options.schedule != "constant":
+        yield Problem("schedule", "left out with --optimizer adas, which sets the learning rates itself")
+    if config.warmup_epochs:
+        yield Problem("warmup_epochs", "0 with --optimizer adas, which sets the learning rates itself")
+    if not config.method.has_schedule:
+        name = config.method.name()
+        yield Problem("optimizer", f"another one with --method {name}, which sets the learning rate itself")
+
+
+def _method_problems(config: Config) -> Iterator[Problem]:
+    return config.method.problems(resolved(config))
 
 
 def _unused_options(config: Config) -> Iterator[Problem]:

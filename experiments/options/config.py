@@ -90,7 +90,7 @@ def resolved(config: Config) -> Config:
     last_pruning = config.last_pruning
     if last_pruning is None and is_best and method.is_gradual:
         last_pruning = 0.5
-    schedule = config.schedule or defaults.get("schedule")
+    schedule = config.schedule or ("constant" if optimizer == "adas" else defaults.get("schedule"))
     if schedule is None:
         schedule = "cosine" if is_best and method.has_schedule else "milestones"
     weight_decay = config.weight_decay

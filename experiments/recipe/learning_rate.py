@@ -9,7 +9,7 @@ from .training_options import TrainingOptions
 
 # These have no normalization layers, and do not train with SGD at a learning rate of 0.1.
 _WITHOUT_NORM = {"fcn", "lenet5", "conv2", "conv4", "conv6", "conv8"}
-_PEAKS = {"sgd": 0.1, "sgdw": 0.05, "adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3, "lion": 1e-4}
+_PEAKS = {"sgd": 0.1, "sgdw": 0.05, "adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3, "lion": 1e-4, "adas": 0.03}
 # The networks for which the Signed Supermask paper uses another learning rate.
 _SGDW_PEAKS = {"conv2": 0.04, "elu_resnet20": 0.3, "elu_resnet56": 0.3, "elu_resnet110": 0.3}
 

@@ -1,6 +1,6 @@
 """The optimizer that the pruning wraps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -8,6 +8,7 @@ import optax
 
 import flipout_jax as fj
 
+from .adas import adas
 from .learning_rate import peak_learning_rate
 from .training_options import TrainingOptions
 
@@ -20,6 +21,7 @@ def optimizer(
     rate: optax.Schedule,
     steps_per_epoch: int,
     decays: Callable[[Any, Any], bool] | None = None,
+    order: Sequence[str] | None = None,
 ) -> optax.GradientTransformation:
     """Returns the optimizer of resolved options.
 
@@ -28,6 +30,8 @@ def optimizer(
       rate: the learning rate by step.
       steps_per_epoch: the number of steps in each epoch.
       decays: a predicate on (key path, leaf) of the parameters that weight decay may shrink; None for all of them.
+      order: the paths of the parameters in the order in which the network defines them, which adas needs; None for that
+        of the tree.
     """
     assert options.weight_decay is not None
     decay: dict[str, Any] = {"weight_decay": options.weight_decay}
@@ -38,7 +42,7 @@ def optimizer(
     steps = [] if options.clip_norm is None else [optax.clip_by_global_norm(options.clip_norm)]
     if options.optimizer not in _DECAYS_BY_ITSELF:
         steps.append(optax.add_decayed_weights(**decay))
-    rule = _rule(options, rate, decay)
+    rule = _rule(options, rate, decay, steps_per_epoch, order)
     if options.schedule != "plateau":
         return optax.chain(*steps, rule)
     plateau = _plateau(options, steps_per_epoch)
@@ -49,7 +53,13 @@ def optimizer(
     return optax.chain(*steps, rule, plateau)
 
 
-def _rule(options: TrainingOptions, rate: optax.Schedule, decay: dict[str, Any]) -> optax.GradientTransformation:
+def _rule(
+    options: TrainingOptions,
+    rate: optax.Schedule,
+    decay: dict[str, Any],
+    steps_per_epoch: int,
+    order: Sequence[str] | None,
+) -> optax.GradientTransformation:
     assert options.optimizer
     assert options.nesterov is not None
     beta1 = options.beta1
@@ -67,6 +77,20 @@ def _rule(options: TrainingOptions, rate: optax.Schedule, decay: dict[str, Any])
             return optax.lion(rate, beta1, beta2, **decay)
         case "sgdw":
             return _sgdw(options, rate, **decay)
+        case "adas":
+            return _adas(options, steps_per_epoch, order)
+
+
+def _adas(options: TrainingOptions, steps_per_epoch: int, order: Sequence[str] | None) -> optax.GradientTransformation:
+    """Returns AdaS, which sets its learning rates itself."""
+    return adas(
+        peak_learning_rate(options),
+        steps_per_epoch=steps_per_epoch,
+        momentum=options.momentum,
+        nesterov=bool(options.nesterov),
+        beta=options.adas_beta,
+        order=order,
+    )
 
 
 def _sgdw(

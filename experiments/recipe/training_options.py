@@ -8,7 +8,7 @@ from ..step.inputs import Normalization
 from .ranges import AT_LEAST_1, FRACTION, INNER_FRACTION, NOT_NEGATIVE, POSITIVE, Range
 
 Augment = Literal["none", "crop_flip", "resized_crop"]
-Optimizer = Literal["sgd", "adam", "adamw", "rmsprop", "lion", "sgdw"]
+Optimizer = Literal["sgd", "adam", "adamw", "rmsprop", "lion", "sgdw", "adas"]
 Schedule = Literal["milestones", "cosine", "constant", "exponential", "plateau", "cosine_restarts"]
 Allocation = Literal["global", "normalized", "uniform", "erk", "per_output"]
 SparsitySchedule = Literal["geometric", "cubic", "linear"]
@@ -78,37 +78,41 @@ class TrainingOptions:
     batch_size: Annotated[int | None, AT_LEAST_1] = None
     """Images in each step. Default: 128, as in the paper, or 32 for digits, which has few images."""
     optimizer: Optimizer | None = None
-    """Optimizer; sgdw is sgd with a weight decay that is not multiplied by the learning rate. Default: sgdw for
-    signed_supermask and supermask, sgd for all others."""
+    """Optimizer; sgdw is sgd with a weight decay that is not multiplied by the learning rate. adas is sgd with a
+    learning rate for each convolution, which it sets itself after each epoch. Default: sgdw for signed_supermask and
+    supermask, sgd for all others."""
     learning_rate: Annotated[float | None, POSITIVE] = None
-    """Highest learning rate. Default: 0.1 for sgd, or 0.02 for fcn, lenet5 and conv2 to conv8, which have no
-    normalization layers; for sgdw 0.05, 0.04 for conv2 and 0.3 for elu_resnet; 0.001 for adam, adamw and rmsprop;
-    0.0001 for lion."""
+    """Highest learning rate, or for adas, that of the first epoch. Default: 0.1 for sgd, or 0.02 for fcn, lenet5 and
+    conv2 to conv8, which have no normalization layers; for sgdw 0.05, 0.04 for conv2 and 0.3 for elu_resnet; 0.001 for
+    adam, adamw and rmsprop; 0.0001 for lion; 0.03 for adas."""
     schedule: Schedule | None = None
     """Schedule of the learning rate after the warm-up: milestones (x0.1 at each), cosine (to 0), constant, exponential
     (x0.9 after each tenth of the epochs, also for the weight decay of sgdw), plateau (x0.2, at most 5 times, when the
     training loss has not fallen for 15/110 of the epochs), or cosine_restarts (back to the highest value after each
     pruning, and then to 0 along a cosine until the next one). Default: exponential for signed_supermask and supermask,
-    or plateau with elu_resnet; milestones for all others, or cosine with --recipe best."""
+    or plateau with elu_resnet; milestones for all others, or cosine with --recipe best. adas has none, as it sets the
+    learning rates itself."""
     milestones: tuple[int, ...] | None = None
     """Epochs after which the learning rate drops to a tenth. Default: 150/350 and 250/350 of the epochs."""
     warmup_epochs: Annotated[int, NOT_NEGATIVE] = 0
     """Epochs over which the learning rate rises linearly from 0."""
     momentum: Annotated[float, FRACTION] = 0.9
-    """Momentum of sgd, in [0, 1)."""
+    """Momentum of sgd, sgdw and adas, in [0, 1)."""
     nesterov: bool | None = None
-    """Nesterov momentum for sgd and sgdw. Default: only for sgdw."""
+    """Nesterov momentum for sgd, sgdw and adas. Default: only for sgdw."""
     beta1: Annotated[float, FRACTION] = 0.9
     """Decay of the mean of gradients, for adam, adamw and lion, in [0, 1)."""
     beta2: Annotated[float | None, FRACTION] = None
     """Decay of the mean of squares for adam, adamw and rmsprop, and of lion's momentum, in [0, 1). Default: 0.999 for
     adam and adamw, 0.9 for rmsprop, 0.99 for lion."""
+    adas_beta: Annotated[float, FRACTION] = 0.8
+    """Fraction of its learning rates that adas keeps from one epoch to the next, in [0, 1)."""
     epsilon: Annotated[float, NOT_NEGATIVE] = 1e-8
     """Constant that adam, adamw and rmsprop add to the root mean square of the gradients."""
     weight_decay: Annotated[float | None, NOT_NEGATIVE] = None
-    """Weight decay, as a factor of the weight. sgd, adam and rmsprop add it to the gradient; adamw and lion subtract
-    it, times the learning rate, from the weight; sgdw subtracts it without the learning rate. Default: 0.0005, or
-    0.0003 for sgdw with elu_resnet."""
+    """Weight decay, as a factor of the weight. sgd, adas, adam and rmsprop add it to the gradient; adamw and lion
+    subtract it, times the learning rate, from the weight; sgdw subtracts it without the learning rate. Default: 0.0005,
+    or 0.0003 for sgdw with elu_resnet."""
     decay_params: Parameters = "all"
     """Parameters with weight decay: all, as in the paper, or kernels, which excludes biases and normalization
     layers."""

@@ -1,5 +1,6 @@
 """The optimizer of a run: the recipe's, inside that of the method."""
 
+from collections.abc import Sequence
 from decimal import Decimal
 
 import jax
@@ -20,16 +21,24 @@ from ..step.steps import Steps
 _NO_LIMIT = 2**30
 
 
-def optimizer(config: Config, steps_per_epoch: int, key: jax.Array) -> optax.GradientTransformationExtraArgs:
+def optimizer(
+    config: Config, steps_per_epoch: int, key: jax.Array, order: Sequence[str] | None = None
+) -> optax.GradientTransformationExtraArgs:
     """The optimizer of a run.
 
     The state of every method, dense included, holds masks and flips, so that the pictures of all runs show the same. A
     step whose gradients are not finite is skipped and counted; its pruning still comes on time.
+
+    Args:
+      config: the options.
+      steps_per_epoch: steps per epoch.
+      key: a PRNG key for the method.
+      order: the paths of the parameters in the order in which the network defines them; None for that of the tree.
     """
     config = resolved(config)
     method = config.method
     rate = method.learning_rate(config, steps_per_epoch)
-    rule = recipe.optimizer(config, rate, steps_per_epoch, method.decays)
+    rule = recipe.optimizer(config, rate, steps_per_epoch, method.decays, order)
     inner = optax.apply_if_finite(rule, max_consecutive_errors=_NO_LIMIT)
     by_epoch = method.prunings(config)
     schedule = by_epoch._replace(steps=tuple(steps_per_epoch * epoch for epoch in by_epoch.steps))
@@ -46,6 +55,8 @@ def learning_rate(config: Config, steps_per_epoch: int, epoch: int) -> float:
 def check(config: Config, data: Dataset, batch_size: int, steps: Steps) -> None:
     """Raises a `UserError` where the method cannot reach what the options ask for with this network and these data."""
     config.method.check_data(config, data, batch_size)
+    if config.optimizer == "adas":
+        _check_layers(config, steps)
     if not config.method.has_target:
         return
     params = jax.eval_shape(lambda: steps.init(0).params)
@@ -58,3 +69,13 @@ def check(config: Config, data: Dataset, batch_size: int, steps: Steps) -> None:
         raise UserError(
             f"--sparsity must keep at least one of the {sum(sizes)} prunable weights, got {config.sparsity!r}."
         )
+
+
+def _check_layers(config: Config, steps: Steps) -> None:
+    """Raises a `UserError` if the network does not have the layers that AdaS has learning rates for."""
+    try:
+        jax.eval_shape(steps.init, config.seed)
+    except fj.ArgumentError as error:
+        raise UserError(
+            f"--optimizer adas does not work with --model {config.model} and --method {config.method.name()}: {error}"
+        ) from error

@@ -15,6 +15,7 @@ from .. import files
 from ..folder import flip_counts, run_directory
 from ..folder.result import EpochMetrics
 from ..options.config import Config
+from ..recipe.adas import AdasState
 from ..step.steps import Totals, TrainState
 from .optimizer import learning_rate
 
@@ -84,7 +85,7 @@ class Recorder:
             test_accuracy=float(test.correct / test.count) if test else None,
             robust_accuracy=float(robust_test.correct / robust_test.count) if robust_test else None,
             skipped_steps=int(train.skipped),
-            learning_rate=learning_rate(self._config, self._steps_per_epoch, epoch) * _scale(state),
+            learning_rate=self._learning_rate(epoch, state),
             pruned=pruned,
             kept=kept,
             sparsity=1 - kept / sum(mask.size for mask in prunable),
@@ -106,12 +107,16 @@ class Recorder:
             print(f"The loss of epoch {epoch} is not finite. A lower --learning-rate may help.", file=sys.stderr)
         return metrics
 
+    def _learning_rate(self, epoch: int, state: TrainState) -> float:
+        """Returns the learning rate of the last step of an epoch; with adas, the mean over its blocks."""
+        scheduled = learning_rate(self._config, self._steps_per_epoch, epoch)
+        nodes = jax.tree.leaves(state.opt_state, is_leaf=_sets_rate)
+        adaptive = next(filter(_sets_rate, nodes), None)
+        if isinstance(adaptive, AdasState):
+            return float(np.mean(adaptive.block_rates))
+        return scheduled if adaptive is None else scheduled * float(adaptive.scale)
 
-def _scale(state: TrainState) -> float:
-    """Returns the factor by which plateaus have reduced the learning rate."""
-    nodes = jax.tree.leaves(state.opt_state, is_leaf=_is_plateau)
-    return next((float(node.scale) for node in nodes if _is_plateau(node)), 1.0)
 
-
-def _is_plateau(node: Any) -> bool:
-    return isinstance(node, optax.contrib.ReduceLROnPlateauState)
+def _sets_rate(node: Any) -> bool:
+    """Returns True for the state of a transformation that decides on the learning rate during training."""
+    return isinstance(node, (AdasState, optax.contrib.ReduceLROnPlateauState))

@@ -12,6 +12,7 @@ from .. import models
 from ..data import augment
 from ..devices import mesh, processes
 from ..errors import UserError
+from ..models.definition_order import definition_order
 from ..options.config import Config, resolved
 from ..recipe import attack
 from ..step.steps import Steps
@@ -123,9 +124,10 @@ def _make_steps(config: Config, data: datasets.Dataset, steps_per_epoch: int) ->
         return models.create(name, (height, width, channels), len(data.classes), key, **options)
 
     method = config.method
+    order = definition_order(create) if config.optimizer == "adas" else None
     return make_steps(
         create,
-        lambda key: optimizer.optimizer(config, steps_per_epoch, key),
+        lambda key: optimizer.optimizer(config, steps_per_epoch, key, order),
         data,
         image_size=resized_to,
         augment=_AUGMENT[config.augment],

@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,6 @@ import flipout_jax as fj
 from experiments.options.config import Config, resolved, with_method
 from experiments.recipe.learning_rate import learning_rate, peak_learning_rate
 from experiments.recipe.prunings import prunings
-from experiments.recipe.training_options import Optimizer
 from experiments.run.optimizer import optimizer as optimizer_of
 
 
@@ -189,7 +187,7 @@ def five_steps(optimizer, params):
     return train(params)
 
 
-@pytest.mark.parametrize("name", get_args(Optimizer))
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_each_optimizer_is_one_of_optax(name):
     params = {"kernel": np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4), "bias": np.ones(4, np.float32)}
     config = Config(optimizer=name, method="dense", schedule="constant", weight_decay=0.1, nesterov=True)
@@ -197,7 +195,7 @@ def test_each_optimizer_is_one_of_optax(name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-7), ours, five_steps(OPTIMIZERS[name], params))
 
 
-@pytest.mark.parametrize("name", get_args(Optimizer))
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_decay_of_kernels_spares_biases(name):
     params = {"kernel": np.ones((3, 4), np.float32), "bias": np.ones(4, np.float32)}
     results = {}
