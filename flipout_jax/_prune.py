@@ -94,7 +94,7 @@ def prune(
       saliency: the pruning criterion: `magnitude()`, `flips()`, `random(key)`, `gradient()`, `movement()`, `taylor()`,
         `fisher()`, `wanda(activation_norms)`, or your own `Saliency`.
       allocation: how sparsity is shared across layers: `global_()`, optionally with a minimum per layer, `uniform()`,
-        `erk()`, or `per_output()`. None means the saliency's own, which is `global_()` for all but `wanda`.
+        `erk()`, `lamp()`, or `per_output()`. None means the saliency's own, which is `global_()` for all but `wanda`.
       prunable: the parameters to prune: a predicate on (key path, leaf), such as `kernels` or `by_path(regex)`, or a
         tree of booleans with the structure of the parameters. Scalars are never pruned.
       stacked: for parameters that hold several layers, the number of leading axes that number the layers:
