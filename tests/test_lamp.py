@@ -21,10 +21,11 @@ SHAPES = [(6, 5), (3, 3, 2, 4), (1, 1), (20, 10), (1, 7)]
 def lamp_scores(scores, live, power):
     """The LAMP scores of one layer, flattened, and -1 for what is not live."""
     alive = live.reshape(-1)
-    largest = float(jnp.finfo(scores.dtype).max)
+    largest = float(np.finfo(np.float32).max)
     scores = np.nan_to_num(np.asarray(scores, np.float64).reshape(-1), nan=0, posinf=largest)
     magnitudes = np.where(alive, np.maximum(scores, 0), 0)
-    powers = (magnitudes / (magnitudes.max(initial=0) or 1)) ** power
+    relative = magnitudes / (magnitudes.max(initial=0) or 1)
+    powers = np.where(relative < 2.0**-90, 0, relative**power)
     powers[powers < 2.0**-90] = 0
     order = np.argsort(-powers, kind="stable")
     sums = np.cumsum(powers[order])

@@ -24,8 +24,8 @@ from ._uint64 import UInt64
 
 # Powers, relative to the largest of their layer, are summed as integers of so many bits.
 _BITS = 30
-# Powers below this count as 0, so that no product with a threshold is a denormal number.
-_SMALLEST_POWER = np.float32(2.0**-90)
+# Relative scores and powers below this count as 0, so that no product with a threshold is a denormal number.
+_SMALLEST = np.float32(2.0**-90)
 # Keys are the bits of floats in [0, 1).
 _ONE = int(np.float32(1).view(np.uint32))
 _BELOW_ONE = np.float32(1 - 2.0**-24)
@@ -103,7 +103,8 @@ def lamp_counts(
     """Returns how many weights each layer keeps if the highest LAMP scores of each group are kept.
 
     Args:
-      scores: the scores of each leaf. Those that are negative or NaN count as 0, infinite ones as the largest float.
+      scores: the scores of each leaf. Those that are negative or NaN count as 0, infinite ones as the largest
+        float32.
       live: the current masks.
       keep: how many weights to keep in each group, a vector.
       groups: the groups of layers that are ranked together.
@@ -233,9 +234,8 @@ def _ties_kept(problem: _Problem, threshold: Array, bracket: _Bracket) -> Array:
     """
     ties = bracket.low.count - bracket.high.count
     power = _power(problem, bracket.high.key)
-    room = power * 2.0**_BITS / jnp.maximum(_threshold(threshold), _LOWEST_THRESHOLD) - _uint64.to_float(
-        bracket.high.sum
-    )
+    sum_allowed = power * 2.0**_BITS / jnp.maximum(_threshold(threshold), _LOWEST_THRESHOLD)
+    room = sum_allowed - _uint64.to_float(bracket.high.sum)
     number = room / jnp.maximum(_as_integer(power), 1).astype(jnp.float32)
     # The largest float32 below 2**32.
     number = jnp.clip(number, 1, 2.0**32 - 2.0**8).astype(jnp.uint32)
@@ -257,7 +257,8 @@ def _power(problem: _Problem, key: Array) -> Array:
         power = lax.integer_pow(relative, int(problem.power))
     else:
         power = jnp.power(relative, jnp.float32(problem.power))
-    return jnp.where(power < _SMALLEST_POWER, 0, jnp.minimum(power, _BELOW_ONE))
+    is_zero = (relative < _SMALLEST) | (power < _SMALLEST)
+    return jnp.where(is_zero, 0, jnp.minimum(power, _BELOW_ONE))
 
 
 def _as_integer(power: Array) -> Array:

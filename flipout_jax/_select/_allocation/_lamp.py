@@ -12,16 +12,16 @@ def lamp(power: float = 2.0) -> Allocation:
 
     where $s$ are the scores of the saliency, such as $|w|$ for `magnitude()`, and $p$ is `power`. The sum is over the
     live weights $v$ of the layer with $s_v > s_u$, over $u$ itself, and over those with $s_v = s_u$ that come before
-    it. The highest `ceil((1 - s) * N)` LAMP scores of all $N$ weights are kept, equal ones by position. Within a layer
+    it. The highest LAMP scores are kept, exactly as many as the target says, and equal ones by position. Within a layer
     the order is that of $s$, so LAMP decides how many weights each layer keeps and not which. The highest weight of
-    each layer has the highest possible score, 1: no layer becomes empty unless fewer weights than layers are kept,
-    except a layer whose scores are all 0.
+    each layer has the highest possible score, 1. So no layer becomes empty unless fewer weights than layers are kept,
+    or all of its scores are 0.
 
     The scores are compared as float32, so those that differ by less than about $2^{-23}$ of their value are equal;
     equal scores in two layers go by the order of the layers. Sums are of integers, so that they do not depend on an
     order or on the number of devices: of each power $s_v^p$, they leave out what is below $2^{-30}$ of the largest in
-    the layer. A negative $s$ or NaN counts as 0, an infinite one as the largest float, and a power below $2^{-90}$ of
-    the largest in the layer as 0. A LAMP score of 0 ranks lowest.
+    the layer. A negative $s$ or NaN counts as 0, an infinite one as the largest float32. An $s_v$ or $s_v^p$ below
+    $2^{-90}$ of the largest in the layer counts as 0, and a LAMP score of 0 ranks lowest.
 
     A pruning takes longer than with `global_()`, since it counts and adds in about 90 passes over the weights, but less
     than a sort of all weights would. It sorts nothing, and needs one more integer of 32 bits for each weight.
