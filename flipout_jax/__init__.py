@@ -51,6 +51,7 @@ from ._saliency._activation_norms import activation_norms as activation_norms
 from ._select._allocation import Allocation as Allocation
 from ._select._allocation import erk as erk
 from ._select._allocation import global_ as global_
+from ._select._allocation import lamp as lamp
 from ._select._allocation import per_output as per_output
 from ._select._allocation import uniform as uniform
 from ._select._groups import check_reachable as check_reachable

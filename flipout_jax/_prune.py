@@ -107,7 +107,7 @@ def prune(
       saliency: the pruning criterion: `magnitude()`, `flips()`, `random(key)`, `gradient()`, `movement()`, `taylor()`,
         `fisher()`, `wanda(activation_norms)`, or your own `Saliency`.
       allocation: how sparsity is shared across layers: `global_()`, optionally with a minimum per layer, `uniform()`,
-        `erk()`, or `per_output()`. None means the saliency's own, which is `global_()` for all but `wanda`.
+        `erk()`, `lamp()`, or `per_output()`. None means the saliency's own, which is `global_()` for all but `wanda`.
       structure: the pattern in which weights are pruned: `unstructured()`, single weights; `n_m(2, 4)`, two of every
         four; or `block((4, 4))`, whole blocks.
       growth: a rule for exchanging weights during training: `growth.random(...)`, as SET, or `growth.gradient(...)`, as

@@ -266,7 +266,7 @@ def test_wrong_shares(raises, shares):
     ("name", "changes", "value"),
     [
         ("min_kept_per_layer", {"min_kept_per_layer": 2}, 2),
-        ("allocation.out_axis", {"out_axis": -1}, -1),
+        ("out_axis", {"out_axis": -1}, -1),
         ("allocation.shares", {"shares": 3}, 3),
         ("allocation.scopes", {"scopes": lambda sizes: [[1, 0]]}, [[1, 0]]),
     ],

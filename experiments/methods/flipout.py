@@ -48,6 +48,7 @@ class Flipout(Method):
             power=self.power,
             noise_scale=scale_by_step(self.noise_scale, self.noise_schedule, schedule),
             flip_decay=self.flip_decay,
-            allocation=allocation(options),
+            # The scores have a power already.
+            allocation=allocation(options, lamp_power=1.0),
         )
         return with_hoyer(optimizer, self.hoyer_strength)

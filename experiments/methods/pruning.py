@@ -31,8 +31,10 @@ def by_magnitude(
     return pruned(options, schedule, inner, fj.magnitude(), noise)
 
 
-def allocation(options: TrainingOptions) -> fj.Allocation:
-    """Returns the allocation, which shares the sparsity across layers."""
+def allocation(options: TrainingOptions, lamp_power: float = 2.0) -> fj.Allocation:
+    """Returns the allocation, which shares the sparsity across layers; `lamp_power` is the power of scores in LAMP."""
+    if options.allocation == "lamp":
+        return fj.lamp(lamp_power)
     without_options = {"uniform": fj.uniform, "erk": fj.erk, "per_output": fj.per_output}
     if options.allocation in without_options:
         return without_options[options.allocation]()

@@ -10,7 +10,7 @@ from .ranges import AT_LEAST_1, FRACTION, INNER_FRACTION, NOT_NEGATIVE, POSITIVE
 Augment = Literal["none", "crop_flip", "resized_crop"]
 Optimizer = Literal["sgd", "adam", "adamw", "rmsprop", "lion", "sgdw", "adas"]
 Schedule = Literal["milestones", "cosine", "constant", "exponential", "plateau", "cosine_restarts"]
-Allocation = Literal["global", "normalized", "uniform", "erk", "per_output"]
+Allocation = Literal["global", "normalized", "uniform", "erk", "lamp", "per_output"]
 SparsitySchedule = Literal["geometric", "cubic", "linear"]
 Recipe = Literal["paper", "best"]
 Adversarial = Literal["none", "fgsm", "pgd"]
@@ -69,7 +69,8 @@ class TrainingOptions:
     allocation: Allocation | None = None
     """How sparsity is shared across layers: global ranks all weights together; normalized does so too, but divides each
     score by the mean score of its layer; uniform gives each layer the same sparsity, and per_output each output unit;
-    erk gives each layer a sparsity by its shape, as in RigL.
+    erk gives each layer a sparsity by its shape, as in RigL; lamp ranks weights by their part of the sum of the squared
+    scores of their layer, which --method flipout does not square again.
     Default: global, or per_output with --method wanda."""
     min_kept_per_layer: Annotated[int, NOT_NEGATIVE] = 0
     """Minimum number of weights that each layer keeps, with --allocation global or normalized."""

@@ -13,6 +13,7 @@ from .._errors import ArgumentError
 from ..schedules import Milestones, Threshold, one_shot
 from . import _shares, _slices, _target
 from ._allocation import Allocation
+from ._lamp import keep_highest_by_lamp
 from ._normalized import normalized
 from ._selection import keep_highest
 from ._slices import Shape, Slices
@@ -89,7 +90,10 @@ def keep_in_groups(
     if allocation.normalized:
         scores = normalized([score if rank_by is None else rank_by(score) for score in scores], live, layers)
         rank_by = None
-    masks = keep_highest(scores, live, keep, groups, layers, allocation.min_kept_per_layer, rank_by)
+    if allocation.lamp_power is None:
+        masks = keep_highest(scores, live, keep, groups, layers, allocation.min_kept_per_layer, rank_by)
+    else:
+        masks = keep_highest_by_lamp(scores, live, keep, groups, layers, allocation.lamp_power, rank_by)
     return _buckets.split(masks, buckets)
 
 
@@ -137,7 +141,8 @@ def check_reachable(allocation: Allocation, sparsity: float | Schedule, sizes: S
     of the step are unknown in advance and are not checked.
 
     Args:
-      allocation: how sparsity is shared across layers: `global_()`, `uniform()`, `erk()`, or any other `Allocation`.
+      allocation: how sparsity is shared across layers: `global_()`, `uniform()`, `erk()`, `lamp()`, or any other
+        `Allocation`.
       sparsity: the target, a number in [0, 1), or a schedule, as `prune` takes it.
       sizes: number of weights of each layer: of each prunable parameter, or of each slice of a stacked one.
 

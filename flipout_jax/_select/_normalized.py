@@ -3,16 +3,14 @@
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from .. import _numerics
-from . import _uint64
 from ._slices import Slices
-from ._uint64 import UInt64
+from ._sums import count_and_sum
 
-# Bits of the fractions that are summed, and how many of them a pass sums.
+# Bits of the fractions that are summed.
 _BITS = 32
-_BITS_PER_PASS = 4
 
 
 def normalized(scores: Sequence[Array], live: Sequence[Array], layers: Slices) -> list[Array]:
@@ -37,29 +35,11 @@ def _divided(scores: list[Array], live: list[Array], layers: Slices) -> list[Arr
         exponents.append(exponent)
         # Scaling by a power of two is exact, while a compiler may take a division for a product with the reciprocal.
         fractions.append((jnp.ldexp(magnitude, -exponent) * 2.0**_BITS).astype(jnp.uint32))
-    total = _sum(fractions, layers)
-    number = jnp.concatenate([layers.count(i, [which])[0] for i, which in enumerate(counted)])
-    words = (*(layers.spread(word) for word in total), layers.split(number))
+    number, total = count_and_sum(counted, fractions, _BITS, layers)
+    words = [layers.spread(values) for values in (*total, number)]
     divided = []
     for score, exponent, high, low, n in zip(scores, exponents, *words, strict=True):
         dtype = score.dtype
         mean = (high.astype(dtype) + low.astype(dtype) / 2.0**_BITS) / jnp.maximum(n.astype(dtype), 1)
         divided.append(jnp.ldexp(score, -exponent) / jnp.where(mean > 0, mean, 1))
     return divided
-
-
-def _sum(numbers: list[Array], layers: Slices) -> UInt64:
-    """Returns the exact sum of each layer's numbers, from the counts of their bits."""
-
-    def add_bits(total, shift):
-        of_leaves = [
-            layers.count(i, [(word >> shift) >> bit & 1 == 1 for bit in reversed(range(_BITS_PER_PASS))])
-            for i, word in enumerate(numbers)
-        ]
-        for counts in zip(*of_leaves, strict=True):
-            total = _uint64.add(_uint64.add(total, total), layers.total(counts))
-        return total, None
-
-    start = _uint64.table([0] * len(layers.sizes))
-    shifts = jnp.arange(_BITS - _BITS_PER_PASS, -1, -_BITS_PER_PASS, jnp.uint32)
-    return lax.scan(add_bits, start, shifts)[0]

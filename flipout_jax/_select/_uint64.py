@@ -69,6 +69,11 @@ def subtract_to_zero(a: UInt64, b: UInt64) -> UInt64:
     return where(at_least(a, b), subtract(a, b), full_like(a, 0))
 
 
+def shift_left(a: UInt64, bits: int) -> UInt64:
+    """Returns `a * 2**bits` modulo 2**64, for 1 to 31 bits."""
+    return UInt64((a.high << bits) | (a.low >> (32 - bits)), a.low << bits)
+
+
 def divide_up(a: UInt64, bits: int) -> UInt64:
     """Returns `a / 2**bits` rounded up, for at most 32 bits; `a + 2**bits` must be below 2**64."""
     a = add(a, full_like(a, 2**bits - 1))

@@ -48,7 +48,7 @@ def force(
       iterations: number of iterations in which that sparsity is reached, at least 1. A single iteration is `snip`.
       prunable: the parameters to prune: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
       allocation: how sparsity is shared across layers: `global_()`, optionally with a minimum per layer,
-        `uniform()`, `erk()` or `per_output()`.
+        `uniform()`, `erk()`, `lamp()` or `per_output()`.
       stacked: a rule for the number of leading axes of each leaf that number layers, such as `fj.stacked(regex)`; None
         if no layers are stacked; see `prune`.
 

@@ -32,7 +32,7 @@ def magnitude(
         kept.
       prunable: the parameters to prune: a predicate on (key path, leaf) or a tree of booleans; see `prune`.
       allocation: how sparsity is shared across layers: `global_()`, optionally with a minimum per layer,
-        `uniform()`, `erk()` or `per_output()`.
+        `uniform()`, `erk()`, `lamp()` or `per_output()`.
       stacked: a rule for the number of leading axes of each leaf that number layers, such as `fj.stacked(regex)`; None
         if no layers are stacked; see `prune`.
 

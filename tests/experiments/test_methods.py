@@ -309,6 +309,7 @@ def test_wanda_ranks_by_output_unless_it_is_told_otherwise():
         ({"allocation": "global"}, fj.global_()),
         ({"allocation": "uniform"}, fj.uniform()),
         ({"allocation": "erk"}, fj.erk()),
+        ({"allocation": "lamp"}, fj.lamp()),
     ):
         assert parts.allocation(resolved(with_method(Config(**options), "wanda"))) == expected
     assert parts.allocation(resolved(with_method(Config(), "snip"))) == fj.global_()

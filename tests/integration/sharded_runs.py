@@ -142,6 +142,8 @@ CASES = {
     "explicit flips": (AxisType.Explicit, "flips", GLOBAL),
     "explicit random": (AxisType.Explicit, "random", GLOBAL),
     "explicit movement": (AxisType.Explicit, "movement", GLOBAL),
+    "explicit magnitude erk": (AxisType.Explicit, "magnitude", fj.erk()),
+    "auto flips lamp": (AxisType.Auto, "flips", fj.lamp(1)),
 }
 STACKS = {"stack": ((4, 16, 8), 1), "experts": ((4, 2, 8, 8), 2), "plain": ((16, 8), 0)}
 STACK_SPECS = {"stack": ("x", "y"), "experts": (None, None, "x", "y"), "plain": ("y", "x")}
@@ -153,7 +155,8 @@ def stacks():
     rng = np.random.default_rng(0)
     drawn = {name: np.round(rng.standard_normal(shape), 1).astype(np.float32) for name, (shape, _) in STACKS.items()}
     differ = []
-    for kind, allocation in ((AxisType.Auto, PAIRS), (AxisType.Explicit, PAIRS), (AxisType.Explicit, fj.per_output())):
+    cases = [(AxisType.Auto, PAIRS), *((AxisType.Explicit, given) for given in (PAIRS, fj.per_output(), fj.lamp()))]
+    for kind, allocation in cases:
         schedule = fj.schedules.one_shot(0.9, step=1)
         optimizer = fj.prune(
             optax.sgd(0.1),

@@ -24,6 +24,8 @@ class Allocation(NamedTuple):
       shares: if not None, `shapes -> numbers`, from the shape of each layer to the relative number of weights that it
         keeps, above 0. Together, all layers then reach the target sparsity, and each keeps a number of weights in
         proportion to its share, or all of its weights if it has fewer. Each layer must be a group of its own.
+      lamp_power: if not None, the weights of a group are ranked by their LAMP scores: this power of each score, divided
+        by the sum of the powers of the weights that rank no lower in its layer.
     """
 
     scopes: Callable[[Sequence[int]], Sequence[Sequence[int]]]
@@ -31,6 +33,7 @@ class Allocation(NamedTuple):
     normalized: bool = False
     out_axis: int | None = None
     shares: Callable[[Sequence[tuple[int, ...]]], Sequence[float]] | None = None
+    lamp_power: float | None = None
 
 
 def check_out_axis(out_axis: Any) -> int:
@@ -48,29 +51,34 @@ def check_allocation(allocation: Any) -> None:
     _errors.boolean("normalized", allocation.normalized)
     if allocation.out_axis is not None:
         check_out_axis(allocation.out_axis)
-        _check_no_guard(allocation, "each output is ranked separately")
+        _check_alone(allocation, "each output is ranked separately", ("min_kept_per_layer",))
     if allocation.shares is not None:
-        _check_shares(allocation)
+        if not callable(allocation.shares):
+            raise ArgumentError(
+                "allocation.shares",
+                f"must be a function from the shapes of layers to numbers, got {allocation.shares!r}.",
+            )
+        _check_alone(allocation, "each layer has its own share", ("min_kept_per_layer", "out_axis"))
+    if allocation.lamp_power is not None:
+        check_power("lamp_power", allocation.lamp_power)
+        others = ("min_kept_per_layer", "normalized", "out_axis", "shares")
+        _check_alone(allocation, "weights are ranked by their LAMP scores", others)
 
 
-def _check_shares(allocation: Allocation) -> None:
-    if not callable(allocation.shares):
-        raise ArgumentError(
-            "allocation.shares", f"must be a function from the shapes of layers to numbers, got {allocation.shares!r}."
-        )
-    if allocation.out_axis is not None:
-        raise ArgumentError(
-            "allocation.out_axis", f"must be None where each layer has its own share, got {allocation.out_axis!r}."
-        )
-    _check_no_guard(allocation, "each layer has its own share")
+def check_power(name: str, power: Any) -> float:
+    """Returns the power of LAMP as a float, or raises an `ArgumentError` unless it is a finite number above 0."""
+    _errors.finite(name, power)
+    _errors.above_zero(name, power)
+    return float(power)
 
 
-def _check_no_guard(allocation: Allocation, why: str) -> None:
-    if allocation.min_kept_per_layer:
-        raise ArgumentError(
-            "min_kept_per_layer",
-            f"must be 0 where {why}, since none becomes empty, got {allocation.min_kept_per_layer!r}.",
-        )
+def _check_alone(allocation: Allocation, why: str, others: Sequence[str]) -> None:
+    """Raises an `ArgumentError` if the allocation has an option that does not go with another one."""
+    for name in others:
+        value = getattr(allocation, name)
+        default = Allocation._field_defaults[name]
+        if value != default:
+            raise ArgumentError(name, f"must be {default!r} where {why}, got {value!r}.")
 
 
 def together(sizes: Sequence[int]) -> list[list[int]]:
