@@ -80,6 +80,8 @@ def check_structure(structure: Any) -> None:
     )
     if not is_structure:
         raise ArgumentError("structure", f"must be a Structure, such as flipout_jax.n_m(2, 4), got {structure!r}.")
+    if structure.is_whole and structure.tile is None:
+        raise ArgumentError("structure.tile", f"must be given together with `pool`, got {structure!r}.")
     check_remainder(structure.remainder)
 
 
@@ -128,7 +130,8 @@ def init(structure: Structure, tiles: Sequence[Shape]) -> Any:
         return ()
     most = max((len(tile) for tile in tiles), default=0)
     padded = [(1,) * (most - len(tile)) + tile for tile in tiles]
-    return StructureState(jnp.array(np.array(padded, np.int32).reshape(-1, most)), jnp.array(structure.is_whole))
+    table = np.array(padded, np.int32).reshape(len(tiles), most)
+    return StructureState(jnp.array(table), jnp.array(structure.is_whole))
 
 
 def _check_tile(tile: Any, path: Any, shape: Shape, axes: int) -> None:
@@ -136,8 +139,8 @@ def _check_tile(tile: Any, path: Any, shape: Shape, axes: int) -> None:
     if not (is_shape and len(tile) == len(shape) and all(size == 1 for size in tile[:axes])):
         raise ArgumentError(
             "structure.tile",
-            f"must give an integer of at least 1 for each axis of {path_string(path)!r} of shape {shape}, 1 for the "
-            f"{axes} that number layers, got {tile!r}.",
+            f"must give a tuple with an integer of at least 1 for each axis of {path_string(path)!r} of shape {shape}, "
+            f"and 1 for the {axes} axes that number layers, got {tile!r}.",
         )
 
 

@@ -54,7 +54,7 @@ def block(shape: Sequence[int], pooling: str = "mean", *, remainder: str = "erro
     """
     try:
         sizes = tuple(_errors.integer("shape", size, at_least=1) for size in shape)
-    except TypeError as error:
+    except (TypeError, ArgumentError) as error:
         raise ArgumentError("shape", f"must be a sequence of integers of at least 1, got {shape!r}.") from error
     if not sizes:
         raise ArgumentError("shape", f"must have at least one size, got {shape!r}.")

@@ -2,11 +2,13 @@
 
 import decimal
 import itertools
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from .. import _errors
 from .._errors import ArgumentError
@@ -106,15 +108,43 @@ def _schedule(n: Any, m: int) -> Any:
 
 
 def _density(number: Any, m: int, n: Any) -> decimal.Decimal:
-    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= m:
-        raise ArgumentError("n", f"must be integers from 1 to m, which is {m}, got {n!r}.")
-    return EXACT.divide(decimal.Decimal(number), decimal.Decimal(m))
+    try:
+        value = operator.index(number)
+    except TypeError:
+        value = 0
+    if isinstance(number, bool) or not 1 <= value <= m:
+        raise ArgumentError(
+            "n", f"must be an integer from 1 to m = {m}, or a dict or function that gives such numbers, got {n!r}."
+        )
+    return EXACT.divide(decimal.Decimal(value), decimal.Decimal(m))
 
 
 def _by_function(n: Callable[[jax.Array], Any], m: int) -> Callable[[Any], jax.Array]:
+    _check_function(n, m)
+
     def sparsity(step):
-        number = jnp.clip(jnp.asarray(n(step), jnp.float32), 1, m)
+        # A ramp of floats may give a little less than the whole number that it means.
+        number = jnp.floor(jnp.clip(jnp.asarray(n(step), jnp.float32), 1, m) + 1e-3)
         # A little above what keeps n, so that the rounding of a float cannot keep one more.
-        return jnp.where(number < m, (m - jnp.floor(number) + 0.01) / m, 0.0)
+        return jnp.where(number < m, (m - number + 0.01) / m, 0.0)
 
     return sparsity
+
+
+def _check_function(n: Callable[[jax.Array], Any], m: int) -> None:
+    """Raises an `ArgumentError` unless a function gives one number from 1 to `m` for a traced step."""
+    wanted = f"must be a function from the step to a number from 1 to m = {m}, such as optax.linear_schedule({m}, 1, 9)"
+    try:
+        out = jax.eval_shape(lambda step: jnp.asarray(n(step)), jax.ShapeDtypeStruct((), jnp.int32))
+    except Exception as error:
+        raise ArgumentError(
+            "n",
+            f"{wanted}, got {n!r}, which fails on a traced int32 step (a branch needs jnp.where): "
+            f"{type(error).__name__}: {str(error).splitlines()[0]}",
+        ) from error
+    if out.shape != () or not (jnp.issubdtype(out.dtype, jnp.integer) or jnp.issubdtype(out.dtype, jnp.floating)):
+        raise ArgumentError("n", f"{wanted}, got {n!r}, which gives {out.dtype}{list(out.shape)} and not one number.")
+    for step in (1, 10, 1000, 10**6, 2**31 - 1):
+        number = jnp.asarray(n(jnp.int32(step)))
+        if not isinstance(number, Tracer) and not 1 <= float(number) <= m:
+            raise ArgumentError("n", f"{wanted}, got {n!r}, which gives {number.item()!r} at step {step}.")
