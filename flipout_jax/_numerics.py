@@ -54,7 +54,8 @@ def replicated(function: Callable[..., Array], like: Any) -> Callable[..., Array
     if not explicit:
         return function
     mesh = next(iter(explicit.values()))
-    return auto_axes(function, axes=tuple(sorted(explicit)), out_sharding=NamedSharding(mesh, PartitionSpec()))
+    sharded: Any = auto_axes(function, axes=tuple(sorted(explicit)), out_sharding=NamedSharding(mesh, PartitionSpec()))
+    return sharded
 
 
 def _explicit_axes(like: Any) -> dict[str, Any]:

@@ -15,19 +15,34 @@ from ._tiles import Shape
 
 
 class Structure(NamedTuple):
-    """The pattern in which weights are pruned.
+    """The pattern in which weights are pruned: `unstructured()`, `n_m(2, 4)`, `block((4, 4))`, or one of your own.
 
     A structure cuts each prunable parameter into tiles, boxes of neighboring weights. Either a tile is pruned as a
     whole, by a score that is pooled from those of its weights, or every tile keeps the same number of its weights.
 
     Attributes:
-      tile: `(key path, shape, layer_axes) -> tile`, the shape of the tiles of a parameter: as many sizes as it has
-        axes, 1 for its first `layer_axes`, which number layers. None for single weights.
-      pool: `(scores, live) -> scores`, the score of each tile. The arguments have two axes for each one of the
-        parameter, the number of the tile and the place within it, and the result has the first of each pair. `live` is
-        False for pruned weights. None if every tile keeps the same number of weights.
-      sparsity: the schedule, where the structure says what is pruned and when; otherwise None.
+      tile: `(key path, shape, layer_axes) -> tile`, the shape of the tiles of a parameter: a tuple of as many sizes as
+        it has axes, 1 for its first `layer_axes`, which number layers. None for single weights.
+      pool: `(scores, live) -> scores`, the score of each tile, a float or an unsigned integer. The arguments have two
+        axes for each one of the parameter, the number of the tile and the place within it, and the result has the first
+        of each pair. `live` is False for pruned weights. Tiles count as one each, whatever their size. None if every
+        tile keeps the same number of weights.
+      sparsity: the schedule to follow where `prune` is given none; None if there is no such schedule.
       remainder: `error` if each axis must be a multiple of its tile; `dense` to keep the weights that fill no tile.
+
+    Example:
+      Pruning whole rows, all weights of one input, by their sums of magnitudes:
+
+      >>> import jax.numpy as jnp, optax, flipout_jax as fj
+      >>> rows = fj.Structure(
+      ...     tile=lambda path, shape, layer_axes: (1,) * (len(shape) - 1) + shape[-1:],
+      ...     pool=lambda scores, live: jnp.sum(scores, axis=range(1, scores.ndim, 2), where=live),
+      ... )
+      >>> optimizer = fj.prune(optax.sgd(0.1), fj.schedules.one_shot(0.5, step=1), structure=rows)
+      >>> params = {"kernel": jnp.array([[9.0, 0.0], [3.0, 2.0], [1.0, 3.0], [4.0, 4.0]])}
+      >>> updates, opt_state = optimizer.update(params, optimizer.init(params), params)
+      >>> fj.get_masks(opt_state)["kernel"].astype(int).tolist()
+      [[1, 1], [0, 0], [0, 0], [1, 1]]
     """
 
     tile: Callable[[Any, Shape, int], Shape] | None = None

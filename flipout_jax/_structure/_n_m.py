@@ -23,23 +23,23 @@ def n_m(n: Any, m: int, *, axis: Any = -2, remainder: str = "error") -> Structur
     $$ m_j = [\, j \text{ is among the } n \text{ weights with the highest scores of its group} \,] $$
 
     with the scores of any saliency. Equal scores rank by position, the lower one first, and NaN ranks lowest. Every
-    group keeps exactly $n$, so all layers have the same sparsity $1 - n/m$, and the allocation has nothing to say.
+    group keeps exactly $n$, so all layers have the same sparsity $1 - n/m$, and there is no allocation to choose.
 
-    The structure says what is pruned, so `sparsity` may be left out. The groups are then pruned at the first update,
-    or as `n` says. With a `sparsity`, a target $s$ keeps `ceil((1 - s) * m)` weights of each group, and the last target
-    must be the one that keeps `n`: `prune(inner, schedules.cubic(0.75, begin, end, prunings=3), structure=n_m(1, 4))`.
+    `sparsity` may be left out, since n and m imply it. The groups are then pruned at the first update, or when `n` says
+    so. With a `sparsity`, a target $s$ keeps `ceil((1 - s) * m)` weights of each group, and the last target must keep
+    `n`: `prune(inner, schedules.cubic(0.75, begin, end, prunings=3), structure=n_m(1, 4))`.
 
     A mask alone makes nothing faster. The kernels of sparse tensor cores need one that is 2:4 along the input axis.
 
     Args:
       n: the number of weights that each group keeps, from 1 to `m`; or a dict from steps to numbers that fall, such as
-        `{1000: 4, 2000: 2, 3000: 1}`, which prunes at each of these steps; or a function from the number of updates
-        done, an int32 scalar, to the number, which prunes where it falls.
+        `{1000: 4, 2000: 2, 3000: 1}`, which prunes at each of these steps; or a traceable function from the number of
+        updates done, an int32 scalar, to the number, rounded down if it is a fraction, which prunes where it falls.
       m: the number of weights of a group, at least 2.
       axis: the axis along which a group lies: -2, the input axis of the kernels of Flax and Haiku, also for
-        convolutions; -1 or 1 for kernels of Equinox, whose shape is (out, in, ...); or a function of (key path, leaf
-        shape) that returns it, for kernels with several input axes. The axes of a stacked parameter that number layers
-        come before it and do not count.
+        convolutions; 1 for kernels of Equinox, whose shape is (out, in, ...); or a function of (key path, leaf shape)
+        that returns it, for kernels with several input axes. Axes that number layers (see `stacked`) do not count: 0 is
+        the first axis after them.
       remainder: `error` to raise if an axis is no multiple of `m`, or `dense` to keep the weights at its end that fill
         no group. These do not count: the target holds for the weights in groups.
 
@@ -68,7 +68,7 @@ def n_m(n: Any, m: int, *, axis: Any = -2, remainder: str = "error") -> Structur
         _check_axis(axis, axis)
 
     def tile(path: Any, shape: tuple[int, ...], layer_axes: int) -> tuple[int, ...]:
-        number = axis
+        number: Any = axis
         if callable(axis):
             number = axis(path, shape)
             _check_axis(number, axis)
