@@ -207,7 +207,7 @@ def test_each_part_follows_its_own_schedule(train):
 
 @pytest.mark.parametrize("m", [3, 7, 48, 1000])
 def test_any_number_of_any_group_is_exact(m):
-    """Targets of functions are floats, which round, as does what has been reached, which tables go by."""
+    """Targets of functions are floats, which round, and so is what has been reached, which tables read."""
     params = {"kernel": jnp.ones((m, 1))}
     ramp = fj.n_m(lambda step: jnp.maximum(m - step, 1), m)
     state = fj.prune(optax.sgd(0.0), structure=ramp).init(params)
