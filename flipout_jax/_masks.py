@@ -254,12 +254,13 @@ def check(params: PyTree, opt_state: PyTree) -> None:
     """
     merged = _states.merged(opt_state)
     params = params_of(params, getattr(opt_state, "wrt", None))
-    patterns = merged.masks if merged.patterns is None else merged.patterns
-    for path, leaf, mask, pattern in paired(params, merged.masks, patterns):
+    patterns = _states.merged_patterns(opt_state)
+    has_patterns = patterns is not None
+    for path, leaf, mask, pattern in paired(params, merged.masks, patterns if has_patterns else merged.masks):
         if _holes.is_hole(mask):
             continue
         _check_zeros(path, jnp.asarray(leaf), mask)
-        if merged.patterns is not None:
+        if has_patterns:
             pattern.check(path, mask)
     problems = not_reached(merged)
     if problems:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.sharding import AxisType, auto_axes
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, auto_axes
 from jax.typing import DTypeLike
 
 # The largest number of elements of an array that costs more to compile code for than to run it.
@@ -38,13 +38,31 @@ def sharded_like(function: Callable[..., Any], like: Any) -> Callable[..., Any]:
     In a mesh with explicit axes, JAX requires the sharding of every scatter and every random draw to be given.
     Elsewhere the function is returned unchanged.
     """
-    meshes = [jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(like)]
-    axes = [axis for mesh in meshes for axis in zip(mesh.axis_names, mesh.axis_types, strict=True)]
-    explicit = {name for name, kind in axes if kind == AxisType.Explicit}
+    explicit = _explicit_axes(like)
     if not explicit:
         return function
     out_sharding = jax.tree.map(lambda x: jax.typeof(x).sharding, like)
     return auto_axes(function, axes=tuple(sorted(explicit)), out_sharding=out_sharding)
+
+
+def replicated(function: Callable[..., Array], like: Any) -> Callable[..., Array]:
+    """Returns the function with its output, one array, whole on each device; inside, the compiler chooses the sharding.
+
+    Only a mesh of the tree `like` with explicit axes requires it. Elsewhere the function is returned unchanged.
+    """
+    explicit = _explicit_axes(like)
+    if not explicit:
+        return function
+    mesh = next(iter(explicit.values()))
+    sharded: Any = auto_axes(function, axes=tuple(sorted(explicit)), out_sharding=NamedSharding(mesh, PartitionSpec()))
+    return sharded
+
+
+def _explicit_axes(like: Any) -> dict[str, Any]:
+    """Returns the mesh of each explicit axis, by its name."""
+    meshes = [jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(like)]
+    axes = [(mesh, axis) for mesh in meshes for axis in zip(mesh.axis_names, mesh.axis_types, strict=True)]
+    return {name: mesh for mesh, (name, kind) in axes if kind == AxisType.Explicit}
 
 
 def where(mask: Array, x: Array, y: Array) -> Array:

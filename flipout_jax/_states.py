@@ -23,13 +23,11 @@ class Merged(NamedTuple):
     Attributes:
       masks: the masks of all states, in one tree.
       flips: the flip counts of all states, in one tree; None if no state counts flips.
-      patterns: the `Pattern` of each prunable parameter, in a tree like the masks; None if no state has a structure.
       progress: for each target, its pattern or None, the target, and what has been reached.
     """
 
     masks: PyTree
     flips: PyTree | None
-    patterns: PyTree | None
     progress: list[tuple[str | None, Any, Any]]
 
 
@@ -70,13 +68,19 @@ def merged(opt_state: PyTree) -> Merged:
             progress += [(pattern, state.target[pattern], state.reached[pattern]) for pattern in state.reached]
         else:
             progress.append((None, state.target, state.reached))
-    has_structure = any(state.structure_state for state in states)
     return Merged(
         masks=merge([state.masks for state in states]),
         flips=merge(counted) if counted else None,
-        patterns=merge([_patterns_of(state) for state in states]) if has_structure else None,
         progress=progress,
     )
+
+
+def merged_patterns(opt_state: PyTree) -> PyTree | None:
+    """Returns the `Pattern` of each prunable parameter, in a tree like the masks; None if no state has a structure."""
+    states = find_states(opt_state)
+    if not any(state.structure_state for state in states):
+        return None
+    return merge([_patterns_of(state) for state in states])
 
 
 def _patterns_of(state: PruneState) -> PyTree:

@@ -105,7 +105,8 @@ def summary(params: PyTree, opt_state: PyTree, *, stacked: Any = None) -> Summar
     merged = _states.merged(opt_state)
     params = params_of(params, getattr(opt_state, "wrt", None))
     flips = merged.masks if merged.flips is None else merged.flips
-    patterns = merged.masks if merged.patterns is None else merged.patterns
+    patterns = _states.merged_patterns(opt_state)
+    has_patterns = patterns is not None
     axes = [
         number
         for number, leaf in zip(all_layer_axes(stacked, params), _holes.leaves(params), strict=True)
@@ -114,7 +115,7 @@ def summary(params: PyTree, opt_state: PyTree, *, stacked: Any = None) -> Summar
     rows: list[Row] = []
     all_counts: list[np.ndarray] = []
     parameters = 0
-    paths = paired(params, merged.masks, flips, patterns)
+    paths = paired(params, merged.masks, flips, patterns if has_patterns else merged.masks)
     for (path, leaf, mask, count, pattern), leading in zip(paths, axes, strict=True):
         parameters += leaf.size
         kept = None if _holes.is_hole(mask) else np.asarray(jax.device_get(mask))
@@ -128,7 +129,7 @@ def summary(params: PyTree, opt_state: PyTree, *, stacked: Any = None) -> Summar
             live = counts[index][kept[index]] if counts is not None else np.zeros(0, np.uint32)
             all_counts.append(live)
             row = _row(name, shape, kept[index].size, int(kept[index].sum()), [live])
-            rows.append(row if merged.patterns is None else row._replace(pattern=str(pattern)))
+            rows.append(row._replace(pattern=str(pattern)) if has_patterns else row)
     total = _row("total", (), sum(row.prunable for row in rows), sum(row.kept for row in rows), all_counts)
     return Summary(tuple(rows), total, parameters, not_reached(merged))
 

@@ -5,6 +5,7 @@ each entry, with an exact count of its own.
 """
 
 import collections
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from jax.core import Tracer
 from .. import _holes, _numerics
 from .._errors import ArgumentError
 from .._prunable import path_string
-from .._structure import Structure, _tiles, unstructured
+from .._structure import Structure, _pattern, _tiles, unstructured
 from .._structure._tiles import Shape
 from ..schedules import Threshold
 from . import _shares, _slices, _target, _uint64, _within
@@ -170,9 +171,8 @@ def reached_by(
 ) -> PyTree:
     """Returns the sparsities that masks of the prunable parameters have, in the form of `PruneState.reached`."""
 
-    def one(rule):
+    def one(rule, live):
         own = units.part(rule.members)
-        live = [masks[i] for i in rule.members]
         if own.structure.is_within:
             return _within.sparsity(live, own.tiles)
         live = own.live(live)
@@ -186,7 +186,11 @@ def reached_by(
         target = _target.last(rule.schedule)
         return _target.reached_by(live, target, _kept_in_all(rule.schedule, sizes))
 
-    return _as_tree(rules, [one(rule) for rule in rules])
+    values = []
+    for rule in rules:
+        live = [masks[i] for i in rule.members]
+        values.append(_numerics.replicated(functools.partial(one, rule), live)(live))
+    return _as_tree(rules, values)
 
 
 def _kept_in_all(schedule: Any, sizes: Sequence[int]) -> UInt64:
@@ -202,21 +206,39 @@ def _kept_in_all(schedule: Any, sizes: Sequence[int]) -> UInt64:
 def remeasured(state: Any, masks: PyTree) -> PyTree:
     """Returns `PruneState.reached` for other masks, a tree with holes.
 
-    Where they keep as many weights as the old ones, what has been reached is the same.
+    Where they keep as many weights as the old ones, what has been reached is the same. Where all tiles keep the same
+    number of weights, it falls only if the new masks keep more than the old ones.
     """
     paths = [path_string(path) for path, mask in _holes.leaves_with_path(masks) if not _holes.is_hole(mask)]
-    pairs = list(zip(paths, jax.tree.leaves(state.masks), jax.tree.leaves(masks), strict=True))
+    all_old = jax.tree.leaves(state.masks)
+    all_new = jax.tree.leaves(masks)
+    structure = state.structure_state
+    # In a traced program the tiles have no values, so that weights are counted in their place.
+    has_tiles = bool(structure) and not isinstance(structure.tiles, Tracer)
+    tiles = _pattern.tiles_of_masks(structure, all_new) if has_tiles else [(1,) * mask.ndim for mask in all_new]
 
     def one(pattern, before, target):
-        members = [(old, new) for path, old, new in pairs if pattern is None or re.search(pattern, path)]
-        old, new = ([masks[i] for masks in members] for i in (0, 1))
-        is_same = _uint64.equal(_target.pruned_by(old), _target.pruned_by(new))
-        return jnp.where(is_same, before, _target.reached_by(new, jnp.asarray(target)))
+        members = [i for i, path in enumerate(paths) if pattern is None or re.search(pattern, path)]
+        own = [tiles[i] for i in members]
+
+        def measured(old, new):
+            if has_tiles and not _pattern.are_whole(structure):
+                reached = _within.sparsity(new, own)
+                keep_more = ~_uint64.at_least(_target.pruned_by(new), _target.pruned_by(old))
+                return jnp.where(keep_more, reached, jnp.maximum(before, reached))
+            if has_tiles:
+                old, new = ([_tiles.live(*pair) for pair in zip(masks, own, strict=True)] for masks in (old, new))
+            is_same = _uint64.equal(_target.pruned_by(old), _target.pruned_by(new))
+            return jnp.where(is_same, before, _target.reached_by(new, target))
+
+        new = [all_new[i] for i in members]
+        return _numerics.replicated(measured, new)([all_old[i] for i in members], new)
 
     if not isinstance(state.reached, dict):
-        return one(None, jnp.asarray(state.reached), state.target)
+        return one(None, jnp.asarray(state.reached), jnp.asarray(state.target))
     return {
-        pattern: one(pattern, jnp.asarray(state.reached[pattern]), state.target[pattern]) for pattern in state.reached
+        pattern: one(pattern, jnp.asarray(state.reached[pattern]), jnp.asarray(state.target[pattern]))
+        for pattern in state.reached
     }
 
 

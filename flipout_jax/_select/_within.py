@@ -67,7 +67,9 @@ def _keep(score: Array, live: Array, number: Array, tile: Shape) -> Array:
 
 
 def sparsity(live: Sequence[Array], tiles: Sequence[Shape]) -> Array:
-    """Returns the sparsity that every tile of some leaves has at least; float32."""
+    """Returns the sparsity that every tile of some leaves has at least, 0 if there is none; float32."""
+    if not live:
+        return jnp.float32(0)
     sparsities = []
     for mask, tile in zip(live, tiles, strict=True):
         pruned = jnp.sum(~_tiles.cut(mask, tile), _tiles.within(tile), jnp.float32)

@@ -15,19 +15,34 @@ from ._tiles import Shape
 
 
 class Structure(NamedTuple):
-    """The pattern in which weights are pruned.
+    """The pattern in which weights are pruned: `unstructured()`, `n_m(2, 4)`, `block((4, 4))`, or one of your own.
 
     A structure cuts each prunable parameter into tiles, boxes of neighboring weights. Either a tile is pruned as a
     whole, by a score that is pooled from those of its weights, or every tile keeps the same number of its weights.
 
     Attributes:
-      tile: `(key path, shape, layer_axes) -> tile`, the shape of the tiles of a parameter: as many sizes as it has
-        axes, 1 for its first `layer_axes`, which number layers. None for single weights.
-      pool: `(scores, live) -> scores`, the score of each tile. The arguments have two axes for each one of the
-        parameter, the number of the tile and the place within it, and the result has the first of each pair. `live` is
-        False for pruned weights. None if every tile keeps the same number of weights.
-      sparsity: the schedule, where the structure says what is pruned and when; otherwise None.
+      tile: `(key path, shape, layer_axes) -> tile`, the shape of the tiles of a parameter: a tuple of as many sizes as
+        it has axes, 1 for its first `layer_axes`, which number layers. None for single weights.
+      pool: `(scores, live) -> scores`, the score of each tile, a float or an unsigned integer. The arguments have two
+        axes for each one of the parameter, the number of the tile and the place within it, and the result has the first
+        of each pair. `live` is False for pruned weights. Tiles count as one each, whatever their size. None if every
+        tile keeps the same number of weights.
+      sparsity: the schedule to follow where `prune` is given none; None if there is no such schedule.
       remainder: `error` if each axis must be a multiple of its tile; `dense` to keep the weights that fill no tile.
+
+    Example:
+      Pruning whole rows, all weights of one input, by their sums of magnitudes:
+
+      >>> import jax.numpy as jnp, optax, flipout_jax as fj
+      >>> rows = fj.Structure(
+      ...     tile=lambda path, shape, layer_axes: (1,) * (len(shape) - 1) + shape[-1:],
+      ...     pool=lambda scores, live: jnp.sum(scores, axis=range(1, scores.ndim, 2), where=live),
+      ... )
+      >>> optimizer = fj.prune(optax.sgd(0.1), fj.schedules.one_shot(0.5, step=1), structure=rows)
+      >>> params = {"kernel": jnp.array([[9.0, 0.0], [3.0, 2.0], [1.0, 3.0], [4.0, 4.0]])}
+      >>> updates, opt_state = optimizer.update(params, optimizer.init(params), params)
+      >>> fj.get_masks(opt_state)["kernel"].astype(int).tolist()
+      [[1, 1], [0, 0], [0, 0], [1, 1]]
     """
 
     tile: Callable[[Any, Shape, int], Shape] | None = None
@@ -80,6 +95,8 @@ def check_structure(structure: Any) -> None:
     )
     if not is_structure:
         raise ArgumentError("structure", f"must be a Structure, such as flipout_jax.n_m(2, 4), got {structure!r}.")
+    if structure.is_whole and structure.tile is None:
+        raise ArgumentError("structure.tile", f"must be given together with `pool`, got {structure!r}.")
     check_remainder(structure.remainder)
 
 
@@ -128,7 +145,8 @@ def init(structure: Structure, tiles: Sequence[Shape]) -> Any:
         return ()
     most = max((len(tile) for tile in tiles), default=0)
     padded = [(1,) * (most - len(tile)) + tile for tile in tiles]
-    return StructureState(jnp.array(np.array(padded, np.int32).reshape(-1, most)), jnp.array(structure.is_whole))
+    table = np.array(padded, np.int32).reshape(len(tiles), most)
+    return StructureState(jnp.array(table), jnp.array(structure.is_whole))
 
 
 def _check_tile(tile: Any, path: Any, shape: Shape, axes: int) -> None:
@@ -136,8 +154,8 @@ def _check_tile(tile: Any, path: Any, shape: Shape, axes: int) -> None:
     if not (is_shape and len(tile) == len(shape) and all(size == 1 for size in tile[:axes])):
         raise ArgumentError(
             "structure.tile",
-            f"must give an integer of at least 1 for each axis of {path_string(path)!r} of shape {shape}, 1 for the "
-            f"{axes} that number layers, got {tile!r}.",
+            f"must give a tuple with an integer of at least 1 for each axis of {path_string(path)!r} of shape {shape}, "
+            f"and 1 for the {axes} axes that number layers, got {tile!r}.",
         )
 
 

@@ -32,7 +32,7 @@ def block(shape: Sequence[int], pooling: str = "mean", *, remainder: str = "erro
         each of its positions. For a convolution of Equinox, whose kernel has the shape (out, in, height, width), give
         `(4, 4, 1, 1)`.
       pooling: how the scores of a block's weights become one: `mean`, `sum` or `max`. All blocks have one size, so the
-        first two rank alike.
+        first two rank alike, and differ only for `schedules.threshold`.
       remainder: `error` to raise if a parameter is no multiple of the block, or `dense` to keep the weights that fill
         no block. These do not count: the target then holds for the weights in blocks.
 
@@ -54,7 +54,7 @@ def block(shape: Sequence[int], pooling: str = "mean", *, remainder: str = "erro
     """
     try:
         sizes = tuple(_errors.integer("shape", size, at_least=1) for size in shape)
-    except TypeError as error:
+    except (TypeError, ArgumentError) as error:
         raise ArgumentError("shape", f"must be a sequence of integers of at least 1, got {shape!r}.") from error
     if not sizes:
         raise ArgumentError("shape", f"must have at least one size, got {shape!r}.")

@@ -41,6 +41,11 @@ def join(tiles: Array, shape: Shape, rest: bool) -> Array:
     return jnp.pad(whole, ends, constant_values=rest)
 
 
+def live(mask: Array, tile: Shape) -> Array:
+    """Returns the mask of the tiles of a mask: those with any live weight are live."""
+    return jnp.any(cut(mask, tile), within(tile))
+
+
 def within(tile: Shape) -> Shape:
     """Returns the axes of the result of `cut` along which the weights of one tile lie."""
     return tuple(range(1, 2 * len(tile), 2))
