@@ -238,6 +238,8 @@ def prune(
             consumed,
             lambda updates: _masking.prunable_only(updates, masks),
             lambda new: _masking.chosen_by(is_replaced, (state.noise_state, state.inner_state), new),
+            # An exchange changes the state at some places, where the updates do not matter.
+            elementwise=growth is not None,
         )
         updates = _masking.zero_if(is_replaced, updates)
 

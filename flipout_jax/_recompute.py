@@ -14,6 +14,7 @@ from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var, jaxpr_as_fun
 
 from . import _numerics
+from ._elementwise import is_elementwise
 
 PyTree = Any
 
@@ -24,6 +25,7 @@ def with_recompute(
     consumed: PyTree,
     part: Callable[[PyTree], PyTree] = lambda first: first,
     settle: Callable[[PyTree], PyTree] = lambda second: second,
+    elementwise: bool = False,
 ) -> tuple[tuple[PyTree, PyTree], Callable[[PyTree, PyTree], PyTree]]:
     """Calls `function(reusable, consumed)`, which returns a pair, and finds a way to recompute its first output.
 
@@ -34,6 +36,8 @@ def with_recompute(
       part: selects what to recompute from the first output; by default all of it.
       settle: changes the second output, elementwise, into what the caller stores; by default not at all. The first
         output is then recomputed from the result.
+      elementwise: if True, recomputes only where each element follows from the same element of other arrays, so that
+        a second output that is changed at some places gives what it gave before at all others.
 
     Returns:
       The two outputs, the second of them settled, and a function that returns the part of the first output again when
@@ -64,7 +68,8 @@ def with_recompute(
     recipe = _slice(jaxpr, [jaxpr.outvars[places[i]] for i in large], known)
     unavailable = {id(var) for var in jaxpr.invars[len(jax.tree.leaves(reusable)) :] if var.aval.shape}
     unavailable -= {id(var) for var in jaxpr.outvars[count:]}
-    if recipe is None or unavailable & set(map(id, recipe.invars)):
+    is_unsuitable = recipe is None or (elementwise and not is_elementwise(recipe))
+    if is_unsuitable or unavailable & set(map(id, recipe.invars)):
         return (first, second), lambda reusable, second: part(first)
 
     taken = set(map(id, jaxpr.invars))

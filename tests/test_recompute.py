@@ -9,6 +9,8 @@ import optax
 import pytest
 
 import flipout_jax as fj
+from flipout_jax import _numerics
+from flipout_jax._elementwise import is_elementwise
 from flipout_jax._numerics import where
 from flipout_jax._recompute import with_recompute
 
@@ -155,3 +157,41 @@ def test_where_has_the_derivatives_of_where():
     np.testing.assert_array_equal(jax.grad(lambda x: jnp.sum(where(mask, x, y) ** 2))(x), [2.0, 0.0])
     _, tangent = jax.jvp(lambda y: where(mask, x, y), (y,), (jnp.ones(2),))
     np.testing.assert_array_equal(tangent, [0.0, 1.0])
+
+
+NORMALIZED = optax.chain(optax.trace(0.9), optax.normalize_by_update_norm())
+INNERS = {"momentum": optax.sgd(0.1, 0.9), "lamb": optax.lamb(0.01), "by norm": NORMALIZED}
+
+
+@pytest.mark.promotes
+@pytest.mark.parametrize("inner", INNERS.values(), ids=INNERS)
+def test_updates_are_those_of_before_an_exchange_where_each_depends_on_all(train, inner):
+    """An exchange sets values in the optimizer's state to 0, on which a norm depends."""
+    rng = np.random.default_rng(0)
+    params = {"kernel": jnp.asarray(rng.standard_normal((20, 10)), jnp.float32)}
+    grads = {"kernel": jnp.asarray(rng.standard_normal((9, 20, 10)), jnp.float32)}
+    growth = fj.growth.gradient(0.5, every=2, replaces_update=False)
+    optimizer = fj.prune(inner, fj.schedules.constant(0.5), growth=growth)
+    anew = train(optimizer, params, grads)[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_numerics, "SMALL", 2**16)
+        stored = train(optimizer, params, grads)[0]
+    np.testing.assert_allclose(anew["kernel"], stored["kernel"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda x, s: jnp.where(x > s, jnp.sqrt(x) * s, jnp.float32(0)), True),
+        (lambda x, s: jax.lax.cond(s > 0, jnp.sin, jnp.cos, x), True),
+        (lambda x, s: where(x > 0, x, s * x), True),
+        (lambda x, s: x / jnp.sum(x), False),
+        (lambda x, s: x[::-1], False),
+        (lambda x, s: x.T, False),
+        (lambda x, s: x @ x, False),
+        (lambda x, s: jax.lax.scan(lambda carry, row: (carry + 1, row), s, x)[1], False),
+    ],
+)
+def test_programs_that_mix_no_elements(function, expected):
+    jaxpr = jax.make_jaxpr(function)(jnp.ones((3, 3)), jnp.float32(2)).jaxpr
+    assert is_elementwise(jaxpr) == expected

@@ -4,7 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._elementwise import NAMES, elementwise
+from .._elementwise import NAMES
+from ._elementwise import elementwise
 from ._layers import Layer, convolution, dense
 from ._program import Program, Step, is_plain
 from ._shapes import RULES

@@ -29,10 +29,6 @@ _NUMPY: dict[str, Callable[..., Any]] = {
     "sub": np.subtract,
     "tanh": np.tanh,
 }
-_OTHERS = """acos acosh and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type cos cosh digamma eq erf
-erf_inv erfc exp2 floor ge gt integer_pow is_finite le lgamma log log1p logistic lt ne nextafter not or pow
-reduce_precision rem round rsqrt select_n sign sin sinh tan xor"""
-NAMES = {*_NUMPY, *_OTHERS.split()}
 
 
 def elementwise(units: Units, step: Step, terms: list[Term], shape: tuple[int, ...], dtype: Any) -> Term:
