@@ -119,8 +119,11 @@ def lamp_counts(
     most = problem.groups.total([problem.live])
     keep = _uint64.where(_uint64.at_least(keep, most), most, keep)
     found = _find_thresholds(problem, keep)
-    with_all = _kept(problem, found.enough, found.bracket)
-    certain = jnp.minimum(with_all, _kept(problem, found.too_few, found.bracket))
+    # A loop over the two thresholds is less code than two searches.
+    with_all, without = lax.map(
+        lambda index: _kept(problem, index, found.bracket), jnp.stack([found.enough, found.too_few])
+    )
+    certain = jnp.minimum(with_all, without)
     # Scores between the two thresholds are equal: the first layers keep theirs.
     equal = with_all - certain
     left = _uint64.subtract_to_zero(keep, problem.groups.total([certain]))
@@ -174,8 +177,11 @@ def _find_thresholds(problem: _Problem, keep: UInt64) -> _Search:
             _Bracket(_where(rises, bracket.low, search.bracket.low), _where(falls, bracket.high, search.bracket.high)),
         )
 
-    lowest = _above(problem, jnp.zeros_like(problem.live))
-    highest = _Point(jnp.full_like(problem.live, _ONE), jnp.zeros_like(problem.live), _zeros(problem.live))
+    zeros = jnp.zeros_like(problem.live)
+    positive = problem.layers.total([problem.layers.count(i, [key > 0])[0] for i, key in enumerate(problem.keys)]).low
+    # The sum above a lower end is of no use.
+    lowest = _Point(zeros, positive, UInt64(zeros, zeros))
+    highest = _Point(jnp.full_like(zeros, _ONE), zeros, UInt64(zeros, zeros))
     start = _Search(
         jnp.zeros_like(keep.low),
         # The lowest threshold above 1, which no score reaches.
@@ -265,10 +271,6 @@ def _as_integer(power: Array) -> Array:
     """Returns the integer part of a power in units of 2**-30."""
     # By way of a signed integer, which more processors have an instruction for.
     return (power * 2.0**_BITS).astype(jnp.int32).astype(jnp.uint32)
-
-
-def _zeros(like: Array) -> UInt64:
-    return UInt64(jnp.zeros_like(like), jnp.zeros_like(like))
 
 
 def _where(condition: Array, a: _Point, b: _Point) -> _Point:

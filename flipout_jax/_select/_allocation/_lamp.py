@@ -23,8 +23,8 @@ def lamp(power: float = 2.0) -> Allocation:
     the layer. A negative $s$ or NaN counts as 0, an infinite one as the largest float32. An $s_v$ or $s_v^p$ below
     $2^{-90}$ of the largest in the layer counts as 0, and a LAMP score of 0 ranks lowest.
 
-    A pruning takes longer than with `global_()`, since it counts and adds in about 90 passes over the weights, but less
-    than a sort of all weights would. It sorts nothing, and needs one more integer of 32 bits for each weight.
+    A pruning counts and adds in 80 to 90 passes over the weights, where `global_()` counts in 16. It sorts nothing, and
+    needs up to four numbers of 32 bits for each weight.
 
     Args:
       power: the power of the scores, above 0: 2 for scores that are magnitudes, as in the paper, and 1 for scores that
