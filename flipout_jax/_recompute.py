@@ -68,8 +68,7 @@ def with_recompute(
     recipe = _slice(jaxpr, [jaxpr.outvars[places[i]] for i in large], known)
     unavailable = {id(var) for var in jaxpr.invars[len(jax.tree.leaves(reusable)) :] if var.aval.shape}
     unavailable -= {id(var) for var in jaxpr.outvars[count:]}
-    is_unsuitable = recipe is None or (elementwise and not is_elementwise(recipe))
-    if is_unsuitable or unavailable & set(map(id, recipe.invars)):
+    if recipe is None or unavailable & set(map(id, recipe.invars)) or (elementwise and not is_elementwise(recipe)):
         return (first, second), lambda reusable, second: part(first)
 
     taken = set(map(id, jaxpr.invars))

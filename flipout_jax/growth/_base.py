@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 
 from .. import _errors
 from .._errors import ArgumentError
@@ -111,7 +112,7 @@ def check_rule(growth: Growth) -> Growth:
 def _check_fraction(fraction: Any) -> None:
     wanted = "must be a number in [0, 1], or a function from the step to one, such as an optax schedule"
     if not callable(fraction):
-        if isinstance(fraction, jax.core.Tracer):
+        if isinstance(fraction, Tracer):
             return
         try:
             is_in_range = not isinstance(fraction, bool) and 0 <= float(fraction) <= 1
