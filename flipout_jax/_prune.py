@@ -22,6 +22,7 @@ from ._stacked import check_stacked, layer_axes
 from ._structure import Structure, check_structure, tiles_of, unstructured
 from ._structure import init as init_structure
 from .growth._base import Growth, check_growth
+from .growth._base import check_state as check_growth_state
 from .growth._base import init as init_growth
 from .growth._exchange import exchanged
 from .schedules import Threshold
@@ -212,6 +213,7 @@ def prune(
 
     def update(updates, state, params=None, **extra_args):
         _arguments.check_state(state, PruneState)
+        check_growth_state(growth, state.growth_state)
         masks = state.masks
         grads, params = _arguments.check_update(updates, params, masks)
 

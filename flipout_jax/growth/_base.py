@@ -79,6 +79,16 @@ def init(growth: Growth | None, params: PyTree, masks: PyTree) -> Any:
     return GrowthState(grown, key, () if growth.drop is None else growth.drop.init(params))
 
 
+def check_state(growth: Growth | None, state: Any) -> None:
+    """Raises an `ArgumentError` unless a state that an update got, such as a restored one, is that of a rule."""
+    if growth is not None and not isinstance(state, GrowthState):
+        raise ArgumentError(
+            "state",
+            f"must have been made with growth, got a growth_state of {state!r}: replace it with that of a state that "
+            "init makes.",
+        )
+
+
 def check_growth(growth: Any) -> None:
     """Raises an `ArgumentError` unless the value is a growth rule or None."""
     if growth is None:
@@ -112,13 +122,11 @@ def check_rule(growth: Growth) -> Growth:
 def _check_fraction(fraction: Any) -> None:
     wanted = "must be a number in [0, 1], or a function from the step to one, such as an optax schedule"
     if not callable(fraction):
-        if isinstance(fraction, Tracer):
-            return
         try:
-            is_in_range = not isinstance(fraction, bool) and 0 <= float(fraction) <= 1
-        except (TypeError, ValueError):
-            is_in_range = False
-        if not is_in_range:
+            _errors.not_negative("fraction", fraction)
+        except ArgumentError as error:
+            raise ArgumentError("fraction", f"{wanted}, got {fraction!r}.") from error
+        if not isinstance(fraction, Tracer) and fraction > 1:
             raise ArgumentError("fraction", f"{wanted}, got {fraction!r}.")
         return
     try:
@@ -126,7 +134,8 @@ def _check_fraction(fraction: Any) -> None:
     except Exception as error:
         raise ArgumentError(
             "fraction",
-            f"{wanted}, got {fraction!r}, which fails on a traced int32 step: {type(error).__name__}: {error}",
+            f"{wanted}, got {fraction!r}, which fails on a traced int32 step: {type(error).__name__}: "
+            f"{str(error).splitlines()[0]}",
         ) from error
     if shape != ():
         raise ArgumentError("fraction", f"{wanted}, got {fraction!r}, which gives an array of shape {shape}.")

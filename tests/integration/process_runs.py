@@ -52,7 +52,9 @@ def place(tree, mesh):
 
 
 def optimizer():
-    return fj.flipout(optax.sgd(0.0625, momentum=0.5), SCHEDULE, key=jax.random.key(0))
+    # All gradients are as large as one another, so that weights grow by position, across processes.
+    growth = fj.growth.gradient(0.25, every=3, replaces_update=False)
+    return fj.flipout(optax.sgd(0.0625, momentum=0.5), SCHEDULE, key=jax.random.key(0), growth=growth)
 
 
 def gradient(params):
@@ -70,6 +72,14 @@ def step(params, state):
 def noise(params):
     noisy = fj.gradient_noise(jax.random.key(1))
     return jax.tree.map(jnp.subtract, noisy.update(gradient(params), noisy.init(params))[0], gradient(params))
+
+
+@jax.jit
+def grown_at_random(params):
+    """The masks after an exchange at random."""
+    growth = fj.growth.random(0.25, key=jax.random.key(1), every=1)
+    halving = fj.prune(optax.sgd(0.0625, momentum=0.5), fj.schedules.constant(0.5), growth=growth)
+    return halving.update(gradient(params), halving.init(params), params)[1].masks
 
 
 def train(carry, steps):
@@ -106,10 +116,11 @@ def alone(folder):
     carry, seen = train(begin(None), range(STOP))
     fj.checkpoint.save(folder / "1", STOP, carry).result()
     seen |= train(carry, range(STOP, STEPS))[1]
-    seen |= {"noise": noise(place(start(), None))}
+    seen |= {"noise": noise(place(start(), None)), "grown": grown_at_random(place(start(), None))}
     np.savez(folder / "expected.npz", **{name: np.asarray(leaf) for name, leaf in named(seen).items()})
     flips = sum(int(leaf.sum()) for leaf in jax.tree.leaves(seen[STEPS - 1]["flips"]))
-    return {"kept": [kept(seen[i]["masks"]) for i in range(STEPS)], "flips": flips}
+    grown = [kept(jax.tree.map(lambda new, old: new & ~old, seen[i]["masks"], seen[i - 1]["masks"])) for i in (5, 8)]
+    return {"kept": [kept(seen[i]["masks"]) for i in range(STEPS)], "flips": flips, "grown": grown}
 
 
 def begin(mesh):
@@ -145,6 +156,7 @@ def together(folder, processes):
         "spread": [name for name, leaf in named({0: seen[0]}).items() if not leaf.is_fully_addressable],
         "run": differences(named(seen), expected),
         "noise": differences(named({"noise": noise(place(start(), mesh))}), expected),
+        "grown": differences(named({"grown": grown_at_random(place(start(), mesh))}), expected),
         "resumed": differences(named(train(restored, range(STOP, STEPS))[1]), expected),
         "moved": moved,
         "sparse": {"size": size, "different": unequal(loaded, pruned)},

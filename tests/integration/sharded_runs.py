@@ -27,6 +27,10 @@ SPECS = {
 }
 GLOBAL = fj.global_()
 UNIFORM = fj.uniform()
+GROWTHS = {
+    "grow by gradient": fj.growth.gradient(0.25, every=2, replaces_update=False),
+    "grow at random": fj.growth.random(0.25, key=jax.random.key(1), every=2),
+}
 SHAPES = {"dense_0": (64, 32), "dense_1": (32, 16), "dense_2": (16, 4)}
 
 
@@ -45,28 +49,39 @@ def make_optimizer(method, allocation):
     # Sums over a sharded axis round differently from one device, so nothing that the test compares may depend on
     # one: no noise, whose size is that of the gradient's norm.
     saliencies = {"magnitude": fj.magnitude(), "random": fj.random(jax.random.key(0)), "movement": fj.movement()}
-    saliency = fj.flips() if method == "flips" else saliencies[method]
-    return fj.prune(optax.sgd(0.25, momentum=0.5), schedule, saliency=saliency, allocation=allocation)
+    saliency = fj.flips() if method == "flips" else saliencies.get(method, fj.magnitude())
+    growth = GROWTHS.get(method)
+    return fj.prune(optax.sgd(0.25, momentum=0.5), schedule, saliency=saliency, allocation=allocation, growth=growth)
 
 
-def make_step(optimizer):
+def make_step(optimizer, pull=None):
     def step(params, state, i):
         # Exact in floating point: multiples of small powers of two.
         grads = jax.tree.map(lambda w: jnp.sign(w) * (2.0 + jnp.asarray(i, jnp.float32)), params)
+        if pull is not None:
+            grads = jax.tree.map(jnp.add, grads, pull)
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
     return step
 
 
-def run(params, optimizer):
-    step = jax.jit(make_step(optimizer))
+def run(params, optimizer, pull=None):
+    step = jax.jit(make_step(optimizer, pull))
     state = jax.jit(optimizer.init)(params)
     hlo = step.lower(params, state, 0).compile().as_text()
     for i in range(STEPS):
         params, state = step(params, state, i)
     fj.check(params, state)
     return params, state, hlo
+
+
+def make_pull(method):
+    """Gradients of pruned weights, with ties across devices, where weights grow."""
+    if method not in GROWTHS:
+        return None
+    rng = np.random.default_rng(1)
+    return jax.tree.map(lambda w: rng.integers(-9, 9, w.shape).astype(np.float32) / 8, make_params())
 
 
 def largest(hlo, operations):
@@ -82,7 +97,7 @@ def largest(hlo, operations):
 
 @functools.cache
 def run_on_one_device(method, allocation):
-    return run(jax.tree.map(jnp.asarray, make_params()), make_optimizer(method, allocation))
+    return run(jax.tree.map(jnp.asarray, make_params()), make_optimizer(method, allocation), make_pull(method))
 
 
 def compare(kind, method, allocation):
@@ -90,15 +105,17 @@ def compare(kind, method, allocation):
     mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind, kind))
     with jax.set_mesh(mesh):
         sharded = jax.tree.map(lambda w, spec: jax.device_put(w, NamedSharding(mesh, spec)), make_params(), SPECS)
-        params, state, hlo = run(sharded, make_optimizer(method, allocation))
+        params, state, hlo = run(sharded, make_optimizer(method, allocation), make_pull(method))
         given = {fj.path_string(path): leaf.sharding for path, leaf in jax.tree.leaves_with_path(sharded)}
+
+    grown = optax.tree.get(state.growth_state, "grown", ())
 
     def equal(a, b):
         return all(map(np.array_equal, *map(jax.tree.leaves, jax.device_get((a, b)))))
 
     moved = [
         f"{name}: {leaf.sharding.spec}, not {given[name].spec}"
-        for tree in (params, state.masks, optax.tree.get(state.saliency_state, method, ()))
+        for tree in (params, state.masks, optax.tree.get(state.saliency_state, method, ()), grown)
         for path, leaf in jax.tree.leaves_with_path(tree)
         for name in [fj.path_string(path)]
         if not leaf.sharding.is_equivalent_to(given[name], leaf.ndim)
@@ -109,6 +126,7 @@ def compare(kind, method, allocation):
         "masks": equal(state.masks, expected_state.masks),
         "saliency_state": method == "random" or equal(state.saliency_state, expected_state.saliency_state),
         "params": equal(params, expected),
+        "grown": int(sum(mask.sum() for mask in jax.tree.leaves(grown))),
         "moved": moved,
         "gathered": largest(hlo, "all-gather|all-to-all|collective-permute|reduce-scatter"),
         "reduced": largest(hlo, "all-reduce"),
@@ -142,6 +160,10 @@ CASES = {
     "explicit flips": (AxisType.Explicit, "flips", GLOBAL),
     "explicit random": (AxisType.Explicit, "random", GLOBAL),
     "explicit movement": (AxisType.Explicit, "movement", GLOBAL),
+    "auto grow by gradient": (AxisType.Auto, "grow by gradient", UNIFORM),
+    "explicit grow by gradient": (AxisType.Explicit, "grow by gradient", GLOBAL),
+    "auto grow at random": (AxisType.Auto, "grow at random", GLOBAL),
+    "explicit grow at random": (AxisType.Explicit, "grow at random", GLOBAL),
     "explicit magnitude erk": (AxisType.Explicit, "magnitude", fj.erk()),
     "auto flips lamp": (AxisType.Auto, "flips", fj.lamp(1)),
 }

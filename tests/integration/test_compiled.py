@@ -106,6 +106,28 @@ def test_an_idle_step_of_a_gradient_saliency_reads_what_its_scores_follow_from(n
     assert abs(step.state - plain.state - 4 * WEIGHTS) < 64
 
 
+RIGL = fj.growth.gradient(0.3, every=100, until=1000)
+GRANET = fj.growth.gradient(0.3, every=100, replaces_update=False)
+SET = fj.growth.random(0.3, key=jax.random.key(0), every=100)
+GROWTHS = [*((growth, name) for growth in (RIGL, GRANET) for name in WITHOUT_SCHEDULE), (SET, "adamw")]
+
+
+@pytest.mark.parametrize(("growth", "name"), GROWTHS)
+def test_an_idle_step_with_growth_reads_what_has_grown_and_no_more(growth, name):
+    inner, _ = INNERS[name]
+    plain = pruning(name)
+    step = compiled(fj.prune(inner, SCHEDULE, growth=growth), PARAMS)
+    # Neither masks nor the optimizer's state are copied for an exchange, which changes them in place.
+    assert step.copies == 0
+    assert traffic(step) - traffic(plain) <= WEIGHTS + SLACK
+    # A byte for each weight, as the masks have, and the key of random growth.
+    assert 0 <= step.state - plain.state - WEIGHTS < 64
+    # An exchange ranks by two scores, and holds an integer for each. Random numbers take more. It sorts nothing.
+    held = 15 if growth is SET else 9
+    assert step.temporary - plain.temporary <= held * WEIGHTS + SLACK
+    assert " sort(" not in step.run.as_text()
+
+
 @pytest.mark.parametrize("name", NOT_FROM_STATE)
 def test_a_copy_is_seen_where_there_is_one(name):
     assert compiled(fj.prune(NOT_FROM_STATE[name], SCHEDULE), PARAMS).copies > 0

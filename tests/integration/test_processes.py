@@ -57,6 +57,7 @@ def test_several_processes_do_as_one(count, process_runs, tmp_path):
     # Of 896 weights a half and a quarter, from the prunings on.
     assert of_one["kept"] == [896] * 2 + [448] * 4 + [224] * 4
     assert of_one["flips"] > 100
+    assert min(of_one["grown"]) > 0
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with contextlib.ExitStack() as stack:
@@ -74,6 +75,8 @@ def test_several_processes_do_as_one(count, process_runs, tmp_path):
         assert result["run"]["furthest"] < 1e-6
         # Noise depends on key and position alone.
         assert result["noise"] == {"different": [], "same": 4 * DEVICES // count, "furthest": 0}
+        # So does random growth.
+        assert result["grown"] == {"different": [], "same": 3 * DEVICES // count, "furthest": 0}
         # Several processes resume from the checkpoint of one.
         assert result["moved"] == []
         assert result["resumed"]["different"] == []

@@ -9,15 +9,19 @@ KEPT = {
     "explicit flips": 263,
     "explicit random": 263,
     "explicit movement": 263,
+    "auto grow by gradient": 205 + 52 + 7,
+    "explicit grow by gradient": 263,
+    "auto grow at random": 263,
+    "explicit grow at random": 263,
     "explicit magnitude erk": 263,
     "auto flips lamp": 263,
 }
 # Devices exchange nothing but counts: how many numbers at once, in gathers and in sums. On CPU each device sends its
 # own counts, because XLA has no other way there to sum several operands.
 SENT = {"CPU": (8, 0), "accelerators": (0, 1)}
-# The largest score of each layer is one number.
-SENT_BY_CASE = {"auto flips lamp; as on CPU": (8, 1)}
-QUICK = ["auto flips; as on CPU", "explicit movement; as on accelerators"]
+# The largest score of each layer is one number, and so is the number of live weights that an exchange counts.
+SENT_BY_CASE = {f"{case}; as on CPU": (8, 1) for case in KEPT if "lamp" in case or "grow" in case}
+QUICK = ["auto flips; as on CPU", "explicit movement; as on accelerators", "auto grow by gradient; as on CPU"]
 
 
 def assert_equal_to_one_device(found):
@@ -33,6 +37,7 @@ def assert_equal_to_one_device(found):
         assert result["saliency_state"], name
         assert result["params"], name
         assert result["moved"] == [], name
+        assert (result["grown"] > 0) == ("grow" in case), name
         assert (result["gathered"], result["reduced"]) == SENT_BY_CASE.get(name, SENT[platform]), name
 
 
