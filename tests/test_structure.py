@@ -105,6 +105,20 @@ def test_set_masks_measures_what_has_been_reached_in_tiles():
     assert float(fresh.reached) == float(state.reached) == np.float32(0.7)
 
 
+def test_initial_masks_are_where_blocks_start_from():
+    params = {"kernel": jnp.arange(1.0, 17.0).reshape(4, 4)}
+    schedule = fj.schedules.geometric(0.75, begin=1, end=2, prunings=2)
+    masks = {"kernel": jnp.repeat(jnp.repeat(jnp.array([[1, 1], [0, 0]], bool), 2, 0), 2, 1)}
+    optimizer = fj.prune(optax.sgd(0.0), schedule, structure=fj.block((2, 2)), initial_masks=masks)
+    state = optimizer.init(params)
+    assert float(state.reached) == 0.5
+    states = [state]
+    for _ in range(2):
+        states.append(optimizer.update(params, states[-1], params)[1])
+    assert [int(state.masks["kernel"].sum()) for state in states] == [8, 8, 4]
+    assert states[-1].masks["kernel"][:2, 2:].all()
+
+
 def test_masks_of_a_structure_are_read_and_set_in_a_traced_program():
     _, state = pruned(N_M)
     masks = jax.jit(fj.get_masks)(state)
