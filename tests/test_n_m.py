@@ -232,7 +232,7 @@ def test_weights_that_fill_no_group_are_kept():
     state = optimizer.update(params, optimizer.init(params), params)[1]
     assert fj.get_masks(state)["kernel"].astype(int).T.tolist() == [[0, 0, 0, 1, 1, 1, 1]] * 2
     assert fj.get_masks(state)["short"]["kernel"].all()
-    assert [row.pattern for row in fj.summary(params, state).rows] == ["1:4", "-"]
+    assert [row.pattern for row in fj.summary(params, state).rows] == ["1:4", None]
     # The target holds for the weights in groups.
     assert (float(state.reached), float(state.target)) == (0.75, 0.75)
     fj.check(fj.apply_masks(params, state.masks), state)

@@ -62,6 +62,7 @@ def test_a_table_shows_the_pattern():
     assert [row.pattern for row in table.rows] == [None, "2:4"]
     assert [line.split()[-1] for line in str(table).splitlines()[:4:3]] == ["pattern", "2:4"]
     assert fj.summary(*pruned(BLOCK, HALF)).rows[1].pattern == "2x2"
+    assert fj.summary(*pruned(fj.block((1, 4)), HALF)).rows[1].pattern == "1x4"
     assert fj.summary(PARAMS, fj.prune(INNER, structure=N_M).init(PARAMS)).rows[1].pattern == "4:4"
     params, state = pruned(fj.unstructured(), HALF)
     assert state.structure_state == ()
@@ -137,7 +138,7 @@ def test_parts_of_a_network_have_structures_of_their_own():
     updates, state = optimizer.update(params, optimizer.init(params), params)
     params = optax.apply_updates(params, updates)
     fj.check(params, state)
-    assert [row.pattern for row in fj.summary(params, state).rows] == ["2:4", "4x2", "-"]
+    assert [row.pattern for row in fj.summary(params, state).rows] == ["2:4", "4x2", None]
     broken = {"a": {"kernel": jnp.ones((8, 4), bool)}, **{k: v for k, v in fj.get_masks(state).items() if k != "a"}}
     broken["b"] = {"kernel": jnp.ones((8, 4), bool).at[0, 0].set(False)}
     with pytest.raises(fj.ArgumentError, match=r"blocks of shape .* mask of 'b/kernel' that breaks this in 1 places"):

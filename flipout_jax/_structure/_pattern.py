@@ -30,12 +30,10 @@ class Pattern:
 
     def __str__(self) -> str:
         """The name in a table, such as `2:4` or `4x4`."""
-        if not self.tile:
-            return "-"
         if self.kept is not None:
             return f"{self.kept}:{_tiles.size(self.tile)}"
         sizes = list(self.tile)
-        while len(sizes) > 1 and sizes[0] == 1:
+        while len(sizes) > 2 and sizes[0] == 1:
             del sizes[0]
         return "x".join(map(str, sizes))
 
