@@ -249,6 +249,9 @@ def test_groups_lie_along_the_inputs_in_every_framework():
     fj.check(model, optimizer)
     assert [row.pattern for row in fj.summary(model, optimizer).rows if row.prunable] == ["2:4"]
     assert (fj.get_masks(optimizer)["kernel"].reshape(2, 4, 4).sum(1) == 2).all()
+    again = nnx.jit(lambda optimizer: fj.set_masks(optimizer, fj.get_masks(optimizer)))(optimizer)
+    for changed in (again, fj.set_masks(optimizer, fj.get_masks(optimizer))):
+        fj.check(model, changed)
 
     model = eqx.nn.Sequential(
         [eqx.nn.Conv1d(4, 3, 2, key=jax.random.key(0)), eqx.nn.Linear(8, 2, key=jax.random.key(1))]
