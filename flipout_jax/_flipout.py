@@ -49,8 +49,8 @@ def flipout(
     Args:
       inner: any optax optimizer. The paper's is SGD with momentum and weight decay.
       sparsity: target sparsity by step: one of `schedules`, or any traceable function from the number of updates
-        done to a float in [0, 1), or a dict of them by regular expressions on paths, or None if
-        the structure says it; see `prune`.
+        done to a float in [0, 1), or a dict of them by regular expressions on paths, or None if `structure` implies it;
+        see `prune`.
       key: a PRNG key for the noise; its implementation generates the noise, see `gradient_noise`.
       power: exponent of the magnitude, at least 0.
       noise_scale: scale of the noise relative to the root mean square of each tensor's gradient, at least 0; 0 adds no

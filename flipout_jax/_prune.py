@@ -104,13 +104,14 @@ def prune(
         done, an int32 scalar, to a float in [0, 1). Targets outside that range are clipped to it. Alternatively
         `schedules.threshold`, which prunes every weight that scores below a value, however many there are; or a dict
         from regular expressions on paths to schedules, such as `{r"mlp": cubic(...), r"attention": cubic(...)}`, each
-        with an exact count of its own. Parameters that no expression matches are then not pruned.
+        with an exact count of its own. Parameters that no expression matches are then not pruned. None if `structure`
+        implies it, as `n_m` does.
       saliency: the pruning criterion: `magnitude()`, `flips()`, `random(key)`, `gradient()`, `movement()`, `taylor()`,
         `fisher()`, `wanda(activation_norms)`, or your own `Saliency`.
       allocation: how sparsity is shared across layers: `global_()`, optionally with a minimum per layer, `uniform()`,
         `erk()`, `lamp()`, or `per_output()`. None means the saliency's own, which is `global_()` for all but `wanda`.
       structure: the pattern in which weights are pruned: `unstructured()`, single weights; `n_m(2, 4)`, two of every
-        four; or `block((4, 4))`, whole blocks.
+        four; `block((4, 4))`, whole blocks; or your own `Structure`.
       growth: a rule for exchanging weights during training: `growth.random(...)`, as SET, or `growth.gradient(...)`, as
         RigL; None if no weight returns.
       prunable: the parameters to prune: a predicate on (key path, leaf), such as `kernels` or `by_path(regex)`, or a

@@ -24,7 +24,7 @@ class Row(NamedTuple):
       kept: the number of prunable weights that the mask keeps.
       sparsity: the fraction of the prunable weights that are masked; None where nothing is prunable.
       flips: the smallest, mean and largest number of flips of the weights that are kept; None where none are counted.
-      pattern: the pattern of the mask, such as `2:4`; None where single weights are pruned.
+      pattern: the pattern of the mask, such as `2:4`, or `4x4` for blocks; None where single weights are pruned.
     """
 
     path: str
@@ -129,7 +129,7 @@ def summary(params: PyTree, opt_state: PyTree, *, stacked: Any = None) -> Summar
             live = counts[index][kept[index]] if counts is not None else np.zeros(0, np.uint32)
             all_counts.append(live)
             row = _row(name, shape, kept[index].size, int(kept[index].sum()), [live])
-            rows.append(row._replace(pattern=str(pattern)) if has_patterns else row)
+            rows.append(row._replace(pattern=str(pattern)) if has_patterns and pattern.tile else row)
     total = _row("total", (), sum(row.prunable for row in rows), sum(row.kept for row in rows), all_counts)
     return Summary(tuple(rows), total, parameters, not_reached(merged))
 

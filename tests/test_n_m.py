@@ -180,7 +180,6 @@ SCHEDULES = {
     "dense": (fj.n_m(4, 4), None, [4, 4, 4, 4, 4]),
     # It rises at the end, where nothing returns.
     "by a function": (fj.n_m(lambda step: jnp.where(step < 2, 4, jnp.where(step < 4, 2, 3)), 4), None, [4, 2, 2, 2, 2]),
-    # Thirds of floats add up to a little less than whole numbers.
     "by a ramp": (fj.n_m(optax.linear_schedule(4.0, 1.0, 3), 4), None, [3, 2, 1, 1, 1]),
     "by a slow ramp": (fj.n_m(optax.linear_schedule(4.0, 3.0, 4), 4), None, [3, 3, 3, 3, 3]),
     "geometric": (fj.n_m(1, 4), fj.schedules.geometric(0.75, begin=2, end=4, prunings=2), [4, 2, 2, 1, 1]),
@@ -220,12 +219,20 @@ def test_any_number_of_any_group_is_exact(m):
             assert fj.summary(params, reached).rows[0].pattern == f"{n}:{m}"
 
 
+def test_a_ramp_of_floats_falls_by_whole_numbers():
+    """Sevenths of floats give 3.9999998 and 1.9999995."""
+    schedule = fj.n_m(optax.linear_schedule(8.0, 1.0, 7), 8).sparsity
+    kept = [int(_target.kept(schedule, jnp.int32(step), 8).low) for step in range(9)]
+    assert kept == [8, 7, 6, 5, 4, 3, 2, 1, 1]
+
+
 def test_weights_that_fill_no_group_are_kept():
     optimizer = fj.prune(optax.sgd(0.0), structure=fj.n_m(1, 4, remainder="dense"))
     params = {"kernel": jnp.arange(1.0, 15.0).reshape(7, 2), "short": {"kernel": jnp.ones((3, 2))}}
     state = optimizer.update(params, optimizer.init(params), params)[1]
     assert fj.get_masks(state)["kernel"].astype(int).T.tolist() == [[0, 0, 0, 1, 1, 1, 1]] * 2
     assert fj.get_masks(state)["short"]["kernel"].all()
+    assert [row.pattern for row in fj.summary(params, state).rows] == ["1:4", None]
     # The target holds for the weights in groups.
     assert (float(state.reached), float(state.target)) == (0.75, 0.75)
     fj.check(fj.apply_masks(params, state.masks), state)

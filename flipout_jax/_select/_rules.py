@@ -213,8 +213,8 @@ def remeasured(state: Any, masks: PyTree) -> PyTree:
     all_old = jax.tree.leaves(state.masks)
     all_new = jax.tree.leaves(masks)
     structure = state.structure_state
-    # In a traced program the tiles have no values, so that weights are counted in their place.
-    has_tiles = bool(structure) and not isinstance(structure.tiles, Tracer)
+    # In a traced program the tiles have no values, so that weights are counted in their place. They may be a variable.
+    has_tiles = bool(structure) and not isinstance(jnp.asarray(structure.tiles), Tracer)
     tiles = _pattern.tiles_of_masks(structure, all_new) if has_tiles else [(1,) * mask.ndim for mask in all_new]
 
     def one(pattern, before, target):

@@ -1,6 +1,7 @@
 """What tables and checks read off the state of a structure: the pattern of each parameter."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,12 +30,10 @@ class Pattern:
 
     def __str__(self) -> str:
         """The name in a table, such as `2:4` or `4x4`."""
-        if not self.tile:
-            return "-"
         if self.kept is not None:
             return f"{self.kept}:{_tiles.size(self.tile)}"
         sizes = list(self.tile)
-        while len(sizes) > 1 and sizes[0] == 1:
+        while len(sizes) > 2 and sizes[0] == 1:
             del sizes[0]
         return "x".join(map(str, sizes))
 
@@ -78,6 +77,10 @@ def patterns(state: StructureState, masks: list[Any], sparsities: list[Any]) -> 
     """
     found = []
     for tile, mask, sparsity in zip(tiles_of_masks(state, masks), masks, sparsities, strict=True):
+        if not math.prod(_tiles.numbers(mask.shape, tile)):
+            # It is too small for a tile, and so it is not pruned.
+            found.append(SINGLE_WEIGHTS)
+            continue
         kept = None if are_whole(state) else _kept(mask, _tiles.size(tile), sparsity)
         found.append(Pattern(tile, kept))
     return found

@@ -198,6 +198,62 @@ def stacks():
     return differ
 
 
+# Every tile of both is cut by the devices, which hold 8 x 12 weights of the matrix and 4 x 12 of each layer.
+TILED = {"dense": (32, 24), "layers": (4, 16, 24)}
+TILED_SPECS = {"dense": PartitionSpec("x", "y"), "layers": PartitionSpec(None, "x", "y")}
+STRUCTURES = {
+    "n_m": fj.n_m({1: 9, 2: 6}, 16),
+    "block": fj.block((16, 8)),
+}
+
+
+def run_tiled(structure, params, shardings=None):
+    """What is left by a pruning and by another one, of a new state with its masks: masks, reached, and a table."""
+    sparsity = None if structure.is_within else fj.schedules.linear(0.7, begin=1, end=2, prunings=2)
+
+    def make(masks):
+        return fj.prune(
+            optax.sgd(0.25),
+            sparsity,
+            structure=structure,
+            prunable=fj.by_path("."),
+            stacked=fj.stacked("^layers"),
+            initial_masks=masks,
+        )
+
+    optimizer = make(None)
+    update = jax.jit(lambda params, state: optimizer.update(params, state, params)[1])
+    init = jax.jit(optimizer.init)
+    if shardings is not None:
+        state = jax.eval_shape(optimizer.init, params)
+        init = jax.jit(optimizer.init, out_shardings=jax.tree.map(lambda _: None, state)._replace(masks=shardings))
+    first = update(params, init(params))
+    second = make(first.masks).init(params)._replace(count=first.count)
+    last = update(params, second)
+    fj.check(fj.apply_masks(params, last.masks), last)
+    reached = [float(state.reached) for state in (first, second, last)]
+    return last.masks, reached, str(fj.summary(params, last))
+
+
+def structures():
+    """Which structures prune differently on 8 devices than on one, or leave masks that are sharded differently."""
+    rng = np.random.default_rng(0)
+    drawn = {name: np.round(rng.standard_normal(shape), 1).astype(np.float32) for name, shape in TILED.items()}
+    on_one_device = {name: run_tiled(each, jax.tree.map(jnp.asarray, drawn)) for name, each in STRUCTURES.items()}
+    differ = []
+    for name, kind in (("n_m", AxisType.Explicit), ("block", AxisType.Explicit), ("block", AxisType.Auto)):
+        expected, *others = on_one_device[name]
+        mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind, kind))
+        with jax.set_mesh(mesh):
+            shardings = {leaf: NamedSharding(mesh, spec) for leaf, spec in TILED_SPECS.items()}
+            masks, *found = run_tiled(STRUCTURES[name], jax.device_put(drawn, shardings), shardings)
+        is_same = all(np.array_equal(jax.device_get(masks[leaf]), expected[leaf]) for leaf in TILED)
+        is_sharded = all(masks[leaf].sharding.is_equivalent_to(shardings[leaf], masks[leaf].ndim) for leaf in TILED)
+        if not (is_same and is_sharded and found == others):
+            differ.append(f"{name} {kind}")
+    return differ
+
+
 COUNTS = {"CPU": _counting._count_together, "accelerators": _counting._count_apart}
 
 
@@ -215,6 +271,7 @@ def results(names):
             except Exception as error:
                 found[name] = {"error": f"{type(error).__name__}: {error}"}
     found["stacks that differ"] = stacks()
+    found["structures that differ"] = structures()
     found["in a shard_map"] = mapped(parts=False)
     try:
         mapped(parts=True)

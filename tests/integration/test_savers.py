@@ -33,6 +33,7 @@ OPTIMIZERS = {
     "flipout, a raw key": lambda: flipout(jax.random.PRNGKey(1)),
     "flipout, another generator": lambda: flipout(jax.random.key(1, impl="rbg")),
     "acdc": lambda: fj.acdc(optax.adam(0.1), 0.5, PHASES),
+    "n_m": lambda: fj.prune(optax.adam(0.1), structure=fj.n_m({2: 4, 5: 2}, 5)),
     "by path": lambda: fj.prune(optax.adam(0.1), {"ker.*": SCHEDULE}),
 }
 
