@@ -15,8 +15,8 @@ from .pruning import allocation
 class Block(Method):
     """Prunes blocks of neighboring weights as a whole, during training.
 
-    --sparsity is that of the weights in blocks. Weights that fill no block at the end of an axis are not pruned, such
-    as those of a first convolution, which reads 1 or 3 channels; the summary counts them.
+    The target --sparsity is that of the weights in blocks. Weights that fill no block at the end of an axis are not
+    pruned, such as those of a first convolution, which reads 1 or 3 channels; the summary counts them as kept.
     """
 
     is_gradual = True

@@ -18,7 +18,7 @@ _PRUNINGS = 60
 
 @dataclasses.dataclass(frozen=True)
 class Granet(Method):
-    """GraNet: prunes the smallest weights step by step, and after each pruning exchanges some more; 2106.10404.
+    """GraNet: gradual pruning of the smallest weights, each followed by an exchange of weights; arXiv 2106.10404.
 
     The sparsity rises along a cubic. An exchange drops the smallest weights of each layer and grows as many, where the
     gradients are largest; the share of exchanged weights falls along a cosine, and the exchanges go on until the end.

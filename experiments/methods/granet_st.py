@@ -13,7 +13,7 @@ from .pruning import masked
 
 @dataclasses.dataclass(frozen=True)
 class GranetSt(Granet):
-    """GraNet-ST: starts from random masks, whose layers have sparsities by shape, and goes on as granet; 2106.10404."""
+    """GraNet-ST: GraNet from random masks, whose layers have sparsities by shape; arXiv 2106.10404."""
 
     initial_sparsity: Annotated[float, FRACTION] = 0.5
     """Sparsity before training, in [0, 1); it is not above --sparsity."""

@@ -16,9 +16,9 @@ from .method import Method, Problem
 class NM(Method):
     """Keeps N of every M neighboring weights along the input axis of each kernel, during training.
 
-    --n and --m decide on the sparsity, and --sparsity is ignored. Weights that fill no group of M at the end of an axis
-    are not pruned, such as those of a first convolution, which reads 1 or 3 channels; the summary counts them. By
-    default, each pruning halves what is kept: 2:4 takes one pruning, and 1:8 takes 4:8, 2:8 and 1:8.
+    The options --n and --m decide on the sparsity, and --sparsity is ignored. Weights that fill no group of M at the
+    end of an axis are not pruned, such as those of a first convolution, which reads 1 or 3 channels; the summary counts
+    them as kept. By default, each pruning halves what is kept: 2:4 takes one pruning, and 1:8 takes 4:8, 2:8 and 1:8.
     """
 
     is_gradual = True

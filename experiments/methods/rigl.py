@@ -18,15 +18,16 @@ _FEWEST = 20
 
 @dataclasses.dataclass(frozen=True)
 class Rigl(ExchangesWeights):
-    """RigL: starts from random masks, drops the smallest weights, and grows those of large gradients; 1911.11134.
+    """RigL: a sparse network whose smallest weights give way to those of large gradients; arXiv 1911.11134.
 
-    The share of weights that an exchange replaces falls to 0 along a cosine. An exchange takes the place of a step of
-    the optimizer, and the learning rate follows all steps.
+    Training starts from random masks, whose layers have sparsities by shape. The share of weights that an exchange
+    replaces falls to 0 along a cosine. An exchange takes the place of a step of the optimizer, and the learning rate
+    follows all steps.
     """
 
     exchange_every: Annotated[int | None, AT_LEAST_1] = None
-    """Steps from one exchange to the next, at least 2. Default: 100, as in the paper, or fewer in a run so short that
-    it would have less than 20 exchanges."""
+    """Steps from one exchange to the next, at least 2. Default: 100, as in the paper, or as many as make 20 exchanges
+    in a short run."""
     exchange_until: Annotated[float, DECAY] = 0.75
     """Fraction of the training after which there is no exchange."""
 

@@ -11,7 +11,10 @@ from .sparse_training import ExchangesWeights
 
 @dataclasses.dataclass(frozen=True)
 class Set(ExchangesWeights):
-    """SET: starts from random masks, drops the smallest weights after each epoch, and grows random ones; 1707.04780."""
+    """SET: a sparse network whose smallest weights give way to random others after each epoch; arXiv 1707.04780.
+
+    Training starts from random masks, whose layers have sparsities by shape.
+    """
 
     exchange_every: Annotated[int | None, AT_LEAST_1] = None
     """Steps from one exchange to the next. Default: those of an epoch, as in the paper."""
