@@ -101,11 +101,13 @@ def options_of(row: Row) -> str:
 
 def missed(runs: Sequence[CellRun]) -> bool:
     """Tells whether a run did not reach its target sparsity."""
-    for result, _ in runs:
-        target = (1 - result.sparsity_target) * result.prunable
-        if abs(result.kept - target) > max(1, _TOLERANCE * target):
-            return True
-    return False
+    return any(misses(result.kept, result.prunable, result.sparsity_target) for result, _ in runs)
+
+
+def misses(kept: float, prunable: float, sparsity: float) -> bool:
+    """Tells whether a number of kept weights is another one than that of a target sparsity."""
+    target = (1 - sparsity) * prunable
+    return abs(kept - target) > max(1, _TOLERANCE * target)
 
 
 def table(

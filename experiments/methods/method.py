@@ -130,6 +130,12 @@ class Method:
         del key
         return by_magnitude(options, schedule, inner)
 
+    def optimizer_by_step(
+        self, options: TrainingOptions, steps_per_epoch: int, inner: optax.GradientTransformation, key: Array
+    ) -> optax.GradientTransformationExtraArgs:
+        """Returns the optimizer of a run. A method whose masks change between epochs counts the steps itself."""
+        return self.optimizer(options, prunings.in_steps(self.prunings(options), steps_per_epoch), inner, key)
+
     def reparameterization(
         self, options: TrainingOptions, data: Dataset, steps_per_epoch: int
     ) -> Reparameterization | None:
@@ -145,6 +151,10 @@ class Method:
         """Returns the epoch of the inner optimizer and of the order of images, which a method may rewind."""
         del options
         return epoch
+
+    def inner_steps(self, options: TrainingOptions, steps_per_epoch: int, epoch: int) -> int:
+        """Returns the number of steps of the inner optimizer by the end of an epoch, since it was last rewound."""
+        return self.optimizer_epoch(options, epoch) * steps_per_epoch
 
     def before(self, context: MethodContext, state: TrainState) -> TrainState:
         """Returns the state before the first step."""

@@ -7,7 +7,7 @@ import jax
 
 import flipout_jax as fj
 
-from ..recipe.prunings import no_prunings, prunings
+from ..recipe.prunings import in_steps, no_prunings, prunings
 from ..step.steps import Reparameterization
 from .method import Method
 from .pruning import allocation, by_magnitude
@@ -30,8 +30,7 @@ class Ste(Method):
 
     def reparameterization(self, options, data, steps_per_epoch):
         """Masks the weights at each step, to the sparsity of that step."""
-        by_epoch = prunings(options)
-        schedule = by_epoch._replace(steps=tuple(steps_per_epoch * epoch for epoch in by_epoch.steps))
+        schedule = in_steps(prunings(options), steps_per_epoch)
         make = fj.reparam.ste_random if self.score == "random" else fj.reparam.ste_magnitude
         ste = make(schedule, allocation=allocation(options))
 

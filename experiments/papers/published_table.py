@@ -36,6 +36,12 @@ class Cell(NamedTuple):
         """The mean sparsity that was reached."""
         return statistics.mean(self.numbers("sparsity"))
 
+    @property
+    def missed(self) -> bool:
+        """True if a run keeps another number of weights than its target says."""
+        runs = zip(*map(self.numbers, ("kept", "prunable", "sparsity_target")), strict=True)
+        return any(results_table.misses(kept, size, target) for kept, size, target in runs)
+
 
 # By the method, its options and the target sparsity, each as `results.csv` has it.
 Cells = Mapping[tuple[str, str, str], Cell]
@@ -68,7 +74,8 @@ def table(preset: Preset, cells: Cells) -> str:
         entries = []
         for column, figure in zip(columns, _figures(preset, row, columns), strict=True):
             cell = cells.get((*_key(row), "" if column is None else str(column)))
-            entries.append(_entry(cell, figure, preset, with_sparsity=column is None))
+            with_sparsity = column is None or (cell is not None and cell.missed)
+            entries.append(_entry(cell, figure, preset, with_sparsity=with_sparsity))
         lines.append([label(row), *entries])
     return tables.as_markdown(header, lines)
 

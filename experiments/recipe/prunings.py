@@ -1,6 +1,7 @@
 """The epochs at which gradual methods prune, and their target sparsities."""
 
 import math
+from typing import Any
 
 import flipout_jax as fj
 
@@ -33,6 +34,11 @@ def prunings(options: TrainingOptions) -> fj.schedules.Milestones:
     schedules = {"geometric": fj.schedules.geometric, "cubic": fj.schedules.cubic, "linear": fj.schedules.linear}
     schedule = schedules[options.sparsity_schedule]
     return schedule(options.sparsity, begin=last // count, end=last, prunings=count)
+
+
+def in_steps(by_epoch: Any, steps_per_epoch: int) -> Any:
+    """Returns a schedule in steps, given one in epochs."""
+    return by_epoch._replace(steps=tuple(steps_per_epoch * epoch for epoch in by_epoch.steps))
 
 
 def no_prunings() -> fj.schedules.Milestones:

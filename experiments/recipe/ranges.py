@@ -22,9 +22,11 @@ class Range(NamedTuple):
 FRACTION = Range("in [0, 1)", lambda x: 0 <= x < 1)
 INNER_FRACTION = Range("in (0, 1)", lambda x: 0 < x < 1)
 DECAY = Range("in (0, 1]", lambda x: 0 < x <= 1)
+SHARE = Range("in [0, 1]", lambda x: 0 <= x <= 1)
 NOT_NEGATIVE = Range("at least 0", lambda x: x >= 0)
 POSITIVE = Range("above 0", lambda x: x > 0)
 AT_LEAST_1 = Range("at least 1", lambda x: x >= 1)
+AT_LEAST_2 = Range("at least 2", lambda x: x >= 2)
 
 
 def violations(options: Any) -> Iterator[tuple[str, str]]:

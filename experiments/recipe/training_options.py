@@ -65,13 +65,13 @@ class TrainingOptions:
     last_pruning: Annotated[float | None, INNER_FRACTION] = None
     """Fraction of the epochs after which the last pruning comes, in (0, 1); the others are evenly spaced before it.
     Default: prunings divide the epochs into equal parts, as in the paper: with 350 epochs and 10 prunings, there is one
-    every 32 epochs, and the last comes after 320. With --recipe best: 0.5."""
+    every 32 epochs, and the last comes after 320. With --recipe best, and with --method granet and granet_st: 0.5."""
     allocation: Allocation | None = None
     """How sparsity is shared across layers: global ranks all weights together; normalized does so too, but divides each
     score by the mean score of its layer; uniform gives each layer the same sparsity, and per_output each output unit;
     erk gives each layer a sparsity by its shape, as in RigL; lamp ranks weights by their part of the sum of the squared
     scores of their layer, which --method flipout does not square again.
-    Default: global, or per_output with --method wanda."""
+    Default: global; per_output with --method wanda; erk with set and rigl."""
     min_kept_per_layer: Annotated[int, NOT_NEGATIVE] = 0
     """Minimum number of weights that each layer keeps, with --allocation global or normalized."""
     epochs: Annotated[int, AT_LEAST_1] = 140

@@ -40,15 +40,13 @@ def optimizer(
     rate = method.learning_rate(config, steps_per_epoch)
     rule = recipe.optimizer(config, rate, steps_per_epoch, method.decays, order)
     inner = optax.apply_if_finite(rule, max_consecutive_errors=_NO_LIMIT)
-    by_epoch = method.prunings(config)
-    schedule = by_epoch._replace(steps=tuple(steps_per_epoch * epoch for epoch in by_epoch.steps))
-    return method.optimizer(config, schedule, inner, key)
+    return method.optimizer_by_step(config, steps_per_epoch, inner, key)
 
 
 def learning_rate(config: Config, steps_per_epoch: int, epoch: int) -> float:
     """The learning rate of the last step of an epoch."""
     config = resolved(config)
-    step = config.method.optimizer_epoch(config, epoch) * steps_per_epoch - 1
+    step = config.method.inner_steps(config, steps_per_epoch, epoch) - 1
     return float(np.asarray(config.method.learning_rate(config, steps_per_epoch)(step)))
 
 
@@ -57,9 +55,12 @@ def check(config: Config, data: Dataset, batch_size: int, steps: Steps) -> None:
     config.method.check_data(config, data, batch_size)
     if config.optimizer == "adas":
         _check_layers(config, steps)
+    try:
+        params = jax.eval_shape(lambda: steps.init(0).params)
+    except fj.ArgumentError as error:
+        raise UserError(f"--method {config.method.name()}: {error}") from error
     if not config.method.has_target:
         return
-    params = jax.eval_shape(lambda: steps.init(0).params)
     sizes = [leaf.size for path, leaf in jax.tree.leaves_with_path(params) if fj.kernels(path, leaf)]
     try:
         fj.check_reachable(allocation(resolved(config)), config.sparsity, sizes)

@@ -35,6 +35,7 @@ OWN = {
     "synflow": {"iterations": 5},
     "force": {"iterations": 5},
     "acdc": {"cycles": 1},
+    "block": {"block": "2x2"},
 }
 EPOCHS = {"lottery": 12, "drive": 6}
 # Each output of a layer keeps a tenth of its weights, rounded up.
@@ -90,9 +91,10 @@ def test_before_training_means_from_the_first_step_on(small, tmp_path, method):
     assert all(mask.sum() >= 3 for mask in masks_of(arrays).values())
 
 
-def test_several_seeds_at_once_have_the_masks_that_they_have_alone(small, tmp_path):
+@pytest.mark.parametrize("method", ["snip", "granet_st"])
+def test_several_seeds_at_once_have_the_masks_that_they_have_alone(small, tmp_path, method):
     for name, at_once in (("together", 2), ("apart", 1)):
-        training.run(small("snip", epochs=1, seeds=2, seeds_at_once=at_once, output_dir=tmp_path / name))
+        training.run(small(method, epochs=1, seeds=2, seeds_at_once=at_once, output_dir=tmp_path / name))
     masks = [
         [masks_of(read(tmp_path / name / seed)[2]) for seed in ("seed0", "seed1")] for name in ("together", "apart")
     ]

@@ -103,6 +103,16 @@ def test_a_sparsity_that_is_the_methods_own_stands_beside_the_accuracy(written):
     )
 
 
+def test_a_sparsity_that_is_not_the_target_stands_beside_the_accuracy(written):
+    docs, _ = written("digits --sparsities 0.875,0.9")
+    file = docs / "results" / "digits" / results_table.CSV
+    text = file.read_text()
+    assert text.count("magnitude,,0.9,0.9,100,1000") == 3
+    file.write_text(text.replace("magnitude,,0.9,0.9,100,1000", "magnitude,,0.9,0.85,150,1000"))
+    made = pages.page(docs, draw=False)
+    assert re.search(r"\| magnitude \| 62\.50 ± 12\.50 \| 62\.50 ± 12\.50 at 85 % \|", made)
+
+
 def test_results_are_adopted_under_the_name_of_their_folder(written, tmp_path):
     docs, _ = written("digits")
     run = tmp_path / "mnist-lenet"

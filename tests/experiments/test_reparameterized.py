@@ -77,7 +77,9 @@ def test_a_network_of_random_weights_is_its_key_and_its_masks(small, tmp_path, m
         assert N / (1 + (method == "supermask")) > kept[0] > kept[-1]
 
 
-@pytest.mark.parametrize("method", ["signed_supermask", "ste", "acdc"])
+@pytest.mark.parametrize(
+    "method", ["signed_supermask", "ste", "acdc", "rigl", pytest.param("granet_st", marks=pytest.mark.slow)]
+)
 def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(small, tmp_path, stopped, method):
     own = {"acdc": {"cycles": 1}}.get(method)
     training.run(small(method, own, epochs=4, output_dir=tmp_path / "whole"))

@@ -5,6 +5,7 @@ import dataclasses
 import re
 import sys
 
+import jax
 import pytest
 import tyro
 
@@ -18,6 +19,7 @@ from experiments.options.config import Config
 from experiments.papers import PRESETS, exercised, preset
 from experiments.papers.preset import Figure, Preset
 from experiments.reproduce import Options
+from experiments.run.optimizer import optimizer
 
 
 def cells_of(name, **options):
@@ -34,6 +36,13 @@ def test_each_experiment_can_be_planned_at_any_scale(name, scale):
     assert cells[0].row.method == grid.DENSE
     epochs = PRESETS[name].config.epochs
     assert {cell.config.epochs for cell in cells} == {max(1, round(scale * epochs))}
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name.startswith(("granet", "growth"))])
+@pytest.mark.parametrize("scale", [1.0, 0.02])
+def test_exchanges_fit_into_a_run_of_any_length(name, scale):
+    for cell in cells_of(name, scale=scale):
+        optimizer(cell.config, 2, jax.random.key(0))
 
 
 @pytest.mark.parametrize("name", PRESETS)
