@@ -114,9 +114,11 @@ STACKED = fj.stacked("^layers")
 def draw_tree(seed, distinct=9):
     """Returns small multiples of a quarter, so that products and sums are exact."""
     rng = np.random.default_rng(seed)
-    is_shape = lambda x: isinstance(x, tuple)  # noqa: E731
-    draw = lambda shape: (rng.integers(-distinct, distinct, shape) / 4).astype(np.float32)  # noqa: E731
-    return jax.tree.map(draw, SHAPES, is_leaf=is_shape)
+
+    def draw(shape):
+        return (rng.integers(-distinct, distinct, shape) / 4).astype(np.float32)
+
+    return jax.tree.map(draw, SHAPES, is_leaf=lambda x: isinstance(x, tuple))
 
 
 NORMS = {f"{name}/kernel": np.arange(1.0, 1 + SHAPES[name]["kernel"][AXES[name]], dtype=np.float32) for name in AXES}
