@@ -261,7 +261,8 @@ def prune(
             # A criterion without a state, such as the magnitude, needs no new weights.
             if not jax.tree.leaves(criterion_state):
                 return criterion_state
-            return criterion.update(criterion_state, weights, new_weights(masks, consumed), masks, prunable_grads)
+            new = new_weights(state.masks, consumed)
+            return criterion.update(criterion_state, weights, new, state.masks, prunable_grads)
 
         def scored(criterion, criterion_state, masks, consumed):
             new = new_weights(masks, consumed)
@@ -272,6 +273,9 @@ def prune(
             return jax.tree.leaves(scores)
 
         saliency_state = observed(saliency, state.saliency_state)
+        growth_state = state.growth_state
+        if growth is not None and growth.drop is not None:
+            growth_state = growth_state._replace(drop_state=observed(growth.drop, growth_state.drop_state))
         chosen, rules = _rules.match(sparsity, weights, _masking.chosen(masks))
         axes = layer_axes(stacked, weights, chosen)
         units = units_of(weights, chosen, axes)
@@ -285,11 +289,8 @@ def prune(
 
         is_due = _masking.any_of(_rules.due(rules, count, state.reached)) & is_counted
         masks, reached = _masking.if_due(is_due, prune_now, (masks, state.reached))
-        growth_state = state.growth_state
         trained = masks
         if growth is not None:
-            if growth.drop is not None:
-                growth_state = growth_state._replace(drop_state=observed(growth.drop, growth_state.drop_state))
             states = (consumed, saliency_state, growth_state._replace(grown=()))
             slots = slots_of(states, masks)
 
