@@ -147,17 +147,17 @@ def _check_shapes(params: Sequence[tuple[Any, Any]], grads: Sequence[Any]) -> No
     )
 
 
-def check_scores(scores: PyTree, masks: PyTree) -> None:
-    """Raises an `ArgumentError` unless a saliency has scored every prunable weight."""
+def check_scores(name: str, scores: PyTree, masks: PyTree) -> None:
+    """Raises an `ArgumentError` for the function `name` unless it has scored every prunable weight."""
     wanted = "must give a tree like the parameters, with floats or unsigned integers of their shapes"
     if jax.tree.structure(scores) != jax.tree.structure(masks):
-        raise ArgumentError("saliency.score", f"{wanted}, got the structure {jax.tree.structure(scores)}.")
+        raise ArgumentError(name, f"{wanted}, got the structure {jax.tree.structure(scores)}.")
     for (path, mask), score in zip(jax.tree.leaves_with_path(masks), jax.tree.leaves(scores), strict=True):
         dtype = jnp.result_type(score)
         is_ordered = jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.unsignedinteger)
         if not (is_ordered and jnp.shape(score) == mask.shape):
             raise ArgumentError(
-                "saliency.score",
+                name,
                 f"{wanted}, got {dtype}{list(jnp.shape(score))} for {path_string(path)!r} of shape {mask.shape}.",
             )
 

@@ -1,5 +1,6 @@
 """Pruning during training, as a wrapper around any optax optimizer."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from ._saliency import Saliency, magnitude
 from ._select import _rules
 from ._select._allocation import Allocation, check_allocation, global_, uniform
 from ._select._units import Units
-from ._slots import check_slots, slots_of
+from ._slots import check_slots
 from ._stacked import check_stacked, layer_axes
 from ._structure import Structure, check_structure, tiles_of, unstructured
 from ._structure import init as init_structure
@@ -25,6 +26,7 @@ from .growth._base import Growth, check_growth
 from .growth._base import check_state as check_growth_state
 from .growth._base import init as init_growth
 from .growth._exchange import exchanged
+from .growth._update import States, exchange_if
 from .schedules import Threshold
 
 PyTree = Any
@@ -167,6 +169,7 @@ def prune(
             f"must be global_(), without options, for a threshold, which all layers share, got {allocation!r}.",
         )
     check_growth(growth)
+    drop = None if growth is None else growth.drop
     check_prunable(prunable)
     check_stacked(stacked)
     if noise is not None:
@@ -221,8 +224,9 @@ def prune(
         count = jnp.asarray(optax.safe_increment(state.count))
         # A saturated count no longer increases, and must not repeat a pruning or an exchange.
         is_counted = count > state.count
-        is_exchange = None if growth is None else growth.is_due(count) & is_counted
-        is_replaced = is_exchange if growth is not None and growth.replaces_update else None
+        is_replaced = None
+        if growth is not None and growth.replaces_update:
+            is_replaced = growth.is_due(count) & is_counted
 
         def inner_update(reusable, consumed):
             grads, params, masks = reusable
@@ -261,17 +265,21 @@ def prune(
             # A criterion without a state, such as the magnitude, needs no new weights.
             if not jax.tree.leaves(criterion_state):
                 return criterion_state
-            return criterion.update(criterion_state, weights, new_weights(masks, consumed), masks, prunable_grads)
+            new = new_weights(state.masks, consumed)
+            return criterion.update(criterion_state, weights, new, state.masks, prunable_grads)
 
         def scored(criterion, criterion_state, masks, consumed):
             new = new_weights(masks, consumed)
             # A weight that has just become NaN or infinite is scored by its previous value.
             finite = jax.tree.map(lambda before, after: jnp.where(jnp.isfinite(after), after, before), weights, new)
             scores = criterion.score(*lax.stop_gradient((criterion_state, finite)))
-            _arguments.check_scores(scores, masks)
+            _arguments.check_scores("saliency.score", scores, masks)
             return jax.tree.leaves(scores)
 
         saliency_state = observed(saliency, state.saliency_state)
+        growth_state = state.growth_state
+        if drop is not None:
+            growth_state = growth_state._replace(drop_state=observed(drop, growth_state.drop_state))
         chosen, rules = _rules.match(sparsity, weights, _masking.chosen(masks))
         axes = layer_axes(stacked, weights, chosen)
         units = units_of(weights, chosen, axes)
@@ -285,39 +293,36 @@ def prune(
 
         is_due = _masking.any_of(_rules.due(rules, count, state.reached)) & is_counted
         masks, reached = _masking.if_due(is_due, prune_now, (masks, state.reached))
-        growth_state = state.growth_state
+
+        def drop_scores(masks, states):
+            if drop is None:
+                return scored(saliency, states.saliency, masks, states.step)
+            return scored(drop, states.growth.drop_state, masks, states.step)
+
+        def start(params):
+            weights = _masking.prunable_only(params, masks)
+            step = (state.noise_state, inner.init(params))
+            return States(step, saliency.init(weights), init_growth(growth, weights, ()))
+
         trained = masks
         if growth is not None:
-            if growth.drop is not None:
-                growth_state = growth_state._replace(drop_state=observed(growth.drop, growth_state.drop_state))
-            states = (consumed, saliency_state, growth_state._replace(grown=()))
-            slots = slots_of(states, masks)
-
-            def exchange_now(carry):
-                masks, _, own = carry
-                consumed, saliency_state, growth_state = slots.put(states, own)
-                drop = (saliency, saliency_state) if growth.drop is None else (growth.drop, growth_state.drop_state)
-                scores = scored(*drop, masks, consumed)
-                growth_scores = growth.score(growth_state.growth_key, count, weights, prunable_grads)
-                live, treedef = jax.tree.flatten(masks)
-                fraction = growth.fraction_after(state.count)
-                kinds = (fraction, growth.rounds_up, allocation, axes, units)
-                new = exchanged(scores, jax.tree.leaves(growth_scores), live, *kinds)
-                fresh = [after & ~before for after, before in zip(new, live, strict=True)]
-                start = _masking.masked(treedef.unflatten([~is_fresh for is_fresh in fresh]), params)
-                prunable_start = _masking.prunable_only(start, masks)
-                inits = (
-                    (state.noise_state, inner.init(start)),
-                    saliency.init(prunable_start),
-                    init_growth(growth, prunable_start, ()),
-                )
-                own = slots.restarted(own, inits, fresh)
-                return treedef.unflatten(new), treedef.unflatten(fresh), own
-
-            carry = (masks, growth_state.grown, slots.take(states))
-            masks, grown, own = _masking.if_due(is_exchange, exchange_now, carry)
-            consumed, saliency_state, growth_state = slots.put(states, own)
+            is_exchange = growth.is_due(count) & is_counted
+            masks, grown, states = exchange_if(
+                is_exchange,
+                growth,
+                count,
+                masks,
+                growth_state.grown,
+                States(consumed, saliency_state, growth_state._replace(grown=())),
+                params,
+                prunable_grads,
+                drop_scores,
+                functools.partial(exchanged, allocation=allocation, axes=axes, units=units),
+                start,
+            )
+            consumed, saliency_state, growth_state = states
             growth_state = growth_state._replace(grown=grown)
+            # A weight that has just grown stays 0 until the next update.
             trained = jax.tree.map(lambda mask, has_grown: mask & ~(has_grown & is_exchange), masks, grown)
             updates = _masking.with_prunable(updates, new_updates(consumed), masks)
         cleared = _masking.clear(trained, updates, params)

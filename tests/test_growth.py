@@ -185,6 +185,23 @@ def test_gradients_are_dense_and_those_of_the_update(train):
     assert live == [[0, 1], [0, 4], [0, 4], [0, 5], [0, 5]]
 
 
+def test_the_criterion_of_drops_sees_what_any_criterion_sees(train):
+    """Of the updates that prune too: the step before pruning, and the masks it was made with."""
+
+    def seen_by(make_optimizer):
+        def observe(state, old, new, masks, grads):
+            return jax.tree.map(lambda w, mask: jnp.where(mask, w, jnp.float32(100)), new, masks)
+
+        criterion = fj.Saliency(lambda params: params, observe, lambda state, params: jax.tree.map(jnp.abs, params))
+        return train(make_optimizer(criterion), PARAMS, GRADS)[1]
+
+    ramp = fj.schedules.cubic(0.8, begin=2, end=8, prunings=4)
+    never = fj.growth.gradient(0.5, every=100)
+    states = seen_by(lambda criterion: fj.prune(optax.sgd(0.1), ramp, growth=never._replace(drop=criterion)))
+    expected = seen_by(lambda criterion: fj.prune(optax.sgd(0.1), ramp, saliency=criterion, growth=never))
+    jax.tree.map(np.testing.assert_array_equal, states.growth_state.drop_state, expected.saliency_state)
+
+
 # Wrappers and runs.
 
 

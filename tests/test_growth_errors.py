@@ -69,3 +69,11 @@ def test_a_state_of_a_run_without_growth():
     state = fj.prune(optax.sgd(0.1), HALF).init(PARAMS)
     with pytest.raises(ValueError, match=r"^`state` must have been made with growth"):
         fj.prune(optax.sgd(0.1), HALF, growth=gradient()).update(PARAMS, state, PARAMS)
+
+
+@pytest.mark.parametrize("scores", [jnp.ones(3), jnp.ones((4, 5), jnp.int32)])
+def test_scores_of_a_rule_made_by_hand_are_checked(scores):
+    growth = gradient(every=1)._replace(score=lambda key, count, params, grads: {"kernel": scores})
+    optimizer = fj.prune(optax.sgd(0.1), HALF, growth=growth)
+    with pytest.raises(ValueError, match=r"^`growth.score` must give a tree like the parameters, .* got (float|int)32"):
+        optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS)
