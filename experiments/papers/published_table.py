@@ -86,7 +86,7 @@ def losses(preset: Preset, cells: Cells) -> str:
     header = ["test loss", *percents([column for column in columns if column is not None])]
     if None in columns:
         header.append("its own sparsity")
-    keys = {DENSE: [_DENSE_KEY] * len(columns)}
+    keys: dict[str, list[tuple[str, str, str]]] = {DENSE: [_DENSE_KEY for _ in columns]}
     for row in _rows(preset, cells):
         keys[label(row)] = [(*_key(row), "" if column is None else str(column)) for column in columns]
     lines = [[name, *(_loss(cells.get(key)) for key in of_row)] for name, of_row in keys.items()]
