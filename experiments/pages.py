@@ -136,6 +136,8 @@ def _section(name: str, folder: Path, draw: bool) -> str:
         label = ["Differences from the publication:"] if preset.source else []
         parts.append(" ".join([*label, *preset.differs]))
     parts.append(published_table.table(preset, cells))
+    if preset.with_losses:
+        parts.append(published_table.losses(preset, cells))
     if len(preset.sparsities) > 1:
         if draw:
             plots.save(published_table.picture(preset, cells), folder / results_table.PICTURE)

@@ -27,7 +27,8 @@ _DIFFERS = (
 
 
 def _preset(title: str, config: Config) -> Preset:
-    return Preset(title, "", dataclasses.replace(config, recipe="best"), _ROWS, _SPARSITIES, differs=_DIFFERS)
+    config = dataclasses.replace(config, recipe="best")
+    return Preset(title, "", config, _ROWS, _SPARSITIES, differs=_DIFFERS, with_losses=True)
 
 
 PRESETS = {

@@ -35,6 +35,7 @@ class Preset(NamedTuple):
       published: the published figures of each row, in the order of the sparsities, None where there is none. A row
         whose options determine the sparsity has a single one.
       of_best_epoch: true if the published accuracies are those of the best epoch, not of the last.
+      with_losses: true if the page of results also has a table of test losses.
       quantized: true if finished runs are also tested in 8 bits.
       differs: the differences from the paper, a sentence each.
     """
@@ -47,6 +48,7 @@ class Preset(NamedTuple):
     dense: Figure | None = None
     published: Mapping[str, Sequence[Figure | None]] = {}
     of_best_epoch: bool = False
+    with_losses: bool = False
     quantized: bool = False
     differs: tuple[str, ...] = ()
 

@@ -80,6 +80,19 @@ def table(preset: Preset, cells: Cells) -> str:
     return tables.as_markdown(header, lines)
 
 
+def losses(preset: Preset, cells: Cells) -> str:
+    """Writes the table of test losses in Markdown, which tell apart what accuracies on few images cannot."""
+    columns = _columns(preset, cells)
+    header = ["test loss", *percents([column for column in columns if column is not None])]
+    if None in columns:
+        header.append("its own sparsity")
+    keys: dict[str, list[tuple[str, str, str]]] = {DENSE: [_DENSE_KEY for _ in columns]}
+    for row in _rows(preset, cells):
+        keys[label(row)] = [(*_key(row), "" if column is None else str(column)) for column in columns]
+    lines = [[name, *(_loss(cells.get(key)) for key in of_row)] for name, of_row in keys.items()]
+    return tables.as_markdown(header, lines)
+
+
 def methods(cells: Cells) -> list[str]:
     """Returns the methods that ran, other than dense, in the form of `--methods`."""
     rows = dict.fromkeys((method, options) for method, options, _ in cells if method != DENSE)
@@ -161,6 +174,15 @@ def _entry(cell: Cell | None, figure: Figure | None, preset: Preset, *, with_spa
             difference = 100 * statistics.mean(cell.numbers(column)) - figure.accuracy
             parts.append(f"{difference:+.2f}".replace("-", _MINUS))
     return "<br>".join(parts)
+
+
+def _loss(cell: Cell | None) -> str:
+    """Writes the mean and the sample standard deviation of a test loss."""
+    numbers = [] if cell is None else cell.numbers("test_loss")
+    if not numbers:
+        return ""
+    mean = f"{statistics.mean(numbers):.4f}"
+    return mean if len(numbers) == 1 else f"{mean} ± {statistics.stdev(numbers):.4f}"
 
 
 def _published(figure: Figure) -> str:

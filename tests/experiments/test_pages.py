@@ -113,6 +113,23 @@ def test_a_sparsity_that_is_not_the_target_stands_beside_the_accuracy(written):
     assert re.search(r"\| magnitude \| 62\.50 ± 12\.50 \| 62\.50 ± 12\.50 at 85 % \|", made)
 
 
+def test_losses_have_a_table_of_their_own(written):
+    docs, _ = written("growth-digits --methods magnitude n_m")
+    file = docs / "results" / "growth-digits" / results_table.CSV
+    lines = file.read_text().splitlines()
+    at = lines[0].split(",").index("test_loss")
+    for i, line in enumerate(lines[1:], 1):
+        words = line.split(",")
+        # Three runs of one cell have losses of 0.25, 0.5 and 0.75, whose standard deviation is 0.25.
+        words[at] = str(0.25 + 0.25 * ((i - 1) % 3))
+        lines[i] = ",".join(words)
+    file.write_text("\n".join(lines) + "\n")
+    made = pages.page(docs, draw=False)
+    assert "| test loss | 93.75 % | 98.44 % | its own sparsity |" in made
+    loss = "0.5000 ± 0.2500"
+    assert f"| dense | {loss} | {loss} | {loss} |\n| magnitude | {loss} | {loss} |  |\n| n_m |  |  | {loss} |" in made
+
+
 def test_results_are_adopted_under_the_name_of_their_folder(written, tmp_path):
     docs, _ = written("digits")
     run = tmp_path / "mnist-lenet"
