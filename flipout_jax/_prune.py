@@ -21,6 +21,7 @@ from ._select._units import Units
 from ._slots import check_slots
 from ._stacked import check_stacked, layer_axes
 from ._structure import Structure, check_structure, tiles_of, unstructured
+from ._structure import check_state as check_structure_state
 from ._structure import init as init_structure
 from .growth._base import Growth, check_growth
 from .growth._base import check_state as check_growth_state
@@ -217,6 +218,7 @@ def prune(
 
     def update(updates, state, params=None, **extra_args):
         _arguments.check_state(state, PruneState)
+        check_structure_state(structure, state.structure_state)
         check_growth_state(growth, state.growth_state)
         masks = state.masks
         grads, params = _arguments.check_update(updates, params, masks)
@@ -338,6 +340,8 @@ def prune(
             saliency_state=saliency_state,
             noise_state=noise_state,
             inner_state=inner_state,
+            # Those of this structure, also where the state comes from a run under another one.
+            structure_state=init_structure(structure, units.tiles),
             growth_state=growth_state,
         )
 

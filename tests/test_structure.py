@@ -262,3 +262,14 @@ def test_groups_lie_along_the_inputs_in_every_framework():
     conv, linear = jax.tree.leaves(fj.get_masks(state))
     assert (conv.sum(1) == 2).all()
     assert (linear.reshape(2, 2, 4).sum(2) == 2).all()
+
+
+def test_a_run_that_goes_on_under_another_structure_has_its_tiles():
+    params = {"kernel": jnp.arange(1.0, 33.0).reshape(8, 4)}
+    first = fj.prune(optax.sgd(0.1), structure=fj.n_m(2, 4))
+    _, state = first.update(params, first.init(params), params)
+    second = fj.prune(optax.sgd(0.1), structure=fj.n_m(2, 8))
+    updates, state = jax.jit(second.update)(params, state, params)
+    assert fj.summary(optax.apply_updates(params, updates), state).rows[0].pattern == "2:8"
+    with pytest.raises(fj.ArgumentError, match=r"^`state` must have \(\) as its structure_state for this `structure`"):
+        fj.prune(optax.sgd(0.1), fj.schedules.constant(0.5)).update(params, state, params)

@@ -2,6 +2,7 @@
 
 from ._base import Structure as Structure
 from ._base import StructureState as StructureState
+from ._base import check_state as check_state
 from ._base import check_structure as check_structure
 from ._base import init as init
 from ._base import tiles_of as tiles_of

@@ -149,6 +149,18 @@ def init(structure: Structure, tiles: Sequence[Shape]) -> Any:
     return StructureState(jnp.array(table), jnp.array(structure.is_whole))
 
 
+def check_state(structure: Structure, state: Any) -> None:
+    """Raises an `ArgumentError` if a state has tiles and the structure has none, or the other way around."""
+    if bool(state) == (structure.tile is not None):
+        return
+    wanted = "a StructureState" if structure.tile is not None else "()"
+    raise ArgumentError(
+        "state",
+        f"must have {wanted} as its structure_state for this `structure`, got {state!r}. It is that of a run with "
+        "another one: call init, and carry the masks over with set_masks.",
+    )
+
+
 def _check_tile(tile: Any, path: Any, shape: Shape, axes: int) -> None:
     is_shape = isinstance(tile, tuple) and all(isinstance(size, int) and size >= 1 for size in tile)
     if not (is_shape and len(tile) == len(shape) and all(size == 1 for size in tile[:axes])):
