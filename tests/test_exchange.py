@@ -99,24 +99,25 @@ def test_each_output_exchanges_its_own():
     assert_masks(got, jax.tree.map(columns, PARAMS, GRADS, masks))
 
 
-@pytest.mark.parametrize(("rounds_up", "round_"), [(False, np.floor), (True, np.ceil)])
-@pytest.mark.parametrize("fraction", [0.0, 0.01, 0.33, 1.0])
-def test_any_fraction(fraction, rounds_up, round_):
+@pytest.mark.parametrize(
+    ("fraction", "rounds_up"), [(0.0, True), (0.01, False), (0.01, True), (0.33, True), (1.0, False)]
+)
+def test_any_fraction(fraction, rounds_up):
     masks = random_masks()
     got = exchange(masks, fraction=fraction, rounds_up=rounds_up)
-    assert_masks(got, by_layer(masks, fraction=fraction, round_=round_))
+    assert_masks(got, by_layer(masks, fraction=fraction, round_=np.ceil if rounds_up else np.floor))
     if fraction == 0:
         assert_masks(got, masks)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "sum", "max"])
+@pytest.mark.parametrize("pooling", ["mean", "max"])
 def test_blocks_take_the_place_of_weights(pooling):
     masks = jax.tree.map(
         lambda m: np.repeat(np.repeat(m, 2, 0), 4, 1),
         random_masks(params={"a": {"kernel": draw(4, 3)}, "b": {"kernel": draw(6, 2)}}),
     )
     got = exchange(masks, structure=fj.block((2, 4), pooling=pooling))
-    pool = {"mean": np.mean, "sum": np.sum, "max": np.max}[pooling]
+    pool = {"mean": np.mean, "max": np.max}[pooling]
 
     def blocks(x, over):
         return over(x.reshape(x.shape[0] // 2, 2, x.shape[1] // 4, 4), axis=(1, 3))

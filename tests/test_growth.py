@@ -78,7 +78,7 @@ def test_random_growth_draws_from_any_implementation_of_keys():
     assert (masks[0] != masks[1]).any()
 
 
-def test_the_key_may_be_donated(train):
+def test_the_key_may_be_donated():
     key = jax.random.key(0)
     growth = fj.growth.random(0.5, key=key, every=1)
     optimizer = fj.prune(optax.sgd(0.1), HALF, growth=growth)
@@ -105,8 +105,9 @@ INNERS = {
 
 
 @pytest.mark.promotes
-@pytest.mark.parametrize("replaces", [False, True])
-@pytest.mark.parametrize("name", INNERS)
+@pytest.mark.parametrize(
+    ("name", "replaces"), [*((name, False) for name in INNERS), ("momentum", True), ("lbfgs", True)]
+)
 def test_slots_of_weights_that_grow_start_anew_and_no_others_change(name, replaces, train, assert_same):
     def optimizer(begin):
         growth = fj.growth.gradient(0.5, every=4, begin=begin, replaces_update=replaces)
@@ -229,6 +230,17 @@ def test_a_run_resumes_bit_for_bit(growth, train, tmp_path, assert_same):
     for i in range(7, 12):
         restored = step(restored, jax.tree.map(lambda g, i=i: g[i], GRADS))
     assert_same(restored, carry)
+
+
+def test_a_part_of_the_parameters_grows_as_it_does_alone(train, assert_same):
+    """`optax.partition` outside hands over a tree with holes."""
+    prune = fj.prune(optax.sgd(0.1, momentum=0.9), HALF, growth=follows())
+    parts = optax.partition({"pruned": prune, "other": optax.sgd(0.1)}, {"a": "pruned", "b": "other"})
+    params, states = train(parts, PARAMS, GRADS)
+    expected, expected_states = train(prune, {"a": PARAMS["a"]}, {"a": GRADS["a"]})
+    assert_same(params["a"], expected["a"])
+    assert_same(optax.tree.get(states, "grown")["a"], expected_states.growth_state.grown["a"])
+    assert expected_states.growth_state.grown["a"]["kernel"].any()
 
 
 def _step(optimizer, carry, grads):
