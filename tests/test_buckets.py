@@ -45,6 +45,7 @@ ALLOCATIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("default_code")
 @pytest.mark.parametrize("name", ALLOCATIONS)
 def test_a_training_with_joined_arrays_is_one_without(name, monkeypatch, assert_same):

@@ -125,6 +125,7 @@ def pruned_at_the_end(names):
     return names["params"]
 
 
+@pytest.mark.slow
 @pytest.mark.promotes
 @pytest.mark.parametrize(("theirs", "ours"), ROWS, ids=[re.sub(r"\W+", "_", theirs)[:40] for theirs, _ in ROWS])
 def test_the_lines_of_a_row_run_and_prune(theirs, ours, names, capsys):

@@ -85,6 +85,7 @@ def test_a_pruned_network_computes_the_same_with_fewer_weights(name, width, spar
     assert all(min(leaf.shape, default=1) > 0 for leaf in jax.tree.leaves(nnx.state(smaller)))
 
 
+@pytest.mark.slow
 def test_a_network_whose_layers_see_all_before_them(monkeypatch):
     # All 58 layers take a minute to compile.
     monkeypatch.setattr(densenet, "_BLOCKS", (3, 2, 2, 2))

@@ -171,6 +171,7 @@ def test_training_prunes_by_the_published_rule(kind, train):
             np.testing.assert_array_equal(mask, highest(np.abs(params[i]["kernel"]), count))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "schedule", [fj.schedules.one_shot(0.9, step=1), lambda step: jnp.float32(0.9)], ids=["one shot", "function"]
 )

@@ -158,6 +158,7 @@ def test_holes_stay_holes_and_stacks_reach_their_targets_by_layers():
     assert masks["b"][:, 1, 2:].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sparsity", ["one", "by path"])
 def test_training_prunes_a_stack_as_its_layers_apart(sparsity):
     rng = np.random.default_rng(0)

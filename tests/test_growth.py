@@ -249,6 +249,7 @@ def _step(optimizer, carry, grads):
     return optax.apply_updates(params, updates), state
 
 
+@pytest.mark.slow
 def test_seeds_may_be_mapped(assert_same):
     def run(params, key):
         growth = fj.growth.random(0.5, key=key, every=3)

@@ -153,6 +153,7 @@ def kept_at(kind, step, size):
     return math.ceil((1 - Fraction(min(0.25 * step, 0.9375))) * size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["geometric", "function"])
 def test_training_prunes_what_is_live_again(kind, train):
     """A stack of layers, and a part with a schedule of its own."""
@@ -208,6 +209,7 @@ def test_squares_of_power_1_are_magnitudes_of_power_2():
         np.testing.assert_equal(jax.device_get(found), jax.device_get(expected))
 
 
+@pytest.mark.slow
 def test_layers_of_zeros_and_of_one_weight():
     params = {"zeros": jnp.zeros((1, 3)), "one": jnp.full((1, 1), 1e-9), "two": jnp.array([[3.0, 4.0]])}
     params = {name: {"kernel": kernel} for name, kernel in params.items()}

@@ -134,6 +134,7 @@ SALIENCIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SALIENCIES)
 def test_training_prunes_by_any_criterion(name):
     """4:4 to 3:4 to 2:4 to 1:4: by iteration, each pruning on the new weights and among those that are left."""

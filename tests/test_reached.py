@@ -214,6 +214,7 @@ def test_a_target_may_be_a_hyperparameter_of_the_state():
     assert kept == [30, 15, 15]
 
 
+@pytest.mark.slow
 def test_acdc_takes_a_traced_sparsity():
     def run(sparsity):
         optimizer = fj.acdc(optax.sgd(0.1), sparsity, fj.schedules.Phases((1, 4), (2,)))

@@ -181,6 +181,7 @@ def test_every_recipe_is_here():
     assert {file.stem for file in RECIPES.glob("*.py")} == set(PARTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARTS)
 def test_it_trains_with_its_own_optimizer(name):
     trained(name, lambda inner, **_: inner)

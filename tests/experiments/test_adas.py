@@ -293,6 +293,7 @@ def test_pruned_weights_are_measured():
     np.testing.assert_allclose(measured, [numpy_gains(params["conv"]["kernel"])], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_runs_that_are_mapped_over_end_their_epochs_apart():
     optimizer = adas(steps_per_epoch=2)
     kernels = [low_rank_kernel((3, 3, 4, 8), rank, 0.3, rank) for rank in (2, 3)]
@@ -364,6 +365,7 @@ def test_wrong_parameters():
         adas(steps_per_epoch=1, order=("conv/bias",)).init(params)
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_with_it(tmp_path, monkeypatch):
     folder = tmp_path / "run"
     words = ["--optimizer", "adas", "--method", "dense", "--epochs", "3", "--output-dir", str(folder)]
@@ -377,6 +379,7 @@ def test_the_command_line_trains_with_it(tmp_path, monkeypatch):
     assert (config["learning_rate"], config["schedule"], config["weight_decay"]) == (0.03, "constant", 5e-4)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_is_as_one_that_was_not_stopped(quick, finished, stopped):
     options = {"optimizer": "adas", "width": 0.25, "epochs": 4, "steps_per_epoch": 2, "sparsity": 0.5}
     whole = finished(quick(output_dir=None, **options))

@@ -140,6 +140,7 @@ def functions(digits, model="digits_cnn", attack=None, **options):
     return steps.make(create, lambda key: sgd, digits, attack=attack, **options)
 
 
+@pytest.mark.slow
 def test_a_step_trains_on_attacked_images_alone(digits):
     """The attack sees the network in training mode, and changes nothing of its running statistics."""
     images, labels = batch(digits.train, 32)
@@ -160,6 +161,7 @@ def test_a_step_trains_on_attacked_images_alone(digits):
     assert totals.loss > on_clean.loss + 1
 
 
+@pytest.mark.slow
 def test_a_robust_test_attacks_the_network_in_evaluation_mode(digits):
     images, labels = batch(digits.test, 40)
     pure = functions(digits, attack=ATTACKS["pgd"])
@@ -183,6 +185,7 @@ def test_resized_images_and_those_that_are_normalized_one_by_one_are_attacked(di
     assert pure.robust_test(state, images, labels, 0, 0).loss > pure.test(state, images, labels).loss
 
 
+@pytest.mark.slow
 def test_robust_tests_of_runs_at_once_are_those_in_turn(digits):
     pure = functions(digits, "lenet_300_100", ATTACKS["pgd"])
     together = Loop(pure, digits, 2, 32, 2)
@@ -193,6 +196,7 @@ def test_robust_tests_of_runs_at_once_are_those_in_turn(digits):
     assert Loop(functions(digits, "lenet_300_100"), digits, 1, 32, 2).robust_test(pure.init(0), [0]) is None
 
 
+@pytest.mark.slow
 def test_lottery_tickets_are_found_by_adversarial_training(quick, tmp_path, capsys):
     line = "--method lottery --adversarial pgd --attack-epsilon 0.05 --model lenet_300_100 --epochs 2 --sparsity 0.75"
     where = {name: getattr(quick(), name) for name in ("steps_per_epoch", "batch_size", "test_images", "output_dir")}
@@ -216,6 +220,7 @@ def test_lottery_tickets_are_found_by_adversarial_training(quick, tmp_path, caps
     assert both.robust_accuracy_std == pytest.approx(0.1 / 2**0.5)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_is_as_one_that_was_not_stopped(quick, stopped, finished):
     whole = finished(quick(output_dir=None, **QUICK))
     # In the second of three trainings.

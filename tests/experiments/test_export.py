@@ -106,6 +106,7 @@ def test_a_file_with_other_logits_is_refused(trained, tmp_path, monkeypatch):
         export.export(export.Options(copy, formats=("jax",)))
 
 
+@pytest.mark.slow
 def test_convolutions_of_images_brought_to_a_size(dark_and_light, tmp_path):
     options = {"model": "lenet5", "width": 0.2, "image_size": 16, "normalization": "image", "batch_size": 4}
     training.run(

@@ -48,6 +48,7 @@ def train(functions, seeds, epochs=1):
     return state, totals
 
 
+@pytest.mark.slow
 def test_several_runs_at_once_are_those_in_turn(digits):
     together = functions(digits, 3)
     state, totals = train(together, [4, 5, 6], epochs=2)

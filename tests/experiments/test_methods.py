@@ -83,6 +83,7 @@ def test_every_method_keeps_the_exact_number(small, tmp_path, method):
     assert all(b < a for i, (a, b) in enumerate(zip([N, *kept], kept, strict=False), 1) if i in pruned)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["snip", "grasp", "synflow", "force", "random_init", "magnitude_init"])
 def test_before_training_means_from_the_first_step_on(small, tmp_path, method):
     training.run(small(method, epochs=2, min_kept_per_layer=3))
@@ -91,6 +92,7 @@ def test_before_training_means_from_the_first_step_on(small, tmp_path, method):
     assert all(mask.sum() >= 3 for mask in masks_of(arrays).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["snip", "granet_st"])
 def test_several_seeds_at_once_have_the_masks_that_they_have_alone(small, tmp_path, method):
     for name, at_once in (("together", 2), ("apart", 1)):

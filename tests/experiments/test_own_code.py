@@ -100,6 +100,7 @@ def test_a_run_that_was_stopped_goes_on(quick, tmp_path, stopped, options):
     assert whole["model"] == "lenet_300_100" or whole["prunable"] == 64 * 10
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("elsewhere")
 def test_a_method_and_a_network_are_a_cell_of_a_grid(tmp_path):
     words = ["--methods", f"{METHOD}:strength=2", "--sparsities", "0.75", "--seeds", "1", "--epochs", "2"]

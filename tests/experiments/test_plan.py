@@ -118,6 +118,7 @@ def test_init_shards_the_state_as_the_parameters_and_a_compiled_one_must_be_told
     assert planted["compiled init"] == [False] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["fine", "sorted", "gathered", "moved"])
 def test_traffic_is_what_xla_counts(case, planted):
     assert planted[case]["traffic"] == pytest.approx(planted[case]["of XLA"], rel=1e-4)

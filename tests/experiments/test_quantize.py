@@ -63,6 +63,7 @@ def test_outputs_too(trained):
     assert "dense_0/output_scale" in files.load_arrays(trained / "quantized.safetensors")
 
 
+@pytest.mark.slow
 def test_a_convolution_that_streams(quick, dark_and_light, tmp_path):
     options = {"normalization": "image", "image_size": 16, "stream": True, "batch_size": 4}
     training.run(quick(model="lenet5", width=0.1, data=f"folder:{dark_and_light}", epochs=1, method="dense", **options))
@@ -77,6 +78,7 @@ def test_a_convolution_that_streams(quick, dark_and_light, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_what_is_made_of_something_else(quick, tmp_path):
     training.run(quick(model="lenet_300_100", method="signed_supermask", epochs=1))
     result = quantize.quantize(quantize.Options(tmp_path / "run"))

@@ -126,6 +126,7 @@ def test_wrong_folders_and_options_are_told(trained, tmp_path, monkeypatch):
         report.report(report.Options(copy, repeats=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score", ["magnitude", "synflow"])
 def test_networks_of_random_weights(score):
     options = smaller.Options(score=score, width=0.1, repeats=1)

@@ -60,6 +60,7 @@ def test_a_run_that_goes_on_is_as_one_that_was_not_stopped(quick, finished, stop
         assert not (run / name / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_seeds_of_one_program_go_on_together_when_some_have_their_results(quick, finished, tmp_path, monkeypatch):
     options = SMALL | {"seeds": 2, "seeds_at_once": 2}
     whole = finished(quick(output_dir=None, **options))
@@ -150,6 +151,7 @@ def test_so_many_checkpoints_stay_as_asked(quick, stopped):
     assert fj.checkpoint.steps(run / "checkpoints") == [2, 3, 4]
 
 
+@pytest.mark.slow
 def test_the_best_epoch_after_the_last_pruning_stays(quick, tmp_path, monkeypatch, stopped):
     options = SMALL | {"epochs": 8, "steps_per_epoch": 20, "keep_best": True, "prunings": 1}
     positions = saved_positions(monkeypatch)
@@ -203,6 +205,7 @@ def test_other_options_or_images_than_those_of_the_checkpoint_are_told(quick, st
         training.run(Config(resume=run))
 
 
+@pytest.mark.slow
 def test_metrics_that_lack_an_epoch_are_told(quick, stopped):
     run = stopped(quick(**SMALL), 7)
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)

@@ -86,6 +86,7 @@ def test_a_run_leaves_what_it_promises(quick, tmp_path, capsys):
             assert len(np.unique(image.convert("L").resize((64, 64)))) > 10
 
 
+@pytest.mark.slow
 def test_augmentation_is_part_of_the_seed(quick, tmp_path):
     losses = []
     for name, augment in (("a", "crop_flip"), ("b", "crop_flip"), ("c", "none")):
@@ -181,6 +182,7 @@ def test_steps_whose_gradients_are_not_finite_are_skipped_and_shown(quick, tmp_p
     assert f"{sum(skipped)} " in next(s for s in capsys.readouterr().out.splitlines() if "steps skipped" in s)
 
 
+@pytest.mark.slow
 def test_a_skipped_step_of_one_seed_is_not_one_of_another(quick, tmp_path, monkeypatch):
     spoiled(monkeypatch, 0.3)
     options = {"augment": "crop_flip", "steps_per_epoch": 20, "model": "lenet_300_100", "seeds": 2}
@@ -236,6 +238,7 @@ def test_several_seeds(quick, tmp_path, at_once, capsys):
     assert f"{summary['test_accuracy_std']:.2%}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.draws
 def test_tests_are_as_often_as_asked(quick, tmp_path):
     training.run(quick(model="lenet_300_100", epochs=5, eval_every=2))
@@ -257,6 +260,7 @@ def test_events_for_tensorboard(quick, tmp_path, events_of):
 
 
 # adas has a test of its own, since it needs convolutions and has no schedule.
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", sorted({*get_args(Optimizer)} - {"adas"}))
 def test_every_optimizer_learns(quick, tmp_path, optimizer):
     options = {
@@ -282,6 +286,7 @@ def test_bfloat16_learns(quick, tmp_path):
     assert {a.dtype for name, a in arrays.items() if not name.startswith("masks/")} == {np.dtype(np.float32)}
 
 
+@pytest.mark.slow
 def test_images_brought_to_the_size_a_network_needs(quick, tmp_path):
     with pytest.raises(UserError, match="--model lenet5 needs image"):
         training.run(quick(model="lenet5"))

@@ -1,7 +1,7 @@
 """Every structure, allocation, rule of growth and kind of tree with every other, each run with some optimizer.
 
-The quick runs hold each pair of values, optimizers apart, and each optimizer; the slow ones hold each pair of all. What
-an optimizer and a kind of tree have to do with one another, the slots, is tested for each pair of them.
+The runs hold each pair of values, optimizers apart, and each optimizer with each rule of growth. What an optimizer has
+to do with a kind of tree, the slots, is tested for each pair of them.
 """
 
 import importlib.util
@@ -125,24 +125,25 @@ def used(runs, k, value):
 
 
 APART = wanted_pairs(FACTORS[:-1])
-QUICK = [(*run, name) for run, name in zip(cover(FACTORS[:-1], APART), itertools.cycle(OPTIMIZERS), strict=False)]
-HELD = set().union(*map(pairs_of, QUICK))
-SLOW = cover(FACTORS, wanted_pairs(FACTORS) - HELD)
+RUNS = [(*run, name) for run, name in zip(cover(FACTORS[:-1], APART), itertools.cycle(OPTIMIZERS), strict=False)]
+HELD = set().union(*map(pairs_of, RUNS))
+# An optimizer sees a growth rule, but neither a structure nor an allocation.
+WITH_GROWTH = {pair for pair in wanted_pairs(FACTORS) if {i for i, _ in pair} == {2, 5}}
+RUNS += cover(FACTORS, WITH_GROWTH - HELD)
+# Each is a compilation, so only some are among the quick tests.
+MARKED = [pytest.param(run, marks=[] if i < 16 else pytest.mark.slow, id=" ".join(run)) for i, run in enumerate(RUNS)]
 
 
 def test_the_runs_hold_every_pair_of_values():
-    assert {name for *_, name in QUICK} == set(OPTIMIZERS)
+    held = set().union(*map(pairs_of, RUNS))
+    assert held >= APART | WITH_GROWTH
     assert len(OPTIMIZERS) >= 25
-    assert HELD >= APART
-    held = HELD.union(*map(pairs_of, SLOW))
-    assert held == wanted_pairs(FACTORS)
     # All pairs but those of n_m with an allocation.
-    sizes = [len(values) for values in FACTORS]
-    assert len(held) == sum(a * b for a, b in itertools.combinations(sizes, 2)) - 4
-    assert not [run for run in QUICK + SLOW if not is_possible(run)]
-    # There cannot be fewer than pairs of the two largest factors.
-    assert len(QUICK) <= 1.1 * 8 * 6
-    assert len(QUICK + SLOW) <= 1.3 * len(OPTIMIZERS) * 8
+    sizes = [len(values) for values in FACTORS[:-1]]
+    assert len(APART) == sum(a * b for a, b in itertools.combinations(sizes, 2)) - 4
+    assert len(WITH_GROWTH) == len(GROWTHS) * len(OPTIMIZERS)
+    assert not [run for run in RUNS if not is_possible(run)]
+    assert len(RUNS) <= 1.1 * len(GROWTHS) * len(OPTIMIZERS)
 
 
 def kept_units(structure, allocation, density):
@@ -233,15 +234,8 @@ def check_run(run, params, gradient):
 
 
 @pytest.mark.promotes
-@pytest.mark.parametrize("run", QUICK, ids=" ".join)
+@pytest.mark.parametrize("run", MARKED)
 def test_keeps_its_promises(run, params_of_kind, gradient):
-    check_run(run, params_of_kind[run[4]], gradient)
-
-
-@pytest.mark.slow
-@pytest.mark.promotes
-@pytest.mark.parametrize("run", SLOW, ids=" ".join)
-def test_keeps_its_promises_in_every_pair(run, params_of_kind, gradient):
     check_run(run, params_of_kind[run[4]], gradient)
 
 
