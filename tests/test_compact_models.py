@@ -61,6 +61,7 @@ def assert_equal(model, smaller, shape, seed=1):
     np.testing.assert_allclose(b, a, rtol=0, atol=1e-5 * np.abs(a).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "width", "sparsity", "seed", "left"),
     [

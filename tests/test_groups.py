@@ -76,6 +76,7 @@ def drawn_scores(rng, data, shape, dtype):
     return np.where(rng.random(shape) < data.draw(st.sampled_from([0.0, 0.3, 1.0])), rng.choice(few, shape), smooth)
 
 
+@pytest.mark.slow
 @pytest.mark.makes_nan
 @pytest.mark.parametrize(
     ("allocation", "stack"),

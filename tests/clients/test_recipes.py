@@ -187,6 +187,7 @@ def test_it_trains_with_its_own_optimizer(name):
     trained(name, lambda inner, **_: inner)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARTS)
 def test_it_prunes_with_one_line_changed(name):
     params, opt_state = trained(name)

@@ -208,6 +208,7 @@ def test_max_pool_is_that_of_flax(shape):
         np.testing.assert_array_equal(ours, flax)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits_cnn", "resnet20", "vit"])
 def test_bfloat16_is_for_computing_alone(name):
     outputs = []

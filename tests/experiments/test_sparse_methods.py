@@ -63,6 +63,7 @@ def changes(masks):
     return [step for step, (old, new) in enumerate(pairs, 2) if any((old[name] != new[name]).any() for name in old)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "own", "expected"),
     [
@@ -142,6 +143,7 @@ def test_weights_are_sparse_before_the_first_step(small, method, sparsity):
     assert fj.sparsity(state.params) == pytest.approx(sparsity)
 
 
+@pytest.mark.slow
 def test_layers_keep_their_numbers_by_shape(small, tmp_path):
     training.run(small("set", epochs=2))
     _, metrics, arrays = read(tmp_path / "run")
