@@ -46,16 +46,15 @@ def sharded_like(function: Callable[..., Any], like: Any) -> Callable[..., Any]:
 
 
 def replicated(function: Callable[..., Array], like: Any) -> Callable[..., Array]:
-    """Returns the function with its output, one array, whole on each device; inside, the compiler chooses the sharding.
+    """Returns the function as one program, whose output, one array, is whole on each device if `like` is sharded.
 
-    Only a mesh of the tree `like` with explicit axes requires it. Elsewhere the function is returned unchanged.
+    Outside of a program, every array on the way has a sharding, for which the oldest JAX may have no name.
     """
     explicit = _explicit_axes(like)
     if not explicit:
-        return function
-    mesh = next(iter(explicit.values()))
-    sharded: Any = auto_axes(function, axes=tuple(sorted(explicit)), out_sharding=NamedSharding(mesh, PartitionSpec()))
-    return sharded
+        return jax.jit(function)
+    whole = NamedSharding(next(iter(explicit.values())), PartitionSpec())
+    return jax.jit(auto_axes(function, axes=tuple(sorted(explicit)), out_sharding=whole))
 
 
 def _explicit_axes(like: Any) -> dict[str, Any]:

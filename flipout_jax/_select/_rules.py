@@ -189,7 +189,10 @@ def reached_by(
     values = []
     for rule in rules:
         live = [masks[i] for i in rule.members]
-        values.append(_numerics.replicated(functools.partial(one, rule), live)(live))
+        measured = functools.partial(one, rule)
+        if units.structure.tile is not None:
+            measured = _numerics.replicated(measured, live)
+        values.append(measured(live))
     return _as_tree(rules, values)
 
 
@@ -232,7 +235,8 @@ def remeasured(state: Any, masks: PyTree) -> PyTree:
             return jnp.where(is_same, before, _target.reached_by(new, target))
 
         new = [all_new[i] for i in members]
-        return _numerics.replicated(measured, new)([all_old[i] for i in members], new)
+        measure = _numerics.replicated(measured, new) if has_tiles else measured
+        return measure([all_old[i] for i in members], new)
 
     if not isinstance(state.reached, dict):
         return one(None, jnp.asarray(state.reached), jnp.asarray(state.target))
