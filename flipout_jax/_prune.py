@@ -245,7 +245,8 @@ def prune(
             inner_update,
             (grads, params, masks),
             consumed,
-            lambda updates: _masking.prunable_only(updates, masks),
+            # An update that may be undone reads the states that are left, so that the old ones can be overwritten.
+            lambda updates: updates if is_replaced is not None else _masking.prunable_only(updates, masks),
             lambda new: _masking.chosen_by(is_replaced, (state.noise_state, state.inner_state), new),
             # An exchange changes the state at some places, where the updates do not matter.
             elementwise=growth is not None,
@@ -261,7 +262,8 @@ def prune(
             return _masking.zero_if(is_replaced, recompute((grads, params, state.masks), consumed))
 
         def new_weights(masks, consumed):
-            return optax.apply_updates(weights, _masking.clear(masks, new_updates(consumed), weights))
+            updates = _masking.prunable_only(new_updates(consumed), masks)
+            return optax.apply_updates(weights, _masking.clear(masks, updates, weights))
 
         def observed(criterion, criterion_state):
             # A criterion without a state, such as the magnitude, needs no new weights.
@@ -324,9 +326,12 @@ def prune(
             )
             consumed, saliency_state, growth_state = states
             growth_state = growth_state._replace(grown=grown)
-            # A weight that has just grown stays 0 until the next update.
-            trained = jax.tree.map(lambda mask, has_grown: mask & ~(has_grown & is_exchange), masks, grown)
-            updates = _masking.with_prunable(updates, new_updates(consumed), masks)
+            if is_replaced is None:
+                # A weight that has just grown stays 0 until the next update.
+                trained = jax.tree.map(lambda mask, has_grown: mask & ~(has_grown & is_exchange), masks, grown)
+                updates = _masking.with_prunable(updates, new_updates(consumed), masks)
+            else:
+                trained, updates = masks, new_updates(consumed)
         cleared = _masking.clear(trained, updates, params)
         noise_state, inner_state = consumed
         inner_state = _linesearch.forget(inner_state, updates, cleared)

@@ -37,7 +37,8 @@ def with_recompute(
       settle: changes the second output, elementwise, into what the caller stores; by default not at all. The first
         output is then recomputed from the result.
       elementwise: if True, recomputes only where each element follows from the same element of other arrays, so that
-        a second output that is changed at some places gives what it gave before at all others.
+        a second output that is changed at some places gives what it gave before at all others. Small arrays are then
+        recomputed too, as the second output, which is overwritten, would otherwise be copied for them.
 
     Returns:
       The two outputs, the second of them settled, and a function that returns the part of the first output again when
@@ -60,7 +61,7 @@ def with_recompute(
 
     kept, treedef = jax.tree.flatten(part(first))
     places = jax.tree.leaves(part(jax.tree.unflatten(jax.tree.structure(first), range(count))))
-    large = [i for i, array in enumerate(kept) if array.size > _numerics.SMALL]
+    large = [i for i, array in enumerate(kept) if elementwise or array.size > _numerics.SMALL]
     known = dict(zip(map(id, jaxpr.constvars), closed.consts, strict=True))
     known |= zip(map(id, jaxpr.invars), inputs, strict=True)
     for var, value in zip(jaxpr.outvars[count:], jax.tree.leaves(second), strict=True):

@@ -1,8 +1,9 @@
 """The cost of patterns, allocations and exchanges of weights: `python -m experiments.benchmarks.patterns`.
 
 Each row is `prune` around SGD with momentum. "Idle" is an update without a pruning or an exchange, "pruning" one that
-prunes half of all weights, and "exchange" one that exchanges three tenths of them. Times are medians. Ratios compare
-them with those of single weights.
+prunes half of all weights, and "exchange" one that exchanges three tenths of them. Times are medians, and ratios
+compare them with those of single weights. Idle updates take turns with those of single weights, so that other load on
+the machine affects both.
 """
 
 import dataclasses
@@ -19,8 +20,8 @@ import flipout_jax as fj
 from ..after.machine import machine
 from ..folder import tables
 from .pruning import median
-from .update import compiled
-from .weights import Network, random_weights
+from .update import compiled, in_turn
+from .weights import Network, gradients, random_weights
 
 _NEVER = 2**30
 
@@ -32,7 +33,9 @@ class Options:
     network: Network = "resnet18"
     """Network whose weights are updated."""
     seconds: float = 3.0
-    """Seconds to time each, for at least one call after the first."""
+    """Seconds to time each pruning and exchange, for at least one call after the first."""
+    repeats: int = 100
+    """Number of turns that idle updates take."""
     markdown: Path | None = None
     """File to write the table to. By default it is only printed."""
 
@@ -43,21 +46,23 @@ def main(options: Options) -> None:
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     heading = f"{machine()}; {options.network}, {size / 1e6:.1f} M; ms, and the ratio to single weights"
     header = ["optimizer", "idle", "pruning", "exchange", "s to compile"]
-    text = tables.print_markdown(heading, header, _rows(params, options.seconds), text_columns=1)
+    text = tables.print_markdown(heading, header, _rows(params, options), text_columns=1)
     if options.markdown:
         options.markdown.write_text(text, "utf-8")
 
 
-def _rows(params: Any, seconds: float) -> Iterator[list[str]]:
-    plain: list[float] = []
+def _rows(params: Any, options: Options) -> Iterator[list[str]]:
+    base: list[float] = []
+    single = compiled(_prune(_NEVER), params)
     for name, make in _optimizers().items():
-        steps = [compiled(make(when, every), params) for when, every in ((_NEVER, _NEVER), (1, _NEVER))]
-        if name.startswith("growth"):
-            steps.append(compiled(make(_NEVER, 1), params))
-        times = [median(lambda state, run=step.run: run(*state, params), step.start, seconds) for step in steps]
-        plain = plain or [*times, times[-1]]
-        cells = [f"{ms:.1f} ({ms / base:.2f}x)" for ms, base in zip(times, plain, strict=False)]
-        yield [name, *cells, *["-"] * (3 - len(cells)), f"{steps[0].seconds_to_compile:.1f}"]
+        idle, pruning = (compiled(make(when, _NEVER), params) for when in (_NEVER, 1))
+        _, ms_idle, ratio = in_turn(single, idle, gradients(params), options.repeats)
+        rare = [pruning, *([compiled(make(_NEVER, 1), params)] if name.startswith("growth") else [])]
+        times = [median(lambda state, run=step.run: run(*state, params), step.start, options.seconds) for step in rare]
+        base = base or times * 2
+        cells = [f"{ms:.1f} ({ms / by:.2f}x)" for ms, by in zip(times, base, strict=False)]
+        cells += ["-"] * (2 - len(cells))
+        yield [name, f"{ms_idle:.1f} ({ratio:.2f}x)", *cells, f"{idle.seconds_to_compile:.1f}"]
 
 
 def _prune(when: int, **options: Any) -> optax.GradientTransformationExtraArgs:
