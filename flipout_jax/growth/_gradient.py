@@ -46,7 +46,8 @@ def gradient(
       fraction: the share of the live weights of each layer that is exchanged, in [0, 1], such as 0.3; or a function
         from the number of updates done before the exchange, as optax schedules are.
       every: the number of updates from one exchange to the next; RigL's is 100.
-      until: the update after which there is no exchange; None for no end. RigL's is 25,000 of 32,000.
+      until: the update after which there is no exchange; None for no end. RigL's is 25,000 of 32,000. Weights that grow
+        in the last update of a training are never trained.
       begin: the update of the first exchange; None for `every`.
       drop: the criterion by which weights are dropped; None for the `saliency` of `prune`, whose default is RigL's, the
         magnitude. `flips()` drops those that keep crossing zero.
